@@ -1,0 +1,25 @@
+"""The operations, one folder each; importing this package registers them all as torch.ops.unitok_kernels.<name>."""
+
+from unitok_kernels.ops import (
+    codeword_statistics,
+    hsic,
+    kmeans,
+    moe_residual_encode,
+    nearest_codeword,
+    residual_decode,
+    residual_encode,
+    residual_loss,
+    sinkhorn_assign,
+)
+
+__all__ = [
+    "codeword_statistics",
+    "hsic",
+    "kmeans",
+    "moe_residual_encode",
+    "nearest_codeword",
+    "residual_decode",
+    "residual_encode",
+    "residual_loss",
+    "sinkhorn_assign",
+]

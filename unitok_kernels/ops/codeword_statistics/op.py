@@ -1,0 +1,67 @@
+"""codeword_statistics: schema, checks, fake kernel and the public function."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from unitok_kernels import checks
+from unitok_kernels.ops.registry import define
+
+
+def _check(x: Tensor, codes: Tensor, num_codewords: int, check_codes: bool | None) -> None:
+    op = "codeword_statistics"
+    checks.floating(op, "x", x, "(N, D)")
+    checks.integral(op, "codes", codes, "(N,)")
+    checks.same(op, "codes", codes.shape[0], "x", x.shape[0], "length")
+    checks.at_least(op, "num_codewords", num_codewords, 1, "Pass the codebook's number of rows.")
+    checks.one_device(op, x=x, codes=codes)
+
+
+def _fake(x: Tensor, codes: Tensor, num_codewords: int, check_codes: bool | None) -> tuple[Tensor, Tensor]:
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    sums = x.new_empty(num_codewords, x.shape[1], dtype=wide)
+    return sums, x.new_empty(num_codewords, dtype=torch.int64)
+
+
+_operation = define(
+    "codeword_statistics",
+    "(Tensor x, Tensor codes, int num_codewords, bool? check_codes=None, str? backend=None) -> (Tensor, Tensor)",
+    check=_check,
+    fake=_fake,
+)
+
+
+def codeword_statistics(
+    x: Tensor,
+    codes: Tensor,
+    num_codewords: int,
+    *,
+    check_codes: bool | None = None,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Sum and count the rows of each codeword, bitwise repeatably.
+
+    sums_k = sum over n with code_n = k of x_n;  counts_k = how many those are.
+
+    Args:
+        x: (N, D) float; the rows. N = 0 works.
+        codes: (N,) integer; -1 skips the row.
+        num_codewords: K, at least 1.
+        check_codes: raise for codes outside -1 .. K - 1; None means on, except on CUDA, where it would synchronise.
+            Unchecked, such rows are skipped.
+        backend: None | "reference" | "cpu" | "triton" | "cuda".
+
+    Returns:
+        tuple: sums (K, D) float32, counts (K,) int64.
+
+    Raises:
+        ValueError: shapes, devices or codes don't fit; the backend can't run the call.
+        TypeError: an argument isn't a tensor or has the wrong dtype.
+
+    Source:
+        The update step of Lloyd, "Least squares quantization in PCM", 1982.
+    """
+    checks.tensors("codeword_statistics", x=x, codes=codes)
+    sums, counts = _operation(x, codes, num_codewords, check_codes, backend)
+    return sums, counts

@@ -1,0 +1,128 @@
+"""hsic: schema, checks, fake kernel, gradient and the public function."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unitok_kernels import checks
+from unitok_kernels.ops.registry import define, differentiable
+
+
+def _check(
+    x: Tensor,
+    z: Tensor,
+    segments: Tensor,
+    num_segments: int,
+    bandwidth: float | None,
+    normalised: bool,
+    check_finite: bool | None,
+) -> None:
+    checks.floating("hsic", "x", x, "(N, D_in)")
+    checks.floating("hsic", "z", z, "(N, D)")
+    checks.integral("hsic", "segments", segments, "(N,)")
+    checks.same("hsic", "z", z.shape[0], "x", x.shape[0], "length")
+    checks.same("hsic", "segments", segments.shape[0], "x", x.shape[0], "length")
+    checks.at_least("hsic", "num_segments", num_segments, 1, "Pass the number of domains.")
+    if bandwidth is not None and not bandwidth > 0:
+        checks.fail("hsic", "bandwidth", "positive or 'median'", bandwidth, "It is the sigma of the Gaussian kernel.")
+    checks.one_device("hsic", x=x, z=z, segments=segments)
+
+
+def _wide(z: Tensor) -> torch.dtype:
+    return torch.float64 if z.dtype == torch.float64 else torch.float32
+
+
+def _fake(x: Tensor, z: Tensor, segments: Tensor, num_segments: int, *_: Any) -> Tensor:
+    return z.new_empty(num_segments, dtype=_wide(z))
+
+
+_operation = define(
+    "hsic",
+    "(Tensor x, Tensor z, Tensor segments, int num_segments, float? bandwidth=None, bool normalised=False, "
+    "bool? check_finite=None, str? backend=None) -> Tensor",
+    check=_check,
+    fake=_fake,
+)
+
+
+def _check_backward(gradient: Tensor, *arguments: Any) -> None:
+    _check(*arguments, None)
+    checks.floating("hsic_backward", "gradient", gradient, "(num_segments,)")
+
+
+_backward_operation = define(
+    "hsic_backward",
+    "(Tensor gradient, Tensor x, Tensor z, Tensor segments, int num_segments, float? bandwidth, bool normalised, "
+    "str? backend=None) -> Tensor",
+    check=_check_backward,
+    fake=lambda gradient, x, z, *_: torch.empty_like(z),
+    folder="hsic",
+)
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, z, segments, *ctx.options, _, ctx.backend = inputs
+    ctx.save_for_backward(x, z, segments)
+
+
+def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    by_z = _backward_operation(gradient, *ctx.saved_tensors, *ctx.options, ctx.backend)
+    return None, by_z, *[None] * 6
+
+
+differentiable("hsic", setup=_setup, backward=_backward)
+
+
+def hsic(
+    x: Tensor,
+    z: Tensor,
+    segments: Tensor,
+    *,
+    num_segments: int | None = None,
+    bandwidth: float | str = "median",
+    normalised: bool = False,
+    check_finite: bool | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """Measure how much z tells of x within each segment of rows.
+
+    HSIC = trace(U H V H) / (n - 1)^2 with U_ij = exp(-|x_i - x_j|^2 / 2 sigma_x^2), V likewise on z, H = I - 11'/n.
+    `normalised` divides by sqrt(HSIC(x, x) HSIC(z, z)), which gives a value between 0 and 1 (CKA). Differentiable in z.
+
+    Args:
+        x: (N, D_in) float; constant in the gradient.
+        z: (N, D) float.
+        segments: (N,) integer in 0 .. num_segments - 1, in any order; the domain of each row.
+        num_segments: how many there are; None reads it from `segments`, on the CPU in eager mode only.
+        bandwidth: sigma for both kernels, or "median": the median positive distance over at most 1,024 strided rows of the
+            segment, for x and z apart, constant in the gradient.
+        normalised: give CKA instead of the raw estimate.
+        check_finite: raise for NaN, infinity and segments out of range; None means on, except on CUDA, where it would
+            synchronise. Unchecked bad rows and rows of no segment are left out.
+        backend: None | "reference" | "cpu" | "triton" | "cuda".
+
+    Returns:
+        Tensor: (num_segments,) float32, without unit; 0 for a segment under 2 rows. Memory is O(N): no n x n matrix.
+
+    Raises:
+        ValueError: shapes, devices or values don't fit; num_segments is missing where it can't be read.
+        TypeError: an argument isn't a tensor or has the wrong dtype.
+
+    Source:
+        Gretton et al., "Measuring statistical dependence with Hilbert-Schmidt norms", 2005; Kornblith et al.,
+        "Similarity of neural network representations revisited", 2019 (CKA); UniTok, arXiv 2511.12922 (L_mi).
+    """
+    checks.tensors("hsic", x=x, z=z, segments=segments)
+    if isinstance(bandwidth, str) and bandwidth != "median":
+        checks.fail("hsic", "bandwidth", "positive or 'median'", repr(bandwidth), "Pass a number or 'median'.")
+    if num_segments is None:
+        if segments.device.type != "cpu" or torch.compiler.is_compiling():
+            where = "under torch.compile" if segments.device.type == "cpu" else f"on {segments.device.type}"
+            checks.fail("hsic", "num_segments", f"given {where}", None, "Pass the number of domains.")
+        num_segments = int(segments.max()) + 1 if segments.numel() else 1
+    sigma = None if isinstance(bandwidth, str) else float(bandwidth)
+    values: Tensor = _operation(x, z, segments, num_segments, sigma, normalised, check_finite, backend)
+    return values

@@ -1,0 +1,124 @@
+"""HSIC and its gradient tile by tile, in plain torch and float64."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from unitok_kernels import checks
+
+_TILE_ROWS = 512
+_MEDIAN_ROWS = 1024
+
+
+class _Gaussian:
+    """The centred Gaussian kernel matrix of some rows, made a tile of rows at a time."""
+
+    def __init__(self, rows: Tensor, bandwidth: float | None) -> None:
+        self.rows = rows - rows.mean(0)  # distances don't change, the expanded form's rounding does
+        self.norms = self.rows.square().sum(1)
+        self.variance = self._median() if bandwidth is None else rows.new_tensor(bandwidth**2)
+        self.row_means = torch.cat([self._tile(part).mean(1) for part in self._parts()])
+        self.mean = self.row_means.mean()
+
+    def _parts(self) -> Iterator[slice]:
+        for start in range(0, len(self.rows), _TILE_ROWS):
+            yield slice(start, min(start + _TILE_ROWS, len(self.rows)))
+
+    def _squared_distances(self, part: slice) -> Tensor:
+        products = self.rows[part] @ self.rows.T
+        squared = (self.norms[part, None] + self.norms - 2 * products).clamp_(min=0)
+        squared[torch.arange(part.stop - part.start), torch.arange(part.start, part.stop)] = 0
+        return squared
+
+    def _median(self) -> Tensor:
+        stride = -(-len(self.rows) // _MEDIAN_ROWS)
+        some = self.rows[::stride]
+        squared = torch.pdist(some).square()
+        median = torch.where(squared > 0, squared, torch.nan).nanmedian()
+        return torch.nan_to_num(median, nan=1.0)
+
+    def _tile(self, part: slice) -> Tensor:
+        return torch.exp(self._squared_distances(part) / (-2 * self.variance))
+
+    def tiles(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Yield (rows, kernel tile, centred kernel tile)."""
+        for part in self._parts():
+            tile = self._tile(part)
+            yield part, tile, tile - self.row_means[part, None] - self.row_means + self.mean
+
+
+def _estimate(a: _Gaussian, b: _Gaussian) -> Tensor:
+    """trace(U H V H) / (n-1)^2 = sum of (HUH) * V: one side centred is enough, since H is idempotent."""
+    total = sum((u * v).sum() for (_, _, u), (_, v, _) in zip(a.tiles(), b.tiles(), strict=True))
+    return torch.as_tensor(total) / (len(a.rows) - 1) ** 2
+
+
+def _gradient(a: _Gaussian, z: _Gaussian) -> Tensor:
+    """d sum_ij (HUH)_ij V_ij / dz with U held constant: with A = (HUH) * V, -2/sigma^2 (rowsum(A) z - A z)."""
+    pulls = []
+    for (part, _, centred), (_, kernel, _) in zip(a.tiles(), z.tiles(), strict=True):
+        attraction = centred * kernel
+        pulls.append(attraction.sum(1, keepdim=True) * z.rows[part] - attraction @ z.rows)
+    return torch.cat(pulls) * (-2 / z.variance) / (len(z.rows) - 1) ** 2
+
+
+def _members(x: Tensor, z: Tensor, segments: Tensor, num_segments: int) -> Iterator[tuple[int, Tensor]]:
+    good = torch.isfinite(x).all(1) & torch.isfinite(z).all(1)
+    for segment in range(num_segments):
+        rows = (good & (segments == segment)).nonzero().squeeze(1)
+        if rows.numel() >= 2:
+            yield segment, rows
+
+
+def hsic(
+    x: Tensor,
+    z: Tensor,
+    segments: Tensor,
+    num_segments: int,
+    bandwidth: float | None,
+    normalised: bool,
+    check_finite: bool | None,
+) -> Tensor:
+    """Reference of the operation."""
+    if checks.reads_data(check_finite, z):
+        checks.finite("hsic", "x", x)
+        checks.finite("hsic", "z", z)
+        checks.in_range("hsic", "segments", segments, num_segments)
+    values = torch.zeros(num_segments, dtype=torch.float64, device=z.device)
+    for segment, rows in _members(x, z, segments, num_segments):
+        u, v = _Gaussian(x[rows].double(), bandwidth), _Gaussian(z[rows].double(), bandwidth)
+        value = _estimate(u, v)
+        if normalised:
+            value = value / _scale(u, v)
+        values[segment] = value
+    return values.to(z.dtype if z.dtype == torch.float64 else torch.float32)
+
+
+def _scale(u: _Gaussian, v: _Gaussian) -> Tensor:
+    scale = (_estimate(u, u) * _estimate(v, v)).sqrt()
+    return torch.where(scale > 0, scale, 1.0)  # all rows equal: HSIC is 0, and so is its share
+
+
+def hsic_backward(
+    gradient: Tensor,
+    x: Tensor,
+    z: Tensor,
+    segments: Tensor,
+    num_segments: int,
+    bandwidth: float | None,
+    normalised: bool,
+) -> Tensor:
+    """Gradient of `hsic` in z, the bandwidths held constant."""
+    by_z = torch.zeros_like(z, dtype=torch.float64)
+    for segment, rows in _members(x, z, segments, num_segments):
+        u, v = _Gaussian(x[rows].double(), bandwidth), _Gaussian(z[rows].double(), bandwidth)
+        pull = _gradient(u, v)
+        if normalised:
+            scale, own = _scale(u, v), _estimate(v, v)
+            share = torch.where(own > 0, _estimate(u, v) / own, 0)
+            pull = (pull - share * _gradient(v, v)) / scale
+        by_z[rows] = gradient[segment].double() * pull
+    return by_z.to(z.dtype)

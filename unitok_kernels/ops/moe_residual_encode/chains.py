@@ -1,0 +1,19 @@
+"""Index arithmetic that the gradients over expert chains share."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def expert_codes(codes: Tensor, expert_ids: Tensor, num_experts: int, num_codewords: int) -> Tensor:
+    """Number codewords through all experts of a level: e K + code, or -1 where either is out of range; (N, S, L)."""
+    experts = expert_ids[..., None].long()
+    named = (codes >= 0) & (codes < num_codewords) & (experts >= 0) & (experts < num_experts)
+    return torch.where(named, experts * num_codewords + codes, -1)
+
+
+def gather_level(codebooks: Tensor, level: int, index: Tensor) -> Tensor:
+    """Codewords of one level by `expert_codes` number, zero for -1; (E, L, K, D), (N,) -> (N, D)."""
+    table = codebooks[:, level].reshape(-1, codebooks.shape[-1])
+    return torch.where(index[:, None] >= 0, table[index.clamp(min=0)], 0)

@@ -1,0 +1,214 @@
+"""moe_residual_encode: schema, checks, fake kernel, gradients and the public function."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from unitok_kernels import checks
+from unitok_kernels.ops.codeword_statistics import codeword_statistics
+from unitok_kernels.ops.moe_residual_encode.chains import expert_codes, gather_level
+from unitok_kernels.ops.nearest_codeword.op import PRECISIONS
+from unitok_kernels.ops.registry import define, differentiable
+from unitok_kernels.ops.stats import as_record
+
+OP = "moe_residual_encode"
+
+
+class MoEResidualCodes(NamedTuple):
+    """Result of `moe_residual_encode`; the shared fields are None without shared codebooks."""
+
+    codes: Tensor
+    shared_codes: Tensor | None
+    combined: Tensor
+    level_error: Tensor
+    shared_level_error: Tensor | None
+
+
+def _check(
+    z: Tensor,
+    codebooks: Tensor,
+    expert_ids: Tensor,
+    expert_weights: Tensor,
+    shared_codebooks: Tensor | None,
+    shared_weight: float,
+    precision: str,
+    check_finite: bool | None,
+    stats: bool,
+) -> None:
+    checks.floating(OP, "z", z, "(N, D)")
+    checks.floating(OP, "codebooks", codebooks, "(E, L, K, D)")
+    checks.integral(OP, "expert_ids", expert_ids, "(N, S)")
+    checks.floating(OP, "expert_weights", expert_weights, "(N, S)")
+    checks.not_empty(OP, "codebooks", codebooks, "ELKD")
+    checks.same(OP, "z", z.shape[1], "codebooks", codebooks.shape[3], "width")
+    checks.same(OP, "expert_ids", expert_ids.shape[0], "z", z.shape[0], "length")
+    checks.same(OP, "expert_weights", expert_weights.shape[0], "z", z.shape[0], "length")
+    checks.same(OP, "expert_weights", expert_weights.shape[1], "expert_ids", expert_ids.shape[1], "slots")
+    checks.at_least(OP, "expert_ids", expert_ids.shape[1], 1, "Give every row at least one slot.")
+    if shared_codebooks is not None:
+        checks.floating(OP, "shared_codebooks", shared_codebooks, "(L, K, D)")
+        checks.not_empty(OP, "shared_codebooks", shared_codebooks, "LKD")
+        checks.same(OP, "shared_codebooks", shared_codebooks.shape[2], "z", z.shape[1], "width")
+    checks.no_mixed_float64(
+        OP, z=z, codebooks=codebooks, expert_weights=expert_weights, shared_codebooks=shared_codebooks
+    )
+    checks.one_device(
+        OP,
+        z=z,
+        codebooks=codebooks,
+        expert_ids=expert_ids,
+        expert_weights=expert_weights,
+        shared_codebooks=shared_codebooks,
+    )
+    checks.one_of(OP, "precision", precision, PRECISIONS)
+
+
+def _fake(
+    z: Tensor,
+    codebooks: Tensor,
+    expert_ids: Tensor,
+    expert_weights: Tensor,
+    shared_codebooks: Tensor | None,
+    *_: Any,
+) -> tuple[Tensor, ...]:
+    wide = torch.float64 if z.dtype == torch.float64 else torch.float32
+    levels = codebooks.shape[1]
+    shared_levels = 0 if shared_codebooks is None else shared_codebooks.shape[0]
+    return (  # the differentiable output comes first: torch.library.opcheck adds all outputs up in its dtype
+        z.new_empty(z.shape),
+        z.new_empty(*expert_ids.shape, levels, dtype=torch.int64),
+        z.new_empty(z.shape[0], shared_levels, dtype=torch.int64),
+        z.new_empty(levels, dtype=wide),
+        z.new_empty(shared_levels, dtype=wide),
+        z.new_empty(2, dtype=torch.int64),
+    )
+
+
+_operation = define(
+    OP,
+    "(Tensor z, Tensor codebooks, Tensor expert_ids, Tensor expert_weights, Tensor? shared_codebooks=None, "
+    "float shared_weight=1.0, str precision='exact', bool? check_finite=None, bool stats=False, str? backend=None) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    check=_check,
+    fake=_fake,
+)
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    z, codebooks, expert_ids, expert_weights, shared_codebooks, shared_weight, *_ = inputs
+    _, codes, shared_codes, *_ = output
+    ctx.save_for_backward(codebooks, expert_ids, expert_weights, codes, shared_codes)
+    ctx.shared = None if shared_codebooks is None else (shared_codebooks.shape, shared_codebooks.dtype)
+    ctx.shared_weight, ctx.dtype = shared_weight, z.dtype
+
+
+def _backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    gradient = gradients[0]
+    codebooks, expert_ids, expert_weights, codes, shared_codes = ctx.saved_tensors
+    num_experts, levels, num_codewords, _ = codebooks.shape
+    gradient = gradient if gradient.dtype == torch.float64 else gradient.float()
+    weights = expert_weights.to(gradient.dtype)
+    reached = (codes[..., 0] >= 0).to(gradient.dtype)  # a bad row or expert decodes to nothing
+
+    by_z = (weights * reached).sum(1, keepdim=True) * gradient
+    by_codebooks = torch.zeros_like(codebooks, dtype=gradient.dtype)
+    by_weights = torch.zeros_like(weights)
+    flat = expert_codes(codes, expert_ids, num_experts, num_codewords)
+    for level in range(levels):
+        for slot in range(codes.shape[1]):
+            index = flat[:, slot, level]
+            by_weights[:, slot] += (gather_level(codebooks, level, index) * gradient).sum(1)
+            weighted = weights[:, slot, None] * gradient
+            sums, _ = codeword_statistics(weighted, index, num_experts * num_codewords, check_codes=False)
+            by_codebooks[:, level] += sums.view_as(by_codebooks[:, level])
+
+    by_shared = None
+    if ctx.shared is not None:
+        shape, dtype = ctx.shared
+        by_z = by_z + ctx.shared_weight * (shared_codes[:, :1] >= 0) * gradient
+        columns = [codeword_statistics(gradient, c, shape[1], check_codes=False)[0] for c in shared_codes.unbind(1)]
+        by_shared = (ctx.shared_weight * torch.stack(columns)).to(dtype)
+    return (
+        by_z.to(ctx.dtype),
+        by_codebooks.to(codebooks.dtype),
+        None,
+        by_weights.to(expert_weights.dtype),
+        by_shared,
+        *[None] * 5,
+    )
+
+
+differentiable(OP, setup=_setup, backward=_backward)
+
+
+def moe_residual_encode(
+    z: Tensor,
+    codebooks: Tensor,
+    expert_ids: Tensor,
+    expert_weights: Tensor,
+    shared_codebooks: Tensor | None = None,
+    shared_weight: float = 1.0,
+    *,
+    precision: str = "exact",
+    check_finite: bool | None = None,
+    stats: bool = False,
+    backend: str | None = None,
+) -> Any:
+    """Quantise each row by the residual chains of its experts and of the shared one, and combine them.
+
+    combined = sum_s w_s Q_{e_s}(z) + shared_weight Q_shared(z), every Q_e a residual chain of its own on z.
+    Differentiable in expert_weights, in the codebooks, and in z: straight through each chain, so that
+    d combined / dz = (sum_s w_s + shared_weight) I; residuals subtract codewords as constants.
+
+    Args:
+        z: (N, D) float; the rows. N = 0 works.
+        codebooks: (E, L, K, D) float; one chain an expert.
+        expert_ids: (N, S) integer in 0 .. E - 1; the experts of each row.
+        expert_weights: (N, S) float; their weights.
+        shared_codebooks: (L, K, D) float or None; the chain of the shared expert; its L and K may differ.
+        shared_weight: weight of the shared chain.
+        precision: "exact" | "fast"; see `nearest_codeword`.
+        check_finite: raise for NaN, infinity and expert ids out of range; None means on, except on CUDA, where it would
+            synchronise. Unchecked bad rows and bad experts get code -1 and decode to nothing.
+        stats: append an `EncodeStats`.
+        backend: None | "reference" | "cpu" | "triton" | "cuda".
+
+    Returns:
+        MoEResidualCodes: codes (N, S, L) int64; shared_codes (N, L) int64 or None; combined (N, D), summed in float32 in
+        the order of the formula and rounded once to z's dtype; level_error (L,) float32, the mean of r_{l+1}^2 over rows,
+        slots and D; shared_level_error (L,) or None. With `stats`, the plain tuple of these and the record.
+
+    Raises:
+        ValueError: shapes, devices or values don't fit; the backend can't run the call.
+        TypeError: an argument isn't a tensor or has the wrong dtype.
+
+    Source:
+        UniTok (TokenMoE), arXiv 2511.12922.
+    """
+    checks.tensors(OP, z=z, codebooks=codebooks, expert_ids=expert_ids, expert_weights=expert_weights)
+    if shared_codebooks is not None:
+        checks.tensors(OP, shared_codebooks=shared_codebooks)
+    combined, codes, shared_codes, error, shared_error, counts = _operation(
+        z,
+        codebooks,
+        expert_ids,
+        expert_weights,
+        shared_codebooks,
+        shared_weight,
+        precision,
+        check_finite,
+        stats,
+        backend,
+    )
+    has_shared = shared_codebooks is not None
+    result = MoEResidualCodes(
+        codes,
+        shared_codes if has_shared else None,
+        combined,
+        error.detach(),
+        shared_error.detach() if has_shared else None,
+    )
+    return (*result, as_record(counts)) if stats else result

@@ -1,0 +1,91 @@
+"""nearest_codeword: schema, checks, fake kernel and the public function."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from unitok_kernels import checks
+from unitok_kernels.ops.registry import define
+from unitok_kernels.ops.stats import as_record
+
+PRECISIONS = ("exact", "fast")
+
+
+class NearestCodeword(NamedTuple):
+    """Result of `nearest_codeword`."""
+
+    codes: Tensor
+    squared_distance: Tensor
+
+
+def _check(x: Tensor, codebook: Tensor, precision: str, check_finite: bool | None, stats: bool) -> None:
+    op = "nearest_codeword"
+    checks.floating(op, "x", x, "(N, D)")
+    checks.floating(op, "codebook", codebook, "(K, D)")
+    checks.not_empty(op, "codebook", codebook, "KD")
+    checks.same(op, "x", x.shape[1], "codebook", codebook.shape[1], "width")
+    checks.no_mixed_float64(op, x=x, codebook=codebook)
+    checks.one_device(op, x=x, codebook=codebook)
+    checks.one_of(op, "precision", precision, PRECISIONS)
+
+
+def _fake(x: Tensor, codebook: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    rows = x.shape[0]
+    return (
+        x.new_empty(rows, dtype=torch.int64),
+        x.new_empty(rows, dtype=wide),
+        x.new_empty(2, dtype=torch.int64),
+    )
+
+
+_operation = define(
+    "nearest_codeword",
+    "(Tensor x, Tensor codebook, str precision='exact', bool? check_finite=None, bool stats=False, "
+    "str? backend=None) -> (Tensor, Tensor, Tensor)",
+    check=_check,
+    fake=_fake,
+)
+
+
+def nearest_codeword(
+    x: Tensor,
+    codebook: Tensor,
+    *,
+    precision: str = "exact",
+    check_finite: bool | None = None,
+    stats: bool = False,
+    backend: str | None = None,
+) -> Any:
+    """Find each row's nearest codeword.
+
+    code_n = argmin_k |x_n - c_k|^2; ties take the lowest index.
+
+    Args:
+        x: (N, D) float; the rows. N = 0 works.
+        codebook: (K, D) float, K >= 1; may differ from x in dtype.
+        precision: "exact" gives the float64 argmin unless the two best squared distances differ by less than 1e-5 of
+            the best; "fast" lets a backend skip the proof.
+        check_finite: raise for NaN and infinity; None means on, except on CUDA, where it would synchronise. Unchecked
+            bad rows get code -1 and a distance of NaN.
+        stats: append an `EncodeStats`.
+        backend: None | "reference" | "cpu" | "triton" | "cuda".
+
+    Returns:
+        NearestCodeword: codes (N,) int64, squared_distance (N,) float32; with `stats`, the plain tuple of both and the
+        record.
+
+    Raises:
+        ValueError: shapes, devices or values don't fit; the backend can't run the call.
+        TypeError: an argument isn't a tensor or has the wrong dtype.
+
+    Source:
+        Linde, Buzo and Gray, "An algorithm for vector quantizer design", 1980.
+    """
+    checks.tensors("nearest_codeword", x=x, codebook=codebook)
+    codes, distance, counts = _operation(x, codebook, precision, check_finite, stats, backend)
+    result = NearestCodeword(codes, distance)
+    return (*result, as_record(counts)) if stats else result

@@ -1,0 +1,72 @@
+"""How an operation is put before torch: schema, checks, dispatch, fake kernel, autograd.
+
+`torch.library.Library` is used rather than `custom_op` because a call through it costs 6.6 microseconds instead of 16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unitok_kernels import backends
+
+_LIBRARY = torch.library.Library("unitok_kernels", "DEF")
+
+
+def define(
+    name: str,
+    schema: str,
+    *,
+    check: Callable[..., None],
+    fake: Callable[..., Any],
+    folder: str | None = None,
+) -> Callable[..., Any]:
+    """Define `torch.ops.unitok_kernels.<name>`, whose last schema argument is `str? backend`.
+
+    Args:
+        name: the operation's name.
+        schema: its arguments and returns in torch's schema language, without the name.
+        check: raises for arguments that don't fit; reads shapes, dtypes and devices only.
+        fake: builds the outputs' shapes; called with the arguments, backend left out.
+        folder: folder under `ops/` that holds the kernels, where it isn't `name`.
+
+    Returns:
+        Callable: the operation's default overload.
+    """
+    home = folder or name
+
+    def run(*arguments: Any, **keywords: Any) -> Any:
+        *given, backend = _positional(arguments, keywords)
+        check(*given)
+        anchor = next(a for a in given if isinstance(a, Tensor))
+        chosen = backends.choose(home, backend, anchor.device, anchor.dtype)
+        with torch.no_grad():  # a gradient is what `differentiable` registers, never a trace through a kernel
+            return getattr(backends.kernels(home, chosen), name)(*given)
+
+    def run_fake(*arguments: Any, **keywords: Any) -> Any:
+        *given, _ = _positional(arguments, keywords)
+        check(*given)
+        return fake(*given)
+
+    _LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
+    operation = getattr(torch.ops.unitok_kernels, name).default
+    names = [argument.name for argument in operation._schema.arguments]
+    defaults = {a.name: a.default_value for a in operation._schema.arguments if a.has_default_value()}
+
+    def _positional(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> list[Any]:
+        if len(arguments) == len(names):
+            return list(arguments)
+        rest = names[len(arguments) :]
+        return [*arguments, *(keywords[n] if n in keywords else defaults[n] for n in rest)]
+
+    _LIBRARY.impl(name, run, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"unitok_kernels::{name}", run_fake, lib=_LIBRARY)
+    return operation
+
+
+def differentiable(name: str, *, setup: Callable[..., None], backward: Callable[..., Any]) -> None:
+    """Give an operation its gradient; see `torch.library.register_autograd`."""
+    torch.library.register_autograd(f"unitok_kernels::{name}", backward, setup_context=setup, lib=_LIBRARY)

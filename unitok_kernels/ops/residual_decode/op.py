@@ -1,0 +1,77 @@
+"""residual_decode: schema, checks, fake kernel, gradient and the public function."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unitok_kernels import checks
+from unitok_kernels.ops.codeword_statistics import codeword_statistics
+from unitok_kernels.ops.registry import define, differentiable
+
+
+def _check(codes: Tensor, codebooks: Tensor, check_codes: bool | None) -> None:
+    op = "residual_decode"
+    checks.integral(op, "codes", codes, "(N, L)")
+    checks.floating(op, "codebooks", codebooks, "(L, K, D)")
+    checks.not_empty(op, "codebooks", codebooks, "LKD")
+    checks.same(op, "codes", codes.shape[1], "codebooks", codebooks.shape[0], "number of levels")
+    checks.one_device(op, codebooks=codebooks, codes=codes)
+
+
+def _fake(codes: Tensor, codebooks: Tensor, check_codes: bool | None) -> Tensor:
+    return codebooks.new_empty(codes.shape[0], codebooks.shape[2])
+
+
+_operation = define(
+    "residual_decode",
+    "(Tensor codes, Tensor codebooks, bool? check_codes=None, str? backend=None) -> Tensor",
+    check=_check,
+    fake=_fake,
+)
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    codes, codebooks, *_ = inputs
+    ctx.save_for_backward(codes)
+    ctx.num_codewords, ctx.dtype = codebooks.shape[1], codebooks.dtype
+
+
+def _backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, None, None]:
+    (codes,) = ctx.saved_tensors
+    levels = [codeword_statistics(gradient, column, ctx.num_codewords, check_codes=False)[0] for column in codes.unbind(1)]
+    return None, torch.stack(levels).to(ctx.dtype), None, None
+
+
+differentiable("residual_decode", setup=_setup, backward=_backward)
+
+
+def residual_decode(
+    codes: Tensor, codebooks: Tensor, *, check_codes: bool | None = None, backend: str | None = None
+) -> Tensor:
+    """Sum the codewords that the codes name.
+
+    quantized_n = sum_l C_l,code_nl;  differentiable in codebooks.
+
+    Args:
+        codes: (N, L) integer; -1 adds nothing. N = 0 works.
+        codebooks: (L, K, D) float.
+        check_codes: raise for codes outside -1 .. K - 1; None means on, except on CUDA, where it would synchronise.
+            Unchecked, such codes add nothing.
+        backend: None | "reference" | "cpu" | "triton" | "cuda".
+
+    Returns:
+        Tensor: (N, D), the float32 sum in level order, rounded once to codebooks' dtype.
+
+    Raises:
+        ValueError: shapes, devices or codes don't fit; the backend can't run the call.
+        TypeError: an argument isn't a tensor or has the wrong dtype.
+
+    Source:
+        Juang and Gray, "Multiple stage vector quantization for speech coding", 1982.
+    """
+    checks.tensors("residual_decode", codes=codes, codebooks=codebooks)
+    quantized: Tensor = _operation(codes, codebooks, check_codes, backend)
+    return quantized

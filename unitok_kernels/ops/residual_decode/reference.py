@@ -1,0 +1,22 @@
+"""Codes back to vectors, in plain torch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from unitok_kernels import checks
+from unitok_kernels.ops.nearest_codeword.reference import wide
+
+
+def residual_decode(codes: Tensor, codebooks: Tensor, check_codes: bool | None) -> Tensor:
+    """Reference of the operation."""
+    num_codewords = codebooks.shape[1]
+    if checks.reads_data(check_codes, codes):
+        checks.in_range("residual_decode", "codes", codes, num_codewords, minimum=-1)
+    tables = wide(codebooks)
+    quantized = tables.new_zeros(codes.shape[0], codebooks.shape[2])
+    for code, table in zip(codes.unbind(1), tables, strict=True):
+        named = (code >= 0) & (code < num_codewords)
+        quantized = quantized + torch.where(named[:, None], table[torch.where(named, code, 0).long()], 0)
+    return quantized.to(codebooks.dtype)

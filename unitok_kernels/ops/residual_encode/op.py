@@ -1,0 +1,92 @@
+"""residual_encode: schema, checks, fake kernel and the public function."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from unitok_kernels import checks
+from unitok_kernels.ops.nearest_codeword.op import PRECISIONS
+from unitok_kernels.ops.registry import define
+from unitok_kernels.ops.stats import as_record
+
+
+class ResidualCodes(NamedTuple):
+    """Result of `residual_encode`."""
+
+    codes: Tensor
+    quantized: Tensor
+    level_error: Tensor
+
+
+def _check(z: Tensor, codebooks: Tensor, precision: str, check_finite: bool | None, stats: bool) -> None:
+    op = "residual_encode"
+    checks.floating(op, "z", z, "(N, D)")
+    checks.floating(op, "codebooks", codebooks, "(L, K, D)")
+    checks.not_empty(op, "codebooks", codebooks, "LKD")
+    checks.same(op, "z", z.shape[1], "codebooks", codebooks.shape[2], "width")
+    checks.no_mixed_float64(op, z=z, codebooks=codebooks)
+    checks.one_device(op, z=z, codebooks=codebooks)
+    checks.one_of(op, "precision", precision, PRECISIONS)
+
+
+def _fake(z: Tensor, codebooks: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    wide = torch.float64 if z.dtype == torch.float64 else torch.float32
+    levels = codebooks.shape[0]
+    return (
+        z.new_empty(z.shape[0], levels, dtype=torch.int64),
+        z.new_empty(z.shape),
+        z.new_empty(levels, dtype=wide),
+        z.new_empty(2, dtype=torch.int64),
+    )
+
+
+_operation = define(
+    "residual_encode",
+    "(Tensor z, Tensor codebooks, str precision='exact', bool? check_finite=None, bool stats=False, "
+    "str? backend=None) -> (Tensor, Tensor, Tensor, Tensor)",
+    check=_check,
+    fake=_fake,
+)
+
+
+def residual_encode(
+    z: Tensor,
+    codebooks: Tensor,
+    *,
+    precision: str = "exact",
+    check_finite: bool | None = None,
+    stats: bool = False,
+    backend: str | None = None,
+) -> Any:
+    """Quantise rows by one chain of codebooks, each on what the last one left.
+
+    r_0 = z;  code_l = argmin_k |r_l - C_lk|^2;  r_{l+1} = r_l - C_l,code_l;  quantized = sum_l C_l,code_l.
+
+    Args:
+        z: (N, D) float; the rows. N = 0 works.
+        codebooks: (L, K, D) float; may differ from z in dtype.
+        precision: "exact" | "fast"; see `nearest_codeword`.
+        check_finite: raise for NaN and infinity; None means on, except on CUDA, where it would synchronise. Unchecked
+            bad rows get code -1 on every level, decode to nothing and are left out of level_error.
+        stats: append an `EncodeStats`.
+        backend: None | "reference" | "cpu" | "triton" | "cuda".
+
+    Returns:
+        ResidualCodes: codes (N, L) int64; quantized (N, D), the float32 sum of the codewords in level order, rounded
+        once to z's dtype; level_error (L,) float32, the mean over rows and D of r_{l+1}^2, 0 where N = 0. With
+        `stats`, the plain tuple of the three and the record.
+
+    Raises:
+        ValueError: shapes, devices or values don't fit; the backend can't run the call.
+        TypeError: an argument isn't a tensor or has the wrong dtype.
+
+    Source:
+        Juang and Gray, "Multiple stage vector quantization for speech coding", 1982.
+    """
+    checks.tensors("residual_encode", z=z, codebooks=codebooks)
+    *values, counts = _operation(z, codebooks, precision, check_finite, stats, backend)
+    result = ResidualCodes(*values)
+    return (*result, as_record(counts)) if stats else result

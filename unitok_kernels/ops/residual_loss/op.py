@@ -1,0 +1,177 @@
+"""moe_residual_loss and residual_loss: schema, checks, fake kernel, gradients and the public functions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unitok_kernels import checks
+from unitok_kernels.ops.codeword_statistics import codeword_statistics
+from unitok_kernels.ops.moe_residual_encode.chains import expert_codes, gather_level
+from unitok_kernels.ops.registry import define, differentiable
+
+OP = "moe_residual_loss"
+
+
+def _check(
+    z: Tensor,
+    codes: Tensor,
+    codebooks: Tensor,
+    expert_ids: Tensor,
+    codebook_weight: float,
+    commitment_weight: float,
+    check_codes: bool | None,
+) -> None:
+    checks.floating(OP, "z", z, "(N, D)")
+    checks.integral(OP, "codes", codes, "(N, S, L)")
+    checks.floating(OP, "codebooks", codebooks, "(E, L, K, D)")
+    checks.integral(OP, "expert_ids", expert_ids, "(N, S)")
+    checks.not_empty(OP, "codebooks", codebooks, "ELKD")
+    checks.same(OP, "z", z.shape[1], "codebooks", codebooks.shape[3], "width")
+    checks.same(OP, "codes", codes.shape[0], "z", z.shape[0], "length")
+    checks.same(OP, "codes", codes.shape[2], "codebooks", codebooks.shape[1], "number of levels")
+    checks.same(OP, "expert_ids", expert_ids.shape[0], "codes", codes.shape[0], "length")
+    checks.same(OP, "expert_ids", expert_ids.shape[1], "codes", codes.shape[1], "slots")
+    checks.no_mixed_float64(OP, z=z, codebooks=codebooks)
+    checks.one_device(OP, z=z, codes=codes, codebooks=codebooks, expert_ids=expert_ids)
+
+
+def _fake(z: Tensor, *_: Any) -> Tensor:
+    return z.new_empty((), dtype=torch.float64 if z.dtype == torch.float64 else torch.float32)
+
+
+_operation = define(
+    OP,
+    "(Tensor z, Tensor codes, Tensor codebooks, Tensor expert_ids, float codebook_weight=1.0, "
+    "float commitment_weight=0.25, bool? check_codes=None, str? backend=None) -> Tensor",
+    check=_check,
+    fake=_fake,
+    folder="residual_loss",
+)
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    z, codes, codebooks, expert_ids, ctx.codebook_weight, ctx.commitment_weight, *_ = inputs
+    ctx.save_for_backward(z, codes, codebooks, expert_ids)
+
+
+def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    z, codes, codebooks, expert_ids = ctx.saved_tensors
+    num_experts, levels, num_codewords, _ = codebooks.shape
+    rows = z if z.dtype == torch.float64 else z.float()
+    by_z = torch.zeros_like(rows)
+    by_codebooks = torch.zeros_like(codebooks, dtype=rows.dtype)
+    flat = expert_codes(codes, expert_ids, num_experts, num_codewords)
+    for slot in range(codes.shape[1]):
+        residual = rows
+        for level in range(levels):
+            index = flat[:, slot, level]
+            residual = residual - gather_level(codebooks, level, index)
+            by_z = by_z + torch.where(index[:, None] >= 0, residual, 0)
+            sums, _ = codeword_statistics(residual, index, num_experts * num_codewords, check_codes=False)
+            by_codebooks[:, level] -= sums.view_as(by_codebooks[:, level])
+    scale = 2 * gradient / max(z.shape[0], 1)
+    return (
+        (ctx.commitment_weight * scale * by_z).to(z.dtype),
+        None,
+        (ctx.codebook_weight * scale * by_codebooks).to(codebooks.dtype),
+        *[None] * 5,
+    )
+
+
+differentiable(OP, setup=_setup, backward=_backward)
+
+
+def moe_residual_loss(
+    z: Tensor,
+    codes: Tensor,
+    codebooks: Tensor,
+    expert_ids: Tensor,
+    *,
+    codebook_weight: float = 1.0,
+    commitment_weight: float = 0.25,
+    check_codes: bool | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """Train codewords towards the residuals they stand for, and residuals towards their codewords.
+
+    loss = 1/N sum_n sum_s sum_l  codebook_weight |sg(r_l) - c_l|^2 + commitment_weight |r_l - sg(c_l)|^2,
+    sg = stop gradient. The first term has a gradient in codebooks alone, the second in z alone.
+
+    Args:
+        z: (N, D) float; what was quantised. N = 0 works and gives 0.
+        codes: (N, S, L) integer, as `moe_residual_encode` returns them; -1 is left out.
+        codebooks: (E, L, K, D) float.
+        expert_ids: (N, S) integer.
+        codebook_weight: weight of the codebook term.
+        commitment_weight: weight of the commitment term.
+        check_codes: raise for codes and expert ids out of range; None means on, except on CUDA, where it would
+            synchronise. Unchecked ones are left out.
+        backend: None | "reference" | "cpu" | "triton" | "cuda".
+
+    Returns:
+        Tensor: float32 scalar, in squared units of z.
+
+    Raises:
+        ValueError: shapes, devices or codes don't fit; the backend can't run the call.
+        TypeError: an argument isn't a tensor or has the wrong dtype.
+
+    Source:
+        van den Oord et al., "Neural discrete representation learning", 2017, eq. 3; UniTok, arXiv 2511.12922.
+    """
+    checks.tensors(OP, z=z, codes=codes, codebooks=codebooks, expert_ids=expert_ids)
+    loss: Tensor = _operation(
+        z, codes, codebooks, expert_ids, codebook_weight, commitment_weight, check_codes, backend
+    )
+    return loss
+
+
+def residual_loss(
+    z: Tensor,
+    codes: Tensor,
+    codebooks: Tensor,
+    *,
+    codebook_weight: float = 1.0,
+    commitment_weight: float = 0.25,
+    check_codes: bool | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """Train one chain's codewords and commit its input to them: `moe_residual_loss` with a single expert.
+
+    loss = 1/N sum_n sum_l  codebook_weight |sg(r_l) - c_l|^2 + commitment_weight |r_l - sg(c_l)|^2.
+
+    Args:
+        z: (N, D) float; what was quantised. N = 0 works and gives 0.
+        codes: (N, L) integer, as `residual_encode` returns them; -1 is left out.
+        codebooks: (L, K, D) float.
+        codebook_weight: weight of the codebook term.
+        commitment_weight: weight of the commitment term.
+        check_codes: as in `moe_residual_loss`.
+        backend: None | "reference" | "cpu" | "triton" | "cuda".
+
+    Returns:
+        Tensor: float32 scalar, in squared units of z.
+
+    Raises:
+        ValueError: shapes, devices or codes don't fit; the backend can't run the call.
+        TypeError: an argument isn't a tensor or has the wrong dtype.
+
+    Source:
+        van den Oord et al., "Neural discrete representation learning", 2017, eq. 3.
+    """
+    checks.tensors("residual_loss", z=z, codes=codes, codebooks=codebooks)
+    checks.integral("residual_loss", "codes", codes, "(N, L)")
+    checks.floating("residual_loss", "codebooks", codebooks, "(L, K, D)")
+    only = codes.new_zeros(codes.shape[0], 1, dtype=torch.int64)
+    return moe_residual_loss(
+        z,
+        codes[:, None],
+        codebooks[None],
+        only,
+        codebook_weight=codebook_weight,
+        commitment_weight=commitment_weight,
+        check_codes=check_codes,
+        backend=backend,
+    )
