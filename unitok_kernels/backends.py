@@ -105,14 +105,14 @@ def explain() -> str:
     return "\n".join(lines)
 
 
-def choose(operation: str, requested: str | None, device: torch.device, dtype: torch.dtype) -> str:
+def choose(operation: str, requested: str | None, device: torch.device, is_float64: bool) -> str:
     """Name the backend that a call gets.
 
     Args:
         operation: name of the operation's folder.
         requested: the caller's `backend=`, or None.
         device: device of the first input.
-        dtype: dtype of the first input.
+        is_float64: whether any input is.
 
     Returns:
         str: a backend name.
@@ -120,7 +120,6 @@ def choose(operation: str, requested: str | None, device: torch.device, dtype: t
     Raises:
         ValueError: the demanded backend is unknown or can't take this call.
     """
-    is_float64 = dtype.is_floating_point and dtype.itemsize == 8
     demanded = requested or os.environ.get("UNITOK_BACKEND") or None
     if demanded is None:
         order = _PREFERENCE.get(device.type, ("reference",))

@@ -99,7 +99,10 @@ def reads_data(setting: bool | None, anchor: Tensor) -> bool:
     return anchor.device.type != "cuda" if setting is None else setting
 
 
-def finite(operation: str, name: str, value: Tensor) -> None:
+_REPAIR = "Remove or repair it; with check_finite=False a bad row gets the code -1."
+
+
+def finite(operation: str, name: str, value: Tensor, step: str = _REPAIR) -> None:
     """Check for NaN and infinity; names the first bad row."""
     if bool(torch.isfinite(value.detach().sum(dtype=torch.float64 if value.dtype == torch.float64 else None))):
         return  # a finite sum has finite terms only; the other way round doesn't hold
@@ -111,7 +114,6 @@ def finite(operation: str, name: str, value: Tensor) -> None:
     index = tuple((~good).nonzero()[0].tolist())
     bad = value.detach()[index].flatten()
     got = f"{bad[~torch.isfinite(bad)][0].item()} at {_place(index)}"
-    step = "Remove or repair it; with check_finite=False a bad row gets the code -1."
     fail(operation, name, "finite", got, step)
 
 

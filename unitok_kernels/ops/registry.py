@@ -23,6 +23,8 @@ def define(
     check: Callable[..., None],
     fake: Callable[..., Any],
     folder: str | None = None,
+    setup: Callable[..., None] | None = None,
+    backward: Callable[..., Any] | None = None,
 ) -> Callable[..., Any]:
     """Define `torch.ops.unitok_kernels.<name>`, whose last schema argument is `str? backend`.
 
@@ -32,6 +34,8 @@ def define(
         check: raises for arguments that don't fit; reads shapes, dtypes and devices only.
         fake: builds the outputs' shapes; called with the arguments, backend left out.
         folder: folder under `ops/` that holds the kernels, where it isn't `name`.
+        setup: keeps what `backward` needs; see `torch.library.register_autograd`.
+        backward: the gradient; without it no output requires one, whatever the inputs do.
 
     Returns:
         Callable: the operation's default overload.
@@ -41,9 +45,11 @@ def define(
     def run(*arguments: Any, **keywords: Any) -> Any:
         *given, backend = _positional(arguments, keywords)
         check(*given)
-        anchor = next(a for a in given if isinstance(a, Tensor))
-        chosen = backends.choose(home, backend, anchor.device, anchor.dtype)
-        with torch.no_grad():  # a gradient is what `differentiable` registers, never a trace through a kernel
+        given = [_plain(a) if isinstance(a, Tensor) else a for a in given]
+        tensors = [a for a in given if isinstance(a, Tensor)]
+        is_float64 = any(a.dtype == torch.float64 for a in tensors)
+        chosen = backends.choose(home, backend, tensors[0].device, is_float64)
+        with torch.no_grad():  # a gradient is what `backward` gives, never a trace through a kernel
             return getattr(backends.kernels(home, chosen), name)(*given)
 
     def run_fake(*arguments: Any, **keywords: Any) -> Any:
@@ -64,9 +70,13 @@ def define(
 
     _LIBRARY.impl(name, run, "CompositeExplicitAutograd")
     torch.library.register_fake(f"unitok_kernels::{name}", run_fake, lib=_LIBRARY)
+    if backward is None:
+        _LIBRARY.impl(name, torch.library.fallthrough_kernel, "Autograd")
+    else:
+        torch.library.register_autograd(f"unitok_kernels::{name}", backward, setup_context=setup, lib=_LIBRARY)
     return operation
 
 
-def differentiable(name: str, *, setup: Callable[..., None], backward: Callable[..., Any]) -> None:
-    """Give an operation its gradient; see `torch.library.register_autograd`."""
-    torch.library.register_autograd(f"unitok_kernels::{name}", backward, setup_context=setup, lib=_LIBRARY)
+def _plain(x: Tensor) -> Tensor:
+    """What every backend gets: contiguous tensors, and int64 for integers (uint8 would wrap beside K = 256)."""
+    return (x if x.is_floating_point() else x.long()).contiguous()

@@ -16,8 +16,8 @@ def codeword_statistics(
     if checks.reads_data(check_codes, codes):
         checks.in_range("codeword_statistics", "codes", codes, num_codewords, minimum=-1)
     kept = (codes >= 0) & (codes < num_codewords)
-    index = torch.where(kept, codes, num_codewords).long()
+    index = torch.where(kept, codes, num_codewords)
     sums = torch.zeros(num_codewords + 1, x.shape[1], dtype=torch.float64, device=x.device)
-    sums.index_add_(0, index, x.double())  # skipped rows fall into one row more, which is cut off
+    sums.index_put_((index,), x.double(), accumulate=True)  # skipped rows fall into one row more, which is cut off
     counts = torch.bincount(index, minlength=num_codewords + 1)
     return sums[:-1].to(wide(x).dtype), counts[:-1]

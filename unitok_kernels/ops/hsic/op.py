@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from unitok_kernels import checks
-from unitok_kernels.ops.registry import define, differentiable
+from unitok_kernels.ops.registry import define
 
 
 def _check(
@@ -39,15 +39,6 @@ def _fake(x: Tensor, z: Tensor, segments: Tensor, num_segments: int, *_: Any) ->
     return z.new_empty(num_segments, dtype=_wide(z))
 
 
-_operation = define(
-    "hsic",
-    "(Tensor x, Tensor z, Tensor segments, int num_segments, float? bandwidth=None, bool normalised=False, "
-    "bool? check_finite=None, str? backend=None) -> Tensor",
-    check=_check,
-    fake=_fake,
-)
-
-
 def _check_backward(gradient: Tensor, *arguments: Any) -> None:
     _check(*arguments, None)
     checks.floating("hsic_backward", "gradient", gradient, "(num_segments,)")
@@ -58,7 +49,7 @@ _backward_operation = define(
     "(Tensor gradient, Tensor x, Tensor z, Tensor segments, int num_segments, float? bandwidth, bool normalised, "
     "str? backend=None) -> Tensor",
     check=_check_backward,
-    fake=lambda gradient, x, z, *_: torch.empty_like(z),
+    fake=lambda gradient, x, z, *_: z.new_empty(z.shape),
     folder="hsic",
 )
 
@@ -73,7 +64,15 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     return None, by_z, *[None] * 6
 
 
-differentiable("hsic", setup=_setup, backward=_backward)
+_operation = define(
+    "hsic",
+    "(Tensor x, Tensor z, Tensor segments, int num_segments, float? bandwidth=None, bool normalised=False, "
+    "bool? check_finite=None, str? backend=None) -> Tensor",
+    check=_check,
+    fake=_fake,
+    setup=_setup,
+    backward=_backward,
+)
 
 
 def hsic(

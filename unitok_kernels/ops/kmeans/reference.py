@@ -24,10 +24,13 @@ def kmeans(
     """Reference of the operation."""
     good = finite_rows("kmeans", "x", x, check_finite)
     rows = wide(x)[good]
+    checks.at_least("kmeans", "x's finite rows", len(rows), num_codewords, "Repair the others or ask for fewer codewords.")
+    if start is not None and checks.reads_data(check_finite, start):
+        checks.finite("kmeans", "init", start)
     generator = torch.Generator().manual_seed(seed)
     if start is not None:
         codebook = wide(start).clone()
-    elif init == "random" or len(rows) == 0:
+    elif init == "random":
         codebook = rows[torch.randperm(len(rows), generator=generator)[:num_codewords].to(x.device)]
     else:
         codebook = _plus_plus(rows, num_codewords, generator)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 def expert_codes(codes: Tensor, expert_ids: Tensor, num_experts: int, num_codewords: int) -> Tensor:
     """Number codewords through all experts of a level: e K + code, or -1 where either is out of range; (N, S, L)."""
-    experts = expert_ids[..., None].long()
+    codes, experts = codes.long(), expert_ids[..., None].long()
     named = (codes >= 0) & (codes < num_codewords) & (experts >= 0) & (experts < num_experts)
     return torch.where(named, experts * num_codewords + codes, -1)
 

@@ -11,7 +11,7 @@ from unitok_kernels import checks
 from unitok_kernels.ops.codeword_statistics import codeword_statistics
 from unitok_kernels.ops.moe_residual_encode.chains import expert_codes, gather_level
 from unitok_kernels.ops.nearest_codeword.op import PRECISIONS
-from unitok_kernels.ops.registry import define, differentiable
+from unitok_kernels.ops.registry import define
 from unitok_kernels.ops.stats import as_record
 
 OP = "moe_residual_encode"
@@ -87,16 +87,6 @@ def _fake(
     )
 
 
-_operation = define(
-    OP,
-    "(Tensor z, Tensor codebooks, Tensor expert_ids, Tensor expert_weights, Tensor? shared_codebooks=None, "
-    "float shared_weight=1.0, str precision='exact', bool? check_finite=None, bool stats=False, str? backend=None) "
-    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
-    check=_check,
-    fake=_fake,
-)
-
-
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     z, codebooks, expert_ids, expert_weights, shared_codebooks, shared_weight, *_ = inputs
     _, codes, shared_codes, *_ = output
@@ -141,7 +131,16 @@ def _backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
     )
 
 
-differentiable(OP, setup=_setup, backward=_backward)
+_operation = define(
+    OP,
+    "(Tensor z, Tensor codebooks, Tensor expert_ids, Tensor expert_weights, Tensor? shared_codebooks=None, "
+    "float shared_weight=1.0, str precision='exact', bool? check_finite=None, bool stats=False, str? backend=None) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    check=_check,
+    fake=_fake,
+    setup=_setup,
+    backward=_backward,
+)
 
 
 def moe_residual_encode(

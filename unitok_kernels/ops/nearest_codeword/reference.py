@@ -29,8 +29,9 @@ def search(x: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
     """Exact argmin over the codebook of finite rows.
 
     The expanded form |c|^2 - 2 x.c is scored in float64. Its rounding error is at most (D + 4) 2^-53 (|x| + |c|)^2 a
-    score; where the two best scores are closer than both errors together, the row is redone by differencing, in a
-    fixed order over D. So a row's code depends neither on its batch nor on how a matrix product was blocked.
+    score, and so is that of a distance by differencing. Where the two best scores are closer than four such errors,
+    the row is redone by differencing, in a fixed order over D; elsewhere both forms agree on the code. So it depends
+    neither on the batch nor on how a matrix product was blocked.
 
     Args:
         x: (N, D) float32 or float64.
@@ -50,21 +51,17 @@ def search(x: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
         rows = x[start : start + _SCORE_ROWS].double()
         score, index = torch.addmm(norms, rows, table.T, alpha=-2).topk(2, dim=1, largest=False)
         row_norms = rows.square().sum(1)
-        gap = score[:, 1] - score[:, 0]
-        bound = 2 * (x.shape[1] + 4) * 2**-53 * (row_norms.sqrt() + longest).square()
-        unsure = (gap <= bound).nonzero().squeeze(1)
-        best = index[:, 0]
-        best[unsure] = _by_difference(rows[unsure], table)
+        best, least, gap = index[:, 0], score[:, 0] + row_norms, score[:, 1] - score[:, 0]
+        error = (x.shape[1] + 4) * 2**-53 * (row_norms.sqrt() + longest).square()
+        unsure = (gap <= 4 * error).nonzero().squeeze(1)
+        for part in unsure.split(max(1, _DIFFERENCES // table.numel())):
+            distance = (rows[part, None] - table).square_().sum(2)
+            two = distance.topk(2, dim=1, largest=False).values
+            best[part], least[part], gap[part] = distance.argmin(1), two[:, 0], two[:, 1] - two[:, 0]
         codes[start : start + _SCORE_ROWS] = best
         counts[0] += unsure.numel()
-        counts[1] += (gap < NEAR_TIE * (score[:, 0] + row_norms)).sum()
+        counts[1] += (gap < NEAR_TIE * least).sum()
     return codes, counts
-
-
-def _by_difference(rows: Tensor, table: Tensor) -> Tensor:
-    step = max(1, _DIFFERENCES // table.numel())
-    blocks = [(block[:, None] - table).square_().sum(2).argmin(1) for block in rows.split(step)]
-    return torch.cat(blocks) if blocks else rows.new_empty(0, dtype=torch.int64)
 
 
 def nearest_codeword(

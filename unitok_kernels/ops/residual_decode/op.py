@@ -9,7 +9,7 @@ from torch import Tensor
 
 from unitok_kernels import checks
 from unitok_kernels.ops.codeword_statistics import codeword_statistics
-from unitok_kernels.ops.registry import define, differentiable
+from unitok_kernels.ops.registry import define
 
 
 def _check(codes: Tensor, codebooks: Tensor, check_codes: bool | None) -> None:
@@ -25,14 +25,6 @@ def _fake(codes: Tensor, codebooks: Tensor, check_codes: bool | None) -> Tensor:
     return codebooks.new_empty(codes.shape[0], codebooks.shape[2])
 
 
-_operation = define(
-    "residual_decode",
-    "(Tensor codes, Tensor codebooks, bool? check_codes=None, str? backend=None) -> Tensor",
-    check=_check,
-    fake=_fake,
-)
-
-
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     codes, codebooks, *_ = inputs
     ctx.save_for_backward(codes)
@@ -45,7 +37,14 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, None, None]:
     return None, torch.stack(levels).to(ctx.dtype), None, None
 
 
-differentiable("residual_decode", setup=_setup, backward=_backward)
+_operation = define(
+    "residual_decode",
+    "(Tensor codes, Tensor codebooks, bool? check_codes=None, str? backend=None) -> Tensor",
+    check=_check,
+    fake=_fake,
+    setup=_setup,
+    backward=_backward,
+)
 
 
 def residual_decode(

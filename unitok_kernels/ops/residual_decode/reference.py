@@ -18,5 +18,5 @@ def residual_decode(codes: Tensor, codebooks: Tensor, check_codes: bool | None) 
     quantized = tables.new_zeros(codes.shape[0], codebooks.shape[2])
     for code, table in zip(codes.unbind(1), tables, strict=True):
         named = (code >= 0) & (code < num_codewords)
-        quantized = quantized + torch.where(named[:, None], table[torch.where(named, code, 0).long()], 0)
+        quantized = quantized + torch.where(named[:, None], table[torch.where(named, code, 0)], 0)
     return quantized.to(codebooks.dtype)

@@ -10,7 +10,7 @@ from torch import Tensor
 from unitok_kernels import checks
 from unitok_kernels.ops.codeword_statistics import codeword_statistics
 from unitok_kernels.ops.moe_residual_encode.chains import expert_codes, gather_level
-from unitok_kernels.ops.registry import define, differentiable
+from unitok_kernels.ops.registry import define
 
 OP = "moe_residual_loss"
 
@@ -42,16 +42,6 @@ def _fake(z: Tensor, *_: Any) -> Tensor:
     return z.new_empty((), dtype=torch.float64 if z.dtype == torch.float64 else torch.float32)
 
 
-_operation = define(
-    OP,
-    "(Tensor z, Tensor codes, Tensor codebooks, Tensor expert_ids, float codebook_weight=1.0, "
-    "float commitment_weight=0.25, bool? check_codes=None, str? backend=None) -> Tensor",
-    check=_check,
-    fake=_fake,
-    folder="residual_loss",
-)
-
-
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     z, codes, codebooks, expert_ids, ctx.codebook_weight, ctx.commitment_weight, *_ = inputs
     ctx.save_for_backward(z, codes, codebooks, expert_ids)
@@ -81,7 +71,16 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     )
 
 
-differentiable(OP, setup=_setup, backward=_backward)
+_operation = define(
+    OP,
+    "(Tensor z, Tensor codes, Tensor codebooks, Tensor expert_ids, float codebook_weight=1.0, "
+    "float commitment_weight=0.25, bool? check_codes=None, str? backend=None) -> Tensor",
+    check=_check,
+    fake=_fake,
+    folder="residual_loss",
+    setup=_setup,
+    backward=_backward,
+)
 
 
 def moe_residual_loss(

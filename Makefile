@@ -1,0 +1,58 @@
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint bench prove clean
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.unitok
+# These targets run on any machine in minutes: say UNITOK_CUDA=1 to build the CUDA module as well.
+export UNITOK_CUDA ?= 0
+
+help: ## show this list
+	@echo "UniTok. Each target makes its own environment in .venv when that is missing or out of date:"
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "Start with make demo. One test file: $(BIN)/pytest tests/unitok/test_folder.py"
+	@echo "Another interpreter: make test PYTHON=python3.12. Real data for the tests: UNITOK_DATA=folder make test"
+
+demo: $(STAMP) ## generate a catalogue, fit a tokenizer, show the IDs; everything lands in runs/demo
+	$(BIN)/unitok demo --out runs/demo --force
+
+test: $(STAMP) ## every test that needs no GPU
+	$(BIN)/pytest -q -m "not gpu"
+
+lint: $(STAMP) ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(STAMP) ## the benchmarks
+	$(BIN)/pip install -q -c constraints.txt -e '.[bench]'
+	$(BIN)/pytest benchmarks --benchmark-only
+
+# The log lists what went into the build's environment; setuptools in it shows that it does.
+prove: ## build the wheel in isolation without torch, install it alone, import both packages
+	rm -rf build runs/prove
+	mkdir -p runs/prove
+	$(PYTHON) -m venv runs/prove/env
+	runs/prove/env/bin/pip wheel -v --no-deps --no-cache-dir -w runs/prove . > runs/prove/build.log 2>&1 \
+		|| { tail -n 30 runs/prove/build.log; exit 1; }
+	grep -qE '[ /]setuptools-[0-9]' runs/prove/build.log
+	! grep -E '[ /]torch-[0-9]' runs/prove/build.log
+	runs/prove/env/bin/pip install -q --no-deps runs/prove/*.whl
+	cd runs/prove && env/bin/python -c "import importlib.resources as r, unitok, unitok_kernels; \
+		assert all((r.files(p) / 'py.typed').is_file() for p in (unitok, unitok_kernels)); \
+		print('wheel: built and imported without torch')"
+
+clean: ## remove the environment, build products and caches; runs/ stays
+	rm -rf .venv build dist *.egg-info .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# torch first and by itself, so that a build of it found locally is taken before anything else asks for one.
+$(STAMP): pyproject.toml setup.py constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -c constraints.txt torch
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev,report]'
+	touch $@

@@ -1,0 +1,161 @@
+"""UniTokConfig: every setting of the model and of its training, checked when it is made."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How the chains of the routed experts and of the shared one are put together.
+
+    Attributes:
+        shared: "parallel" (quantises z), "first" (the routed experts quantise what it leaves), or "none".
+        routed_scale: factor on the router's weights.
+        shared_weight: weight of the shared chain.
+        renormalise: divide the router's probabilities by their sum over the routed experts.
+        dense: mix all experts at every level of one chain, as the paper's public code does.
+    """
+
+    shared: str
+    routed_scale: float = 1.0
+    shared_weight: float = 1.0
+    renormalise: bool = False
+    dense: bool = False
+
+
+PRESETS = {
+    "paper": Preset("parallel"),
+    "normalised": Preset("parallel", routed_scale=0.5, shared_weight=0.5, renormalise=True),
+    "shared_first": Preset("first", renormalise=True),
+    "public_code": Preset("parallel", routed_scale=0.95, shared_weight=0.05, dense=True),
+}
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weights of the losses: L = reconstruction L_rec + quantisation L_rq + calibration L_mi.
+
+    Attributes:
+        reconstruction: of L_rec = |x - x_hat|^2.
+        quantisation: of L_rq.
+        commitment: of the commitment term inside L_rq.
+        calibration: of L_mi = Var_k[I_k] - beta Mean_k[I_k], I_k the HSIC of domain k.
+        beta: weight of the mean inside L_mi.
+    """
+
+    reconstruction: float = 1.0
+    quantisation: float = 1.0
+    commitment: float = 0.25
+    calibration: float = 0.03
+    beta: float = 1.0
+
+
+@dataclass(frozen=True)
+class UniTokConfig:
+    """Settings of a tokenizer.
+
+    Args:
+        preset: "normalised" | "paper" | "shared_first" | "public_code"; see `PRESETS`.
+        epochs: passes over the items.
+        seed: of weights, starts and batches; equal seeds give equal tokenizers on one machine.
+        batch_size: items a training step.
+        num_levels: L, codes an ID.
+        codebook_size: K, codewords a level.
+        codebook_dim: D, latent width.
+        top_k: S, routed experts an item.
+        encoder_widths: hidden widths of the encoder; the decoder mirrors them.
+        num_experts: None is one a domain; 0 is the single-codebook RQ-VAE.
+        weights: of the losses.
+        learning_rate: of AdamW, at its peak; falls to 0 by a cosine.
+        weight_decay: of AdamW, on the matrices of encoder, router and decoder.
+        gradient_clip: largest norm of the gradient.
+        warmup_epochs: epochs of the plain autoencoder before router and codebooks are started from its latents.
+        validation_fraction: share of each domain's items kept out of training.
+        min_domain_rows: fewest items of every domain in a batch.
+        bandwidth: sigma of HSIC's kernels, or "median".
+        normalised_hsic: calibrate on CKA instead of the raw estimate.
+
+    Raises:
+        ValueError: a setting is out of its range or unknown.
+
+    Source:
+        UniTok, arXiv 2511.12922.
+    """
+
+    preset: str = "normalised"
+    epochs: int = 20
+    seed: int = 0
+    batch_size: int = 1024
+    num_levels: int = 4
+    codebook_size: int = 256
+    codebook_dim: int = 32
+    top_k: int = 1
+    encoder_widths: tuple[int, ...] = (512, 256, 128, 64)
+    num_experts: int | None = None
+    weights: LossWeights = field(default_factory=LossWeights)
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-4
+    gradient_clip: float = 1.0
+    warmup_epochs: int = 1
+    validation_fraction: float = 0.02
+    min_domain_rows: int = 32
+    bandwidth: float | str = "median"
+    normalised_hsic: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "encoder_widths", tuple(self.encoder_widths))
+        if isinstance(self.weights, dict):
+            object.__setattr__(self, "weights", LossWeights(**self.weights))
+        if self.preset not in PRESETS:
+            _fail("preset", f"one of {', '.join(PRESETS)}", repr(self.preset))
+        for name in ("epochs", "batch_size", "num_levels", "codebook_size", "codebook_dim", "top_k"):
+            _at_least(self, name, 1)
+        for name in ("warmup_epochs", "min_domain_rows", "weight_decay"):
+            _at_least(self, name, 0)
+        for name in ("learning_rate", "gradient_clip"):
+            if not getattr(self, name) > 0:
+                _fail(name, "positive", getattr(self, name))
+        if any(width < 1 for width in self.encoder_widths):
+            _fail("encoder_widths", "positive", self.encoder_widths)
+        if not 0 <= self.validation_fraction < 1:
+            _fail("validation_fraction", "at least 0 and below 1", self.validation_fraction)
+        if isinstance(self.bandwidth, str) and self.bandwidth != "median":
+            _fail("bandwidth", "a positive number or 'median'", repr(self.bandwidth))
+        if self.num_experts is not None:
+            _at_least(self, "num_experts", 0)
+            if self.top_k > max(self.num_experts, 1):
+                _fail("top_k", f"at most num_experts = {self.num_experts}", self.top_k)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the settings as plain data, for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, settings: dict[str, Any]) -> UniTokConfig:
+        """Read what `to_dict` gave.
+
+        Args:
+            settings: names and values; lists stand for tuples.
+
+        Returns:
+            UniTokConfig: the settings.
+
+        Raises:
+            ValueError: a name is unknown or a value out of range.
+        """
+        known = {f.name for f in dataclasses.fields(cls)}
+        if unknown := sorted(set(settings) - known):
+            _fail("settings", f"among {', '.join(sorted(known))}", ", ".join(unknown))
+        return cls(**settings)
+
+
+def _at_least(config: UniTokConfig, name: str, minimum: int) -> None:
+    if getattr(config, name) < minimum:
+        _fail(name, f"at least {minimum}", getattr(config, name))
+
+
+def _fail(name: str, rule: str, got: object) -> None:
+    raise ValueError(f"UniTokConfig: {name} must be {rule}, got {got}. See help(UniTokConfig).")

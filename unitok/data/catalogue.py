@@ -1,0 +1,62 @@
+"""What a catalogue is in memory: domains of items, and the interactions of users with them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class CatalogueError(ValueError):
+    """A catalogue that can't be read or must not be written; the message names the file and the next step."""
+
+
+@dataclass(frozen=True)
+class EmbeddingInfo:
+    """What made a domain's embeddings; two embeddings are comparable only where it is equal.
+
+    Attributes:
+        model: name of the embedding model.
+        template: how an item's text was put together, such as `{title} . Category: {category}`.
+    """
+
+    model: str
+    template: str
+
+
+@dataclass(frozen=True, eq=False)
+class Domain:
+    """The items of one domain.
+
+    Attributes:
+        name: the domain's name.
+        embeddings: (N, D) float16 or float32, finite; memory-mapped and read-only where it was read.
+        keys: (N,) int64, the item ids, in the order of the rows.
+        titles: N titles, or None where there are none.
+        embedding: what made the embeddings, or None where nothing says.
+    """
+
+    name: str
+    embeddings: NDArray[Any]
+    keys: NDArray[np.int64]
+    titles: list[str] | None = None
+    embedding: EmbeddingInfo | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Interactions:
+    """Who met which item when, sorted by user and then by time; M events.
+
+    Attributes:
+        user_ids: (M,) int64.
+        item_ids: (M,) int64, each the key of an item.
+        positions: (M,) int64, an event's place in its user's history.
+        timestamps: (M,) int64, seconds since 1970 in UTC, or None where the source has none.
+    """
+
+    user_ids: NDArray[np.int64]
+    item_ids: NDArray[np.int64]
+    positions: NDArray[np.int64]
+    timestamps: NDArray[np.int64] | None = None

@@ -1,0 +1,238 @@
+"""UniTokModel: encoder, router, quantizer, decoder."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from unitok.config import PRESETS, UniTokConfig
+from unitok.mixture import DenseMixtureVQ
+from unitok.semantic_id import SemanticIds
+import unitok_kernels as uk
+from unitok_kernels.nn import MoEResidualOutput, MoEResidualVQ
+
+_BLOCK_ROWS = 256  # rows of a stable encoding, short ones padded
+
+
+class Routing(NamedTuple):
+    """Where the router sends rows.
+
+    Attributes:
+        probs: (N, E), softmax over the experts.
+        experts: (N, S) int64, the most probable first; ties take the lowest index.
+        weights: (N, S), what their chains are multiplied by.
+    """
+
+    probs: Tensor
+    experts: Tensor
+    weights: Tensor
+
+
+class ModelOutput(NamedTuple):
+    """What a training step needs of a batch.
+
+    Attributes:
+        z: (N, D) latents.
+        x_hat: (N, D_in) reconstruction.
+        routing: experts and weights.
+        quantized: codes, z_hat and the quantisation loss.
+    """
+
+    z: Tensor
+    x_hat: Tensor
+    routing: Routing
+    quantized: MoEResidualOutput
+
+
+def _mlp(widths: tuple[int, ...]) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for wide, narrow in pairwise(widths):
+        linear = nn.Linear(wide, narrow)
+        nn.init.orthogonal_(
+            linear.weight, math.sqrt(2)
+        )  # torch's default start costs a deep MLP most of its epochs
+        nn.init.zeros_(linear.bias)
+        layers += [linear, nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+class UniTokModel(nn.Module):
+    """The network of UniTok.
+
+    z = encoder(x);  p = softmax(W z + b);  z_hat from the chains of the top experts and the shared one;
+    x_hat = decoder(z_hat).
+
+    Args:
+        input_dim: D_in, width of the item embeddings.
+        num_experts: E; 0 is the single-codebook RQ-VAE, without router and shared expert.
+        config: the settings.
+
+    Raises:
+        ValueError: top_k exceeds the number of experts.
+
+    Source:
+        UniTok, arXiv 2511.12922.
+    """
+
+    def __init__(self, input_dim: int, num_experts: int, config: UniTokConfig) -> None:
+        super().__init__()
+        if config.top_k > max(num_experts, 1):
+            raise ValueError(
+                f"UniTokModel: top_k must be at most the number of experts, {num_experts}, got {config.top_k}. Lower it."
+            )
+        self.config, self.input_dim, self.preset = config, input_dim, PRESETS[config.preset]
+        widths = (input_dim, *config.encoder_widths, config.codebook_dim)
+        self.encoder = _mlp(widths)
+        self.decoder = _mlp(widths[::-1])
+        self.router = nn.Linear(config.codebook_dim, num_experts) if num_experts else None
+        sizes = (config.codebook_dim, max(num_experts, 1), config.num_levels, config.codebook_size)
+        self.quantizer: MoEResidualVQ | DenseMixtureVQ
+        if num_experts and self.preset.dense:
+            self.quantizer = DenseMixtureVQ(
+                *sizes,
+                routed_weight=self.preset.routed_scale,
+                shared_weight=self.preset.shared_weight,
+                commitment_weight=config.weights.commitment,
+            )
+        else:
+            self.quantizer = MoEResidualVQ(
+                *sizes,
+                shared=self.preset.shared if num_experts else "none",
+                shared_weight=self.preset.shared_weight,
+                commitment_weight=config.weights.commitment,
+            )
+
+        # what stands in, when an ID alone is decoded, for what an ID doesn't tell
+        self.mean_weights: Tensor
+        self.mean_shared: Tensor
+        self.register_buffer("mean_weights", torch.ones(config.top_k))
+        self.register_buffer("mean_shared", torch.zeros(self.num_experts, config.codebook_dim))
+
+    @property
+    def num_experts(self) -> int:
+        """Experts that have codebooks, those of added domains included."""
+        return int(self.quantizer.codebooks.shape[0])
+
+    def route(self, logits: Tensor | None, z: Tensor) -> Routing:
+        """Choose experts by the router's logits.
+
+        Args:
+            logits: (N, E) float, or None for the single codebook.
+            z: (N, D); gives rows, dtype and device.
+
+        Returns:
+            Routing: probabilities, experts and weights in z's dtype.
+        """
+        if logits is None:
+            ones = z.new_ones(len(z), 1)
+            return Routing(ones, torch.zeros_like(ones, dtype=torch.int64), ones)
+        probs = F.softmax(logits, 1)
+        ordered, order = probs.sort(dim=1, descending=True, stable=True)
+        top, experts = ordered[:, : self.config.top_k], order[:, : self.config.top_k]
+        if self.preset.renormalise:
+            top = top / top.sum(1, keepdim=True)
+        return Routing(probs.to(z.dtype), experts, (self.preset.routed_scale * top).to(z.dtype))
+
+    def quantize(self, z: Tensor, routing: Routing) -> MoEResidualOutput:
+        """Quantise latents (N, D) by the chains of their experts."""
+        if isinstance(self.quantizer, DenseMixtureVQ):
+            return self.quantizer(z, routing.experts, routing.probs)
+        return self.quantizer(z, routing.experts, routing.weights)  # type: ignore[no-any-return]
+
+    def forward(self, x: Tensor) -> ModelOutput:
+        """Encode, route, quantise and decode a batch.
+
+        Args:
+            x: (N, D_in) float32.
+
+        Returns:
+            ModelOutput: latents, reconstruction, routing and codes.
+        """
+        z = self.encoder(x)
+        routing = self.route(None if self.router is None else self.router(z), z)
+        quantized = self.quantize(z, routing)
+        return ModelOutput(z, self.decoder(quantized.quantized), routing, quantized)
+
+    @torch.no_grad()
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Encode rows so that a row's result doesn't depend on its batch.
+
+        A matrix product in float32 rounds differently for other batch sizes. This one runs in float64, in blocks of
+        one size, and rounds once at the end.
+
+        Args:
+            x: (N, D_in) float.
+
+        Returns:
+            tuple: z (N, D) float32, and the router's logits (N, E) float64, or None without a router.
+        """
+        layers = [m for m in self.encoder if isinstance(m, nn.Linear)]
+        encoder = [(m.weight.double().T, m.bias.double()) for m in layers]
+        router = None if self.router is None else (self.router.weight.double().T, self.router.bias.double())
+        z = x.new_empty(len(x), self.config.codebook_dim, dtype=torch.float32)
+        logits = None if router is None else x.new_empty(len(x), router[1].numel(), dtype=torch.float64)
+        for start in range(0, len(x), _BLOCK_ROWS):
+            rows = x[start : start + _BLOCK_ROWS].double()
+            count = len(rows)
+            hidden = F.pad(rows, (0, 0, 0, _BLOCK_ROWS - count))
+            for depth, (weight, bias) in enumerate(encoder):
+                hidden = torch.addmm(bias, hidden.relu() if depth else hidden, weight)
+            hidden = hidden.float()
+            z[start : start + count] = hidden[:count]
+            if router is not None and logits is not None:
+                logits[start : start + count] = torch.addmm(router[1], hidden.double(), router[0])[:count]
+        return z, logits
+
+    def codewords(self, codes: Tensor, experts: Tensor) -> Tensor:
+        """Sum the codewords of one expert's chain a row: (N, L), (N,) -> (N, D); -1 adds nothing."""
+        num_experts, levels, size, width = self.quantizer.codebooks.shape
+        table = self.quantizer.codebooks.transpose(0, 1).reshape(levels, num_experts * size, width)
+        named = (codes >= 0) & (experts[:, None] >= 0)
+        return uk.residual_decode(torch.where(named, experts[:, None] * size + codes, -1), table)
+
+    @torch.no_grad()
+    def remember_means(self, routing: Routing, quantized: MoEResidualOutput) -> None:
+        """Keep the mean weight of each slot and the mean shared vector of each expert, for `latents`."""
+        self.mean_weights.copy_(routing.weights.mean(0))
+        if quantized.shared_codes is not None and self.quantizer.shared_codebooks is not None:
+            shared = uk.residual_decode(quantized.shared_codes, self.quantizer.shared_codebooks)
+            sums, counts = uk.codeword_statistics(shared, routing.experts[:, 0], self.num_experts)
+            self.mean_shared.copy_(sums / counts[:, None].clamp(min=1))
+
+    @torch.no_grad()
+    def latents(self, ids: SemanticIds) -> Tensor:
+        """Rebuild z_hat from IDs.
+
+        An ID doesn't tell the router's weights: their training means stand in. Where the shared codes are missing, the
+        top expert's chain stands in for a parallel shared chain, which approximates the same z, and the training mean of
+        the expert's rows for a shared chain that comes first. Slots that are missing give their weight to the first.
+
+        Args:
+            ids: N semantic IDs.
+
+        Returns:
+            Tensor: (N, D) float32.
+        """
+        top = self.codewords(ids.codes, ids.experts[:, 0])
+        if ids.slot_codes is None:
+            routed = self.mean_weights.sum() * top
+        else:
+            slots = zip(self.mean_weights, ids.slot_codes.unbind(1), ids.experts.unbind(1), strict=True)
+            routed = torch.stack(
+                [weight * self.codewords(codes, experts) for weight, codes, experts in slots]
+            ).sum(0)
+        shared_codebooks = self.quantizer.shared_codebooks
+        if shared_codebooks is None:
+            return routed
+        told = ids.shared_codes is not None
+        shared = (
+            uk.residual_decode(ids.shared_codes, shared_codebooks) if ids.shared_codes is not None else top
+        )
+        if self.quantizer.shared == "first":
+            return routed + (shared if told else self.mean_shared[ids.experts[:, 0]])
+        return routed + self.preset.shared_weight * shared

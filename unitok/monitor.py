@@ -1,0 +1,120 @@
+"""What is logged of each epoch, and the alarms that name the cause of a fit gone wrong."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from unitok import metrics
+from unitok.model import Routing, UniTokModel
+from unitok_kernels.nn import MoEResidualOutput
+
+_LEAST_LOAD = 0.02  # of an even share
+_LEAST_UTILISATION = 0.1
+_LEAST_LEVEL_BITS = 1.0
+_LEAST_HSIC = 0.5  # of the other domains' mean
+
+
+class Snapshot(NamedTuple):
+    """All items as the model sees them at the end of an epoch."""
+
+    z: Tensor
+    routing: Routing
+    quantized: MoEResidualOutput
+
+
+@torch.no_grad()
+def snapshot(model: UniTokModel, x: Tensor) -> Snapshot:
+    """Encode, route and quantise all items; near ties may fall otherwise than in `Tokenizer.tokenize`.
+
+    Args:
+        model: the model.
+        x: (N, D_in) float32.
+
+    Returns:
+        Snapshot: latents, routing and codes.
+    """
+    z = torch.cat([model.encoder(rows) for rows in x.split(4096)])
+    routing = model.route(None if model.router is None else model.router(z), z)
+    return Snapshot(z, routing, model.quantize(z, routing))
+
+
+def describe(
+    seen: Snapshot, domains: Tensor, names: list[str], num_experts: int, codebook_size: int
+) -> dict[str, Any]:
+    """Measure router, codebooks and IDs.
+
+    Args:
+        seen: all items.
+        domains: (N,) int64.
+        names: of the domains.
+        num_experts: E.
+        codebook_size: K.
+
+    Returns:
+        dict: plain data: `router_entropy` (bits, a domain), `expert_load` (share of the items, an expert), `utilisation`
+        and `perplexity` (expert by level), `dead_codes` (a level, over all experts), `level_entropy` (bits given the expert,
+        a level) and `collision_rate`.
+    """
+    codes, top = seen.quantized.codes[:, 0], seen.routing.experts[:, 0]
+    probs = seen.routing.probs.double().clamp(min=1e-300)
+    entropy = -(probs * probs.log2()).sum(1)
+    return {
+        "router_entropy": {n: float(entropy[domains == k].mean()) for k, n in enumerate(names)},
+        "expert_load": (torch.bincount(top, minlength=num_experts) / len(top)).tolist(),
+        "utilisation": metrics.utilisation(codes, codebook_size, top, num_experts).tolist(),
+        "perplexity": metrics.perplexity(codes, top, num_experts).tolist(),
+        "dead_codes": metrics.dead_codes(codes, codebook_size, top, num_experts).sum(0).tolist(),
+        "level_entropy": metrics.level_entropy_given_expert(codes, top).tolist(),
+        "collision_rate": metrics.collision_rate(torch.cat([codes, top[:, None]], 1)),
+    }
+
+
+def alarms(record: dict[str, Any]) -> list[str]:
+    """Name what has gone wrong in an epoch.
+
+    Args:
+        record: an epoch's record, as the trainer logs it.
+
+    Returns:
+        list[str]: one line an alarm, with its cause and what helps; empty where all is well.
+    """
+    found = []
+    load = record.get("expert_load", [])
+    for expert, share in enumerate(load):
+        if share < _LEAST_LOAD / len(load):
+            crowded = max(range(len(load)), key=load.__getitem__)
+            found.append(
+                f"router collapse: expert {expert} gets {share:.2%} of the items, expert {crowded} {load[crowded]:.0%}. "
+                "Lower the learning rate, lengthen the warm-up, or ask for fewer experts."
+            )
+    for expert, levels in enumerate(record.get("utilisation", [])):
+        for level, used in enumerate(levels):
+            if used < _LEAST_UTILISATION and load[expert] > 0:
+                found.append(
+                    f"dead codebook: expert {expert} uses {used:.1%} of the codewords of level {level}. "
+                    "Use a smaller codebook, or fewer experts."
+                )
+    for level, bits in enumerate(record.get("level_entropy", [])):
+        if bits < _LEAST_LEVEL_BITS:
+            found.append(
+                f"redundant level: level {level} adds {bits:.2f} bits to the expert id. "
+                "Use fewer levels, or look for latents that have collapsed to few dimensions."
+            )
+    values = {name: value for name, value in record.get("hsic", {}).items() if value is not None}
+    for name, value in values.items():
+        others = [v for n, v in values.items() if n != name]
+        if others and value < _LEAST_HSIC * sum(others) / len(others):
+            found.append(
+                f"domain behind: the HSIC of {name} is {value:.2g}, of the others {sum(others) / len(others):.2g}. "
+                "Raise the calibration weight, or the domain's rows in a batch."
+            )
+    dropped = [name for name, value in record.get("hsic", {}).items() if value is None]
+    if dropped:
+        found.append(
+            f"domain dropped: too few rows of {', '.join(dropped)} in the batches to estimate HSIC. "
+            "Raise min_domain_rows."
+        )
+    return found

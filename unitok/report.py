@@ -1,0 +1,266 @@
+"""Report: what a tokenizer does to items, measured a domain and over all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from unitok import metrics
+from unitok.semantic_id import SemanticIds
+from unitok_kernels import hsic
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from unitok.tokenizer import Tokenizer
+
+_HSIC_ROWS = 2048  # the estimate's spread over samples of this size is under a hundredth of its value
+
+
+@dataclass(frozen=True)
+class DomainReport:
+    """Figures of one domain, or of all together.
+
+    Attributes:
+        items: number of items.
+        collision_rate: 1 - distinct IDs / items, as tokenized.
+        resolved_collision_rate: the same after the resolver `suffix`.
+        indistinguishable_rate: 1 - distinct embeddings / items: what no tokenizer could split.
+        error_of_latents: |z - z_hat|^2 / |z|^2, z_hat from all chains that are active.
+        error_of_latents_by_id: the same with z_hat from the emitted ID alone (layout top1).
+        reconstruction: mean |x - x_hat|^2 through all active chains.
+        reconstruction_by_id: the same from the emitted ID alone.
+        hsic: HSIC(x, z) over at most 2,048 strided rows; NaN over all.
+        cka: the same, normalised.
+        own_expert: share of the items in the domain's most frequent expert.
+    """
+
+    items: int
+    collision_rate: float
+    resolved_collision_rate: float
+    indistinguishable_rate: float
+    error_of_latents: float
+    error_of_latents_by_id: float
+    reconstruction: float
+    reconstruction_by_id: float
+    hsic: float
+    cka: float
+    own_expert: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `Tokenizer.report` measures; entropies in bits.
+
+    Attributes:
+        domains: figures of each domain.
+        overall: figures of all items together: two domains' items that share an ID collide here.
+        code_entropy: (L,) of each level's codes.
+        token_entropy: of (level, code) pooled over levels; at most `token_entropy_limit`.
+        token_entropy_with_expert: of (expert, level, code).
+        token_entropy_limit: log2(L K).
+        expert_domain_information: mutual information of top expert and domain.
+        expert_domain_information_normalised: between 0 and 1.
+        level_entropy_given_expert: (L,).
+        level_information: (L, L) adjusted mutual information between levels.
+        utilisation: (E, L) used / K.
+        perplexity: (E, L) exp entropy.
+        dead_codes: (E, L).
+        expert_load: (E,) share of the items.
+        expert_by_domain: (E, domains) share of each domain's items.
+        hsic_variance: Var over domains of HSIC.
+        redundant_levels: level -> why.
+    """
+
+    domains: dict[str, DomainReport]
+    overall: DomainReport
+    code_entropy: list[float]
+    token_entropy: float
+    token_entropy_with_expert: float
+    token_entropy_limit: float
+    expert_domain_information: float
+    expert_domain_information_normalised: float
+    level_entropy_given_expert: list[float]
+    level_information: list[list[float]]
+    utilisation: list[list[float]]
+    perplexity: list[list[float]]
+    dead_codes: list[list[int]]
+    expert_load: list[float]
+    expert_by_domain: list[list[float]]
+    hsic_variance: float
+    redundant_levels: dict[int, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give plain data for JSON; NaN becomes None."""
+        plain: dict[str, Any] = _without_nan(asdict(self))
+        return plain
+
+    def to_table(self) -> Table:
+        """Lay the domains' figures out as a table for the terminal."""
+        from rich.table import Table
+
+        columns = {
+            "items": lambda d: f"{d.items:,}",
+            "collisions": lambda d: f"{d.collision_rate:.2%}",
+            "resolved": lambda d: f"{d.resolved_collision_rate:.2%}",
+            "equal inputs": lambda d: f"{d.indistinguishable_rate:.2%}",
+            "z error": lambda d: f"{d.error_of_latents:.4f}",
+            "by ID": lambda d: f"{d.error_of_latents_by_id:.4f}",
+            "x error": lambda d: f"{d.reconstruction:.4f}",
+            "by ID ": lambda d: f"{d.reconstruction_by_id:.4f}",
+            "HSIC": lambda d: f"{d.hsic:.4f}",
+            "own expert": lambda d: f"{d.own_expert:.1%}",
+        }
+        table = Table("domain", *(name.strip() for name in columns), title="Tokenizer report")
+        for column in table.columns[1:]:
+            column.justify = "right"
+        rows = {**self.domains, "all": self.overall}
+        for name, figures in rows.items():
+            table.add_row(name, *(show(figures) for show in columns.values()), end_section=name != "all")
+        return table
+
+    def summary(self) -> list[str]:
+        """Say the figures that aren't a domain's in plain lines."""
+        lines = [
+            f"token entropy {self.token_entropy:.2f} of {self.token_entropy_limit:.2f} bits; by level "
+            + ", ".join(f"{bits:.2f}" for bits in self.code_entropy)
+            + "; given the expert "
+            + ", ".join(f"{bits:.2f}" for bits in self.level_entropy_given_expert),
+            f"expert tells {self.expert_domain_information:.2f} bits of the domain "
+            f"({self.expert_domain_information_normalised:.0%} of what it could); load "
+            + ", ".join(f"{share:.1%}" for share in self.expert_load),
+            f"variance of HSIC over domains {self.hsic_variance:.2e}",
+        ]
+        lines += [f"redundant level {level}: {why}" for level, why in self.redundant_levels.items()]
+        return lines
+
+
+@torch.no_grad()
+def make_report(tokenizer: Tokenizer, parts: Mapping[str, Tensor], known: Mapping[str, str | None]) -> Report:
+    """Measure a tokenizer; see `Tokenizer.report`.
+
+    Args:
+        tokenizer: the tokenizer.
+        parts: name -> (N_k, D_in) float32 items.
+        known: name -> the domain to tokenize them as, or None.
+
+    Returns:
+        Report: the figures.
+    """
+    model = tokenizer.model
+    ids = {name: tokenizer.tokenize(x, known[name]) for name, x in parts.items()}
+    everything = SemanticIds.concatenate(list(ids.values()))
+    figures = {name: _figures(tokenizer, x, ids[name], known[name]) for name, x in parts.items()}
+    x = torch.cat(list(parts.values()))
+    total = sum(f.items for f in figures.values())
+    weighted = {
+        name: sum(getattr(f, name) * f.items for f in figures.values()) / total
+        for name in ("reconstruction", "reconstruction_by_id", "own_expert")
+    }
+    overall = DomainReport(
+        items=total,
+        **_collisions(everything, x),
+        **_latent_errors(tokenizer, parts, ids, known),
+        hsic=math.nan,
+        cka=math.nan,
+        **weighted,
+    )
+    codes, experts = everything.codes, everything.experts[:, 0]
+    labels = torch.repeat_interleave(torch.tensor([len(p) for p in parts.values()]))
+    sizes = (model.config.codebook_size, experts, model.num_experts)
+    shares = [
+        torch.bincount(i.experts[:, 0], minlength=model.num_experts) / max(len(i), 1) for i in ids.values()
+    ]
+    return Report(
+        domains=figures,
+        overall=overall,
+        code_entropy=metrics.code_entropy(codes).tolist(),
+        token_entropy=metrics.token_entropy(codes),
+        token_entropy_with_expert=metrics.token_entropy(codes, experts),
+        token_entropy_limit=math.log2(codes.shape[1] * model.config.codebook_size),
+        expert_domain_information=metrics.mutual_information(experts, labels),
+        expert_domain_information_normalised=metrics.mutual_information(experts, labels, normalised=True),
+        level_entropy_given_expert=metrics.level_entropy_given_expert(codes, experts).tolist(),
+        level_information=metrics.level_adjusted_mutual_information(codes).tolist(),
+        utilisation=metrics.utilisation(codes, *sizes).tolist(),
+        perplexity=metrics.perplexity(codes, *sizes[1:]).tolist(),
+        dead_codes=metrics.dead_codes(codes, *sizes).tolist(),
+        expert_load=(torch.bincount(experts, minlength=model.num_experts) / total).tolist(),
+        expert_by_domain=torch.stack(shares, 1).tolist(),
+        hsic_variance=float(torch.tensor([f.hsic for f in figures.values()]).var(correction=0)),
+        redundant_levels=metrics.redundant_levels(codes, experts),
+    )
+
+
+def _figures(tokenizer: Tokenizer, x: Tensor, ids: SemanticIds, domain: str | None) -> DomainReport:
+    z, z_hat, by_id = _latents(tokenizer, x, ids, domain)
+    decoder = tokenizer.model.decoder
+    sample = slice(None, None, max(1, -(-len(x) // _HSIC_ROWS)))
+    segment = torch.zeros(len(x[sample]), dtype=torch.int64)
+    raw, normalised = (
+        float(hsic(x[sample], z[sample], segment, num_segments=1, normalised=form)) for form in (False, True)
+    )
+    return DomainReport(
+        items=len(x),
+        **_collisions(ids, x),
+        error_of_latents=metrics.relative_error(z, z_hat),
+        error_of_latents_by_id=metrics.relative_error(z, by_id),
+        reconstruction=_reconstruction(x, z_hat, decoder),
+        reconstruction_by_id=_reconstruction(x, by_id, decoder),
+        hsic=raw,
+        cka=normalised,
+        own_expert=float(torch.bincount(ids.experts[:, 0]).max() / len(ids)) if len(ids) else math.nan,
+    )
+
+
+def _latents(
+    tokenizer: Tokenizer, x: Tensor, ids: SemanticIds, domain: str | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(z, z_hat of all active chains, z_hat of the ID alone)."""
+    z, routing = tokenizer.routed(x, domain)
+    z_hat = tokenizer.model.quantize(z, routing).quantized
+    emitted = replace(ids, shared_codes=None, slot_codes=None)
+    return z, z_hat, tokenizer.model.latents(emitted)
+
+
+def _latent_errors(
+    tokenizer: Tokenizer,
+    parts: Mapping[str, Tensor],
+    ids: Mapping[str, SemanticIds],
+    known: Mapping[str, str | None],
+) -> dict[str, float]:
+    each = [_latents(tokenizer, x, ids[name], known[name]) for name, x in parts.items()]
+    z, z_hat, by_id = (torch.cat(values) for values in zip(*each, strict=True))
+    return {
+        "error_of_latents": metrics.relative_error(z, z_hat),
+        "error_of_latents_by_id": metrics.relative_error(z, by_id),
+    }
+
+
+def _collisions(ids: SemanticIds, x: Tensor) -> dict[str, float]:
+    return {
+        "collision_rate": metrics.collision_rate(ids.tokens()),
+        "resolved_collision_rate": metrics.collision_rate(ids.assign(range(len(ids))).tokens()),
+        "indistinguishable_rate": metrics.indistinguishable_rate(x),
+    }
+
+
+def _reconstruction(x: Tensor, z_hat: Tensor, decoder: torch.nn.Module) -> float:
+    missed = [
+        (a - decoder(b)).square().sum().double()
+        for a, b in zip(x.split(4096), z_hat.split(4096), strict=True)
+    ]
+    return float(sum(missed)) / max(len(x), 1)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(v) for key, v in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(v) for v in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

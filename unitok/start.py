@@ -1,0 +1,133 @@
+"""Where router and codebooks start: the domains' means, and k-means on each expert's own residual chain."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+import unitok_kernels as uk
+from unitok.mixture import DenseMixtureVQ
+from unitok.model import UniTokModel
+from unitok.monitor import Snapshot
+
+_MOST_ROWS = 20_000  # k-means on more rows gives the same codebooks, later
+_ITERATIONS = 10
+
+
+def kmeans_chain(residual: Tensor, num_levels: int, codebook_size: int, seed: int) -> Tensor:
+    """Cluster rows, subtract, and cluster again: one codebook a level.
+
+    Args:
+        residual: (N, D) float32, N >= 1; below `codebook_size` rows the missing ones are drawn near those there.
+        num_levels: L.
+        codebook_size: K.
+        seed: of k-means and of the draws.
+
+    Returns:
+        Tensor: codebooks (L, K, D) float32.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    if len(residual) > _MOST_ROWS:
+        residual = residual[torch.randperm(len(residual), generator=generator)[:_MOST_ROWS]]
+    codebooks = []
+    for level in range(num_levels):
+        rows = residual
+        if (missing := codebook_size - len(rows)) > 0:
+            copies = rows[torch.randint(len(rows), (missing,), generator=generator)]
+            noise = torch.randn(copies.shape, generator=generator) * rows.std(0, correction=0)
+            rows = torch.cat([rows, copies + 0.1 * noise])
+        codebook, codes = uk.kmeans(rows, codebook_size, iterations=_ITERATIONS, seed=seed + level)
+        residual = residual - codebook[codes[: len(residual)]]
+        codebooks.append(codebook)
+    return torch.stack(codebooks)
+
+
+@torch.no_grad()
+def start_router(model: UniTokModel, z: Tensor, domains: Tensor, num_domains: int, seed: int) -> None:
+    """Start the router as a nearest-mean classifier.
+
+    logit_e = -|z - m_e|^2 / 2 tau, up to what all experts share; m_e the mean of domain e (or a k-means centre, where
+    experts and domains differ in number), tau the mean squared distance of a row from its centre a dimension.
+
+    Args:
+        model: its router is overwritten; a model without one is left alone.
+        z: (N, D) float32 latents.
+        domains: (N,) int64.
+        num_domains: number of domains.
+        seed: of k-means.
+    """
+    if model.router is None:
+        return
+    experts = model.router.out_features
+    if experts == num_domains:
+        sums, counts = uk.codeword_statistics(z, domains, num_domains)
+        centers, nearest = sums / counts[:, None].clamp(min=1), domains
+    else:
+        centers, nearest = uk.kmeans(z, experts, iterations=20, seed=seed)
+    tau = (z - centers[nearest]).square().mean().clamp(min=torch.finfo(torch.float32).tiny)
+    model.router.weight.copy_(centers / tau)
+    model.router.bias.copy_(-centers.square().sum(1) / (2 * tau))
+
+
+@torch.no_grad()
+def start_codebooks(model: UniTokModel, z: Tensor, seed: int) -> None:
+    """Start every codebook by k-means on the residual chain that will reach it.
+
+    Args:
+        model: its codebooks are overwritten; its router decides whose rows are whose.
+        z: (N, D) float32 latents.
+        seed: of k-means.
+    """
+    quantizer = model.quantizer
+    _, levels, size, _ = quantizer.codebooks.shape
+    routed = z
+    if quantizer.shared_codebooks is not None:
+        quantizer.shared_codebooks.copy_(kmeans_chain(z, levels, size, seed))
+        if quantizer.shared == "first":
+            routed = z - uk.residual_encode(z, quantizer.shared_codebooks).quantized
+    experts = model.route(None if model.router is None else model.router(z), z).experts[:, 0]
+    for expert in range(len(quantizer.codebooks)):
+        rows = routed if isinstance(quantizer, DenseMixtureVQ) else routed[experts == expert]
+        if len(rows) == 0:  # a router that starts empty for an expert still gets a usable codebook
+            rows = routed
+        quantizer.codebooks[expert].copy_(kmeans_chain(rows, levels, size, seed + 100 * (expert + 1)))
+
+
+@torch.no_grad()
+def revive_codewords(model: UniTokModel, seen: Snapshot, seed: int) -> int:
+    """Move codewords that no item uses to residuals of random items of their expert.
+
+    Args:
+        model: its codebooks are changed in place; a dense mixture, which has no chain of its own an expert, is left alone.
+        seen: all items, as the model encodes them now.
+        seed: of the draws.
+
+    Returns:
+        int: how many codewords were moved.
+    """
+    quantizer = model.quantizer
+    if isinstance(quantizer, DenseMixtureVQ):
+        return 0
+    generator = torch.Generator().manual_seed(seed)
+    routed, revived = seen.z, 0
+    shared, shared_codes = quantizer.shared_codebooks, seen.quantized.shared_codes
+    if shared is not None and shared_codes is not None:
+        if quantizer.shared == "first":
+            routed = seen.z - uk.residual_decode(shared_codes, shared)
+        revived += _revive_chain(shared, seen.z, shared_codes, generator)
+    for expert, codebooks in enumerate(quantizer.codebooks):
+        rows, slots = (seen.routing.experts == expert).nonzero(as_tuple=True)
+        if len(rows):
+            revived += _revive_chain(codebooks, routed[rows], seen.quantized.codes[rows, slots], generator)
+    return revived
+
+
+def _revive_chain(codebooks: Tensor, residual: Tensor, codes: Tensor, generator: torch.Generator) -> int:
+    revived = 0
+    for codebook, code in zip(codebooks, codes.unbind(1), strict=True):
+        following = residual - codebook[code]
+        dead = (torch.bincount(code, minlength=len(codebook)) == 0).nonzero().squeeze(1)
+        drawn = torch.randperm(len(residual), generator=generator)[: len(dead)]
+        codebook[dead[: len(drawn)]] = residual[drawn]
+        residual, revived = following, revived + len(drawn)
+    return revived

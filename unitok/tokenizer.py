@@ -1,0 +1,391 @@
+"""Tokenizer: fit on domains, tokenize items, decode IDs, add domains, save and load."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from unitok.config import UniTokConfig
+from unitok.data.catalogue import EmbeddingInfo
+from unitok.mixture import DenseMixtureVQ
+from unitok.model import Routing, UniTokModel
+from unitok.monitor import snapshot
+from unitok.report import Report, make_report
+from unitok.semantic_id import SemanticIds
+from unitok.start import kmeans_chain
+from unitok.trainer import Progress, Trainer
+from unitok_kernels import checks, residual_decode, residual_encode
+
+WEIGHTS = "model.safetensors"
+SETTINGS = "tokenizer.json"
+FORMAT = 1
+ADD_MODES = ("new_expert", "frozen")
+
+Rows = Tensor | np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class DomainInfo:
+    """A domain that the tokenizer knows.
+
+    Attributes:
+        name: its name.
+        num_items: items it was fitted on or added with.
+        expert: the expert that was made for it by `add_domain`, which only it reaches; None where the router decides.
+    """
+
+    name: str
+    num_items: int
+    expert: int | None = None
+
+
+class Tokenizer:
+    """Turns item embeddings of many domains into semantic IDs. Made by `fit` or `from_pretrained`.
+
+    Args:
+        model: the network.
+        domains: the domains it knows.
+        embedding: what made the embeddings, or None where nothing was said.
+
+    Source:
+        UniTok, arXiv 2511.12922.
+    """
+
+    def __init__(
+        self, model: UniTokModel, domains: list[DomainInfo], embedding: EmbeddingInfo | None = None
+    ) -> None:
+        self.model = model.eval()
+        self.domains = {domain.name: domain for domain in domains}
+        self.embedding = embedding
+        self.history: list[dict[str, Any]] = []
+
+    @property
+    def config(self) -> UniTokConfig:
+        """The settings it was fitted with."""
+        return self.model.config
+
+    @classmethod
+    def fit(
+        cls,
+        domains: Mapping[str, Rows],
+        config: UniTokConfig | None = None,
+        *,
+        embedding: EmbeddingInfo | None = None,
+        directory: str | Path | None = None,
+        progress: Progress | None = None,
+        on_epoch: Callable[[dict[str, Any]], None] | None = None,
+    ) -> Tokenizer:
+        """Fit one tokenizer on the items of all domains.
+
+        Args:
+            domains: name -> (N_k, D_in) float embeddings, all of one width, made by one model.
+            config: the settings; None takes the defaults.
+            embedding: what made the embeddings; kept, and asked for again by `tokenize`.
+            directory: keeps checkpoint and history there, and resumes from them; None keeps nothing.
+            progress: called after each step with steps done, steps in all and a line about the loss.
+            on_epoch: called with each epoch's record.
+
+        Returns:
+            Tokenizer: fitted; `history` holds a record an epoch.
+
+        Raises:
+            ValueError: no domain, an empty one, other widths, NaN; `directory` holds another run.
+            TypeError: an entry is neither a tensor nor an array of floats.
+
+        Source:
+            UniTok, arXiv 2511.12922.
+        """
+        config = config or UniTokConfig()
+        if not domains:
+            checks.fail("fit", "domains", "at least one domain", 0, "Pass a dict of name -> embeddings.")
+        parts = {name: _rows("fit", f"domains[{name!r}]", x) for name, x in domains.items()}
+        first, width = next((name, x.shape[1]) for name, x in parts.items())
+        for name, x in parts.items():
+            checks.at_least("fit", f"domains[{name!r}]'s rows", len(x), 1, "Leave empty domains out.")
+            checks.same("fit", f"domains[{name!r}]", x.shape[1], f"domains[{first!r}]", width, "width")
+        x = torch.cat(list(parts.values()))
+        labels = torch.repeat_interleave(torch.tensor([len(p) for p in parts.values()]))
+
+        num_experts = len(parts) if config.num_experts is None else config.num_experts
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            model = UniTokModel(width, num_experts, config)
+        trainer = Trainer(
+            model,
+            x,
+            labels,
+            list(parts),
+            config,
+            directory=None if directory is None else Path(directory),
+            progress=progress,
+            on_epoch=on_epoch,
+        )
+        history = trainer.run()
+        seen = snapshot(model, x)
+        model.remember_means(seen.routing, seen.quantized)
+        tokenizer = cls(model, [DomainInfo(name, len(p)) for name, p in parts.items()], embedding)
+        tokenizer.history = history
+        return tokenizer
+
+    @torch.no_grad()
+    def tokenize(
+        self, x: Rows, domain: str | None = None, *, embedding: EmbeddingInfo | None = None
+    ) -> SemanticIds:
+        """Give each item its semantic ID; an item's ID depends on nothing but its own embedding and domain.
+
+        Args:
+            x: (N, D_in) float embeddings. N = 0 works.
+            domain: a domain that the tokenizer knows; only those added with a new expert need to be named.
+            embedding: what made x; refused where the tokenizer knows of another.
+
+        Returns:
+            SemanticIds: codes (N, L), experts (N, S), and shared codes (N, L) where the preset has a shared expert.
+
+        Raises:
+            ValueError: wrong width, NaN or infinity (with the row), unknown domain, other embedding model.
+            TypeError: x is neither a tensor nor an array of floats.
+        """
+        self.check_embedding("tokenize", embedding)
+        z, routing = self.routed(self._input("tokenize", x), domain)
+        quantizer = self.model.quantizer
+        found = self.model.quantize(z, routing)
+        base = torch.zeros_like(z)
+        if quantizer.shared == "first" and found.shared_codes is not None:
+            base = residual_decode(found.shared_codes, quantizer.shared_codebooks)
+        codes, top = found.codes[:, 0], routing.experts[:, 0]
+        shortened = torch.cat([codes[:, :-1], torch.full_like(codes[:, :1], -1)], 1)
+        return SemanticIds(
+            codes=codes,
+            experts=routing.experts,
+            codebook_size=self.config.codebook_size,
+            num_experts=self.model.num_experts,
+            shared_codes=found.shared_codes,
+            slot_codes=found.codes if self.config.top_k > 1 else None,
+            last_residual=z - base - self.model.codewords(shortened, top),
+            last_codebooks=quantizer.codebooks[:, -1].detach().clone(),
+        )
+
+    @torch.no_grad()
+    def decode(self, ids: SemanticIds) -> Tensor:
+        """Rebuild item embeddings from IDs.
+
+        Args:
+            ids: semantic IDs of this tokenizer; without shared codes or further slots the top expert stands in.
+
+        Returns:
+            Tensor: (N, D_in) float32.
+
+        Raises:
+            ValueError: the IDs are of another number of levels, codewords or experts.
+        """
+        own = (self.config.num_levels, self.config.codebook_size)
+        if (ids.num_levels, ids.codebook_size) != own or ids.num_experts > self.model.num_experts:
+            got = f"{ids.num_levels} levels of {ids.codebook_size} codewords, {ids.num_experts} experts"
+            rule = f"of {own[0]} levels of {own[1]} codewords and at most {self.model.num_experts} experts"
+            checks.fail("decode", "ids", rule, got, "Use the tokenizer that made them.")
+        return torch.cat(
+            [self.model.decoder(z) for z in self.model.latents(ids).split(4096)] or [torch.empty(0)]
+        )
+
+    def report(self, x: Rows | Mapping[str, Rows], domain: str | None = None) -> Report:
+        """Measure the tokenizer on items.
+
+        Args:
+            x: (N, D_in) embeddings of one domain, or a mapping of names to them.
+            domain: the domain's name, where x isn't a mapping.
+
+        Returns:
+            Report: collisions, entropies, errors, router and codebook use, a domain and over all.
+
+        Raises:
+            ValueError: as `tokenize` does; no rows.
+        """
+        named = dict(x) if isinstance(x, Mapping) else {domain or "items": x}
+        parts = {name: self._input("report", rows) for name, rows in named.items()}
+        checks.at_least("report", "x's rows", sum(map(len, parts.values())), 1, "Give it items to measure.")
+        known = {name: name if name in self.domains else None for name in parts}
+        return make_report(self, parts, known)
+
+    @torch.no_grad()
+    def add_domain(
+        self, name: str, x: Rows, mode: str = "new_expert", *, embedding: EmbeddingInfo | None = None
+    ) -> None:
+        """Let a new domain in without changing an ID that exists.
+
+        "new_expert" clusters the domain's latents into codebooks of its own, which are reached only where the domain is
+        named. "frozen" sends the domain through the router as it is. Encoder, router and old codebooks never change.
+
+        Args:
+            name: of the domain; a new one.
+            x: (N, D_in) float embeddings, at least one row.
+            mode: "new_expert" | "frozen".
+            embedding: what made x.
+
+        Raises:
+            ValueError: the name is taken; x is empty or doesn't fit; the preset has no chains of its own an expert.
+        """
+        checks.one_of("add_domain", "mode", mode, ADD_MODES)
+        self.check_embedding("add_domain", embedding)
+        if name in self.domains:
+            checks.fail("add_domain", "name", "a new domain's name", repr(name), "Choose another name.")
+        rows = self._input("add_domain", x)
+        checks.at_least("add_domain", "x's rows", len(rows), 1, "Give it the domain's items.")
+        quantizer, expert = self.model.quantizer, None
+        if mode == "new_expert":
+            if isinstance(quantizer, DenseMixtureVQ) or self.model.router is None:
+                step = "Use mode='frozen'."
+                checks.fail(
+                    "add_domain",
+                    "the preset",
+                    "one with routed experts for a new one",
+                    self.config.preset,
+                    step,
+                )
+            z, _ = self.model.encode(rows)
+            shared = quantizer.shared_codebooks
+            base = torch.zeros_like(z) if shared is None else residual_encode(z, shared).quantized
+            residual = z - base if quantizer.shared == "first" else z
+            sizes = (self.config.num_levels, self.config.codebook_size)
+            chain = kmeans_chain(residual, *sizes, seed=self.config.seed + len(self.domains))
+            expert = self.model.num_experts
+            quantizer.codebooks = nn.Parameter(torch.cat([quantizer.codebooks, chain[None]]))
+            self.model.mean_shared = torch.cat([self.model.mean_shared, base.mean(0, keepdim=True)])
+        self.domains[name] = DomainInfo(name, len(rows), expert)
+
+    def save_pretrained(self, directory: str | Path, *, force: bool = False) -> None:
+        """Write weights (safetensors) and settings (JSON).
+
+        Args:
+            directory: is made where it is missing.
+            force: replace a tokenizer that is already there.
+
+        Raises:
+            FileExistsError: a tokenizer is there and `force` is not given.
+        """
+        folder = Path(directory)
+        if (folder / SETTINGS).exists() and not force:
+            raise FileExistsError(
+                f"save_pretrained: directory must hold no tokenizer yet, got {folder}. Choose another, or pass force=True."
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        settings = {
+            "format": FORMAT,
+            "config": self.config.to_dict(),
+            "input_dim": self.model.input_dim,
+            "router_experts": 0 if self.model.router is None else self.model.router.out_features,
+            "domains": [dataclasses.asdict(domain) for domain in self.domains.values()],
+            "embedding": None if self.embedding is None else dataclasses.asdict(self.embedding),
+            "history": self.history,
+        }
+        state = {name: value.detach().contiguous() for name, value in self.model.state_dict().items()}
+        save_file(state, folder / f"{WEIGHTS}.partial")
+        (folder / f"{SETTINGS}.partial").write_text(json.dumps(settings, indent=1))
+        for name in (WEIGHTS, SETTINGS):  # each file is whole at any moment, the settings last
+            (folder / f"{name}.partial").replace(folder / name)
+
+    @classmethod
+    def from_pretrained(cls, directory: str | Path) -> Tokenizer:
+        """Read what `save_pretrained` wrote.
+
+        Args:
+            directory: the folder.
+
+        Returns:
+            Tokenizer: gives the same IDs to the bit.
+
+        Raises:
+            FileNotFoundError: no tokenizer is there.
+            ValueError: its files are broken, or of a later release.
+        """
+        folder = Path(directory)
+        for name in (SETTINGS, WEIGHTS):
+            if not (folder / name).is_file():
+                raise FileNotFoundError(
+                    f"from_pretrained: directory must hold {name}, got {folder}. Run `unitok fit`, or check the path."
+                )
+        try:
+            settings = json.loads((folder / SETTINGS).read_text())
+            if settings["format"] > FORMAT:
+                raise ValueError(f"format {settings['format']} of a later release")
+            domains = [DomainInfo(**domain) for domain in settings["domains"]]
+            embedding = settings["embedding"] and EmbeddingInfo(**settings["embedding"])
+            config = UniTokConfig.from_dict(settings["config"])
+            model = UniTokModel(settings["input_dim"], settings["router_experts"], config)
+            state = load_file(folder / WEIGHTS)
+            model.quantizer.codebooks = nn.Parameter(torch.empty_like(state["quantizer.codebooks"]))
+            model.mean_shared = torch.empty_like(state["mean_shared"])
+            model.load_state_dict(state)
+        except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+            raise ValueError(
+                f"from_pretrained: directory must hold a whole tokenizer, got {folder}: {error}. Fit or copy it again."
+            ) from error
+        tokenizer = cls(model, domains, embedding)
+        tokenizer.history = settings["history"]
+        return tokenizer
+
+    def check_embedding(self, what: str, embedding: EmbeddingInfo | None) -> None:
+        """Refuse embeddings that are known to come from another model or text template.
+
+        Args:
+            what: the operation that the message names.
+            embedding: what made them, or None where nothing is known.
+
+        Raises:
+            ValueError: both are known and differ.
+        """
+        if embedding is not None and self.embedding is not None and embedding != self.embedding:
+            step = "Embed the items as the tokenizer's were, or fit a new one."
+            checks.fail(what, "embedding", str(self.embedding), embedding, step)
+
+    def _input(self, what: str, x: Rows) -> Tensor:
+        rows = _rows(what, "x", x)
+        checks.same(what, "x", rows.shape[1], "the tokenizer", self.model.input_dim, "width")
+        return rows
+
+    def routed(self, x: Tensor, domain: str | None) -> tuple[Tensor, Routing]:
+        """Encode and route items, each on its own; the experts of a domain that has its own come first.
+
+        Args:
+            x: (N, D_in) float32.
+            domain: a domain that the tokenizer knows, or None.
+
+        Returns:
+            tuple: z (N, D) float32 and the routing.
+
+        Raises:
+            ValueError: the domain is unknown.
+        """
+        if domain is not None and domain not in self.domains:
+            names = ", ".join(self.domains)
+            checks.fail("tokenize", "domain", f"one of {names}", repr(domain), "Add it with add_domain.")
+        z, logits = self.model.encode(x)
+        routing = self.model.route(logits, z)
+        expert = self.domains[domain].expert if domain is not None else None
+        if (
+            expert is not None
+        ):  # its own expert takes the weight of all slots; the router's fill the others, unweighted
+            own = torch.full_like(routing.experts[:, :1], expert)
+            experts = torch.cat([own, routing.experts[:, :-1]], 1)
+            weights = torch.zeros_like(routing.weights)
+            weights[:, 0] = self.model.mean_weights.sum()
+            routing = Routing(routing.probs, experts, weights)
+        return z, routing
+
+
+def _rows(what: str, name: str, x: Rows) -> Tensor:
+    if isinstance(x, np.ndarray):
+        x = torch.from_numpy(np.array(x))  # a copy: arrays that are mapped from a file are read-only
+    checks.tensors(what, **{name: x})
+    checks.floating(what, name, x, "(N, D_in)")
+    checks.finite(what, name, x, "Remove or repair that row.")
+    return x.detach().float().cpu()

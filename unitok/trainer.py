@@ -1,0 +1,219 @@
+"""The training loop: warm-up, start, joint training; deterministic, checkpointed, resumable at any step."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unitok.batches import StratifiedBatches
+from unitok.checkpoint import load_checkpoint, read_progress, save_checkpoint
+from unitok.config import UniTokConfig
+from unitok.losses import losses, reconstruction_loss
+from unitok.model import UniTokModel
+from unitok.monitor import alarms, describe, snapshot
+from unitok.start import revive_codewords, start_codebooks, start_router
+
+CHECKPOINT = "checkpoint.safetensors"
+HISTORY = "history.jsonl"
+_CHECKPOINT_STEPS = 50
+
+Progress = Callable[[int, int, str], None]
+
+
+class Trainer:
+    """Fits a model to items of several domains.
+
+    The first `warmup_epochs` train encoder and decoder alone; then the router starts from the domains' means and the
+    codebooks from k-means, and all train together. Batches depend on seed and epoch alone, so a run that was killed at
+    any step ends, once resumed, at the same weights to the bit (on the same machine and number of threads).
+
+    Args:
+        model: trained in place.
+        x: (N, D_in) float32.
+        domains: (N,) int64.
+        names: of the domains.
+        config: the settings.
+        directory: where checkpoint and history are kept; None keeps nothing.
+        progress: called after each step with steps done, steps in all, and a line about the losses.
+        on_epoch: called with each epoch's record.
+
+    Raises:
+        ValueError: `directory` holds a checkpoint of other settings or other data.
+    """
+
+    def __init__(
+        self,
+        model: UniTokModel,
+        x: Tensor,
+        domains: Tensor,
+        names: list[str],
+        config: UniTokConfig,
+        *,
+        directory: Path | None = None,
+        progress: Progress | None = None,
+        on_epoch: Callable[[dict[str, Any]], None] | None = None,
+    ) -> None:
+        self.model, self.x, self.domains, self.names, self.config = model, x, domains, names, config
+        self.directory, self.progress, self.on_epoch = directory, progress, on_epoch
+        self.batches = StratifiedBatches(
+            domains,
+            len(names),
+            batch_size=config.batch_size,
+            min_domain_rows=config.min_domain_rows,
+            validation_fraction=config.validation_fraction,
+            seed=config.seed,
+        )
+        self.total_steps = config.epochs * len(self.batches)
+        decayed = [p for n, p in model.named_parameters() if p.dim() == 2]
+        others = [p for n, p in model.named_parameters() if p.dim() != 2]
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": decayed, "weight_decay": config.weight_decay},
+                {"params": others, "weight_decay": 0.0},
+            ],
+            lr=config.learning_rate,
+        )
+        self.step = 0
+        self.sums: dict[str, float] = {}  # of the epoch under way, kept in the checkpoint
+        self.history: list[dict[str, Any]] = []
+
+    def run(self) -> list[dict[str, Any]]:
+        """Train to the end, from the directory's checkpoint if there is one.
+
+        Returns:
+            list[dict]: a record an epoch: losses, HSIC a domain and its variance, router entropy, expert load, utilisation,
+            perplexity, dead codes, collisions, alarms.
+
+        Raises:
+            ValueError: the checkpoint belongs to other settings or data.
+            RuntimeError: the loss is no longer finite.
+        """
+        self._resume()
+        while self.step < self.total_steps:
+            epoch, offset = divmod(self.step, len(self.batches))
+            if offset == 0 and epoch == self._start_epoch():
+                seen = torch.cat([self.model.encoder(rows) for rows in self.x.split(4096)]).detach()
+                start_router(self.model, seen, self.domains, len(self.names), self.config.seed)
+                start_codebooks(self.model, seen, self.config.seed)
+            began = time.perf_counter()
+            for rows in self.batches.epoch(epoch)[offset:]:
+                self._train(rows, warm=epoch >= self._start_epoch())
+                self.step += 1
+                if self.step % _CHECKPOINT_STEPS == 0 and self.step % len(self.batches):
+                    self._checkpoint()
+            self._end_epoch(epoch, time.perf_counter() - began)
+        return self.history
+
+    def _start_epoch(self) -> int:
+        return min(self.config.warmup_epochs, self.config.epochs - 1)
+
+    def _train(self, rows: Tensor, warm: bool) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = (
+                self.config.learning_rate * 0.5 * (1 + math.cos(math.pi * self.step / self.total_steps))
+            )
+        x = self.x[rows]
+        if warm:
+            parts = losses(x, self.model(x), self.domains[rows], len(self.names), self.config)
+            total = parts.total
+            self._add("quantisation", parts.quantisation)
+            self._add("calibration", parts.calibration.loss)
+            self._add("hsic_variance", parts.calibration.variance)
+            for name, value in zip(self.names, parts.calibration.values.tolist(), strict=True):
+                if not math.isnan(value):
+                    self._add(f"hsic {name}", value)
+            reconstruction = parts.reconstruction
+        else:
+            total = reconstruction = reconstruction_loss(x, self.model.decoder(self.model.encoder(x)))
+        self._add("reconstruction", reconstruction)
+        if not math.isfinite(loss := self._add("loss", total)):
+            raise RuntimeError(
+                f"fit: the loss must stay finite, got {loss} at step {self.step}. "
+                "Lower learning_rate; the last checkpoint is untouched."
+            )
+        self.optimizer.zero_grad()
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
+        self.optimizer.step()
+        if self.progress:
+            self.progress(self.step + 1, self.total_steps, f"loss {loss:.4f}")
+
+    def _add(self, name: str, value: Tensor | float) -> float:
+        number = float(value.detach()) if isinstance(value, Tensor) else value
+        self.sums[name] = self.sums.get(name, 0.0) + number
+        self.sums[f"{name} count"] = self.sums.get(f"{name} count", 0.0) + 1
+        return number
+
+    def _means(self) -> Iterator[tuple[str, float]]:
+        for name, value in self.sums.items():
+            if not name.endswith(" count"):
+                yield name, value / self.sums[f"{name} count"]
+
+    @torch.no_grad()
+    def _end_epoch(self, epoch: int, seconds: float) -> None:
+        means = dict(self._means())
+        record: dict[str, Any] = {"epoch": epoch, "step": self.step, "seconds": round(seconds, 3)}
+        record |= {name: value for name, value in means.items() if not name.startswith("hsic ")}
+        warm = epoch >= self._start_epoch()
+        if len(held_out := self.x[self.batches.validation]):
+            x_hat = self.model(held_out).x_hat if warm else self.model.decoder(self.model.encoder(held_out))
+            record["validation_reconstruction"] = float(reconstruction_loss(held_out, x_hat))
+        if warm:
+            record["hsic"] = {name: means.get(f"hsic {name}") for name in self.names}
+            seen = snapshot(self.model, self.x)
+            size = self.config.codebook_size
+            record |= describe(seen, self.domains, self.names, self.model.num_experts, size)
+            if epoch + 1 < self.config.epochs:
+                record["revived"] = revive_codewords(self.model, seen, self.config.seed + epoch)
+        record["alarms"] = alarms(record)
+        self.history.append(record)
+        self.sums = {}
+        if self.directory:
+            with (self.directory / HISTORY).open("a") as file:
+                file.write(json.dumps(record) + "\n")
+        self._checkpoint()
+        if self.on_epoch:
+            self.on_epoch(record)
+
+    def _identity(self) -> dict[str, Any]:
+        """What a checkpoint must share with this run to be resumed."""
+        sample = self.x[:: max(1, len(self.x) // 4096)].contiguous()
+        digest = hashlib.sha256(sample.numpy().tobytes() + self.domains.numpy().tobytes()).hexdigest()
+        return {"config": json.loads(json.dumps(self.config.to_dict())), "names": self.names, "data": digest}
+
+    def _checkpoint(self) -> None:
+        if self.directory:
+            progress = {**self._identity(), "step": self.step, "sums": self.sums}
+            save_checkpoint(self.directory / CHECKPOINT, self.model, self.optimizer, progress)
+
+    def _resume(self) -> None:
+        if self.directory is None:
+            return
+        self.directory.mkdir(parents=True, exist_ok=True)
+        path, history = self.directory / CHECKPOINT, self.directory / HISTORY
+        if not path.exists():
+            history.unlink(missing_ok=True)
+            self._checkpoint()
+            return
+        progress = read_progress(path)
+        for key, value in self._identity().items():
+            if progress.get(key) != value:
+                what = {"config": "settings", "names": "domains", "data": "embeddings"}[key]
+                raise ValueError(
+                    f"fit: {self.directory} must hold a run of the same {what} to be resumed, got another. "
+                    "Choose another folder, or pass --force to start over."
+                )
+        load_checkpoint(path, self.model, self.optimizer)
+        self.step, self.sums = progress["step"], progress["sums"]
+        finished = self.step // len(self.batches)
+        lines = history.read_text().splitlines() if history.exists() else []
+        self.history = [json.loads(line) for line in lines[:finished]]
+        history.write_text("".join(line + "\n" for line in lines[:finished]))
