@@ -12,15 +12,21 @@ class StratifiedBatches:
     """Splits items into batches that hold rows of every domain.
 
     An epoch shows every training item once, in ceil(N / batch_size) batches, each with its share of every domain.
-    A domain whose share is under `min_domain_rows` is topped up with further draws of its items.
+    A domain whose share is under `min_domain_rows` is topped up with further draws of its items; one that has no more
+    items than that is in every batch whole, each item once, since an estimate on repeated rows would be none.
 
     Args:
         domains: (N,) int64, the domain of each item.
         num_domains: number of domains.
         batch_size: rows a batch, top-ups not counted.
-        min_domain_rows: fewest rows of each domain in a batch.
+        min_domain_rows: fewest rows of each domain in a batch, as far as it has them.
         validation_fraction: share of each domain's items kept out, rounded down.
         seed: of the split and of all batches.
+
+    Attributes:
+        train: the training rows of each domain.
+        train_rows: all of them.
+        validation: the rows kept out, of all domains.
     """
 
     def __init__(
@@ -42,7 +48,7 @@ class StratifiedBatches:
             held_out = int(len(rows) * validation_fraction)
             validation.append(rows[:held_out])
             train.append(rows[held_out:])
-        self.train, self.validation = train, torch.cat(validation)
+        self.train, self.train_rows, self.validation = train, torch.cat(train), torch.cat(validation)
         self.steps = math.ceil(sum(map(len, train)) / batch_size)
 
     def __len__(self) -> int:
@@ -61,9 +67,10 @@ class StratifiedBatches:
         parts: list[list[Tensor]] = [[] for _ in range(self.steps)]
         for rows in self.train:
             order = rows[torch.randperm(len(rows), generator=generator)]
+            few = len(rows) <= self.min_domain_rows
             for part, share in zip(parts, order.tensor_split(self.steps), strict=True):
                 missing = self.min_domain_rows - len(share)
-                part.append(share)
-                if missing > 0 and len(rows):
+                part.append(order if few else share)
+                if missing > 0 and not few:
                     part.append(rows[torch.randint(len(rows), (missing,), generator=generator)])
         return [torch.cat(part) for part in parts]

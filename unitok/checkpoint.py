@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: one safetensors file, replaced in one step, so that a kill leaves the old or the new."""
+"""Checkpoints of a training run: one safetensors file, replaced in one step: a kill leaves the old or the new."""
 
 from __future__ import annotations
 
@@ -85,8 +85,6 @@ def load_checkpoint(path: Path, model: torch.nn.Module, optimizer: torch.optim.O
             f"checkpoint: {path} must hold this model's weights, got others. Delete it to start over."
         ) from error
     for name, parameter in model.named_parameters():
-        kept = {
-            key: tensors[f"optimizer.{key}.{name}"] for key in _STATE if f"optimizer.{key}.{name}" in tensors
-        }
+        kept = {key: tensors[f"optimizer.{key}.{name}"] for key in _STATE if f"optimizer.{key}.{name}" in tensors}
         if kept:
             optimizer.state[parameter] = kept

@@ -50,9 +50,7 @@ def row_groups(rows: Tensor) -> Tensor:
     Source: UniTok.
     """
     if rows.ndim != 2:
-        raise ValueError(
-            f"row_groups: rows must be (N, T), got shape {tuple(rows.shape)}. Stack one row an item."
-        )
+        raise ValueError(f"row_groups: rows must be (N, T), got shape {tuple(rows.shape)}. Stack one row an item.")
     groups = torch.zeros(len(rows), dtype=torch.int64)
     if not len(rows):
         return groups
@@ -95,9 +93,7 @@ def resolve(
 ) -> SemanticIds:
     """Do what `SemanticIds.assign` documents."""
     if resolver not in (None, *RESOLVERS):
-        raise ValueError(
-            f"assign: resolver must be one of {', '.join(RESOLVERS)}, got {resolver!r}. Choose one."
-        )
+        raise ValueError(f"assign: resolver must be one of {', '.join(RESOLVERS)}, got {resolver!r}. Choose one.")
     keys = _checked_keys("item_keys", item_keys, len(ids))
     if resolver in (None, "none"):
         return ids
@@ -146,30 +142,22 @@ def _checked_keys(name: str, keys: Sequence[Key] | np.ndarray | Tensor, count: i
     """The keys as plain Python values, which sort and hash alike whatever sequence they came in."""
     plain: list[Key] = keys.tolist() if isinstance(keys, np.ndarray | Tensor) else list(keys)
     if len(plain) != count:
-        raise ValueError(
-            f"assign: {name} must be one for each of {count} rows, got {len(plain)}. Pass theirs."
-        )
+        raise ValueError(f"assign: {name} must be one for each of {count} rows, got {len(plain)}. Pass theirs.")
     kinds = {type(key) for key in plain}
     integers = all(issubclass(kind, int | np.integer) and kind is not bool for kind in kinds)
     if not (integers or all(issubclass(kind, str) for kind in kinds)):
         names = ", ".join(sorted(kind.__name__ for kind in kinds))
-        raise TypeError(
-            f"assign: {name} must be all integers or all strings, got {names}. Convert them to one."
-        )
+        raise TypeError(f"assign: {name} must be all integers or all strings, got {names}. Convert them to one.")
     if len(set(plain)) < count:
         key = Counter(plain).most_common(1)[0][0]
-        raise ValueError(
-            f"assign: {name} must be distinct, got {key!r} more than once. Give each item its own."
-        )
+        raise ValueError(f"assign: {name} must be distinct, got {key!r} more than once. Give each item its own.")
     return plain
 
 
 def _check_existing(ids: SemanticIds, keys: list[Key], known: SemanticIds, known_keys: list[Key]) -> None:
     want, got = (ids.num_levels, ids.codebook_size), (known.num_levels, known.codebook_size)
     if want != got:
-        raise ValueError(
-            f"assign: existing must have (L, K) = {want}, got {got}. Pass one of the same tokenizer."
-        )
+        raise ValueError(f"assign: existing must have (L, K) = {want}, got {got}. Pass one of the same tokenizer.")
     if keys and known_keys and isinstance(keys[0], str) != isinstance(known_keys[0], str):
         raise TypeError(
             f"assign: item_keys must be of the kind of the existing ones, got {keys[0]!r} beside "
@@ -248,9 +236,7 @@ def _last_level_distances(ids: SemanticIds, rows: np.ndarray) -> np.ndarray:
         )
     residual, experts = ids.last_residual[index].double(), ids.experts[index, 0]
     if not residual.isfinite().all():
-        raise ValueError(
-            "assign: last_residual must be finite, got NaN or infinity. Tokenize those items again."
-        )
+        raise ValueError("assign: last_residual must be finite, got NaN or infinity. Tokenize those items again.")
     # Differences, not a matrix product: a pair's distance is then the same whatever rows are beside it, and
     # equal codewords tie exactly.
     distance = torch.empty(len(rows), ids.codebook_size, dtype=torch.float64)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,11 @@ class LossWeights:
     commitment: float = 0.25
     calibration: float = 0.03
     beta: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, value in dataclasses.asdict(self).items():
+            if not (_is_number(value) and 0 <= value < math.inf):
+                _fail(f"weights.{name}", "a number, at least 0", repr(value))
 
 
 @dataclass(frozen=True)
@@ -106,26 +112,35 @@ class UniTokConfig:
     normalised_hsic: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "encoder_widths", tuple(self.encoder_widths))
+        if isinstance(self.encoder_widths, list):
+            object.__setattr__(self, "encoder_widths", tuple(self.encoder_widths))
         if isinstance(self.weights, dict):
+            _refuse_unknown(LossWeights, "weights", self.weights)
             object.__setattr__(self, "weights", LossWeights(**self.weights))
         if self.preset not in PRESETS:
             _fail("preset", f"one of {', '.join(PRESETS)}", repr(self.preset))
+        if not isinstance(self.weights, LossWeights):
+            _fail("weights", "LossWeights", repr(self.weights))
         for name in ("epochs", "batch_size", "num_levels", "codebook_size", "codebook_dim", "top_k"):
-            _at_least(self, name, 1)
-        for name in ("warmup_epochs", "min_domain_rows", "weight_decay"):
-            _at_least(self, name, 0)
+            _whole(self, name, 1)
+        for name in ("warmup_epochs", "min_domain_rows"):
+            _whole(self, name, 0)
+        if type(self.seed) is not int or not 0 <= self.seed < 2**32:
+            _fail("seed", "a whole number from 0 to 2^32 - 1", repr(self.seed))
         for name in ("learning_rate", "gradient_clip"):
-            if not getattr(self, name) > 0:
-                _fail(name, "positive", getattr(self, name))
-        if any(width < 1 for width in self.encoder_widths):
-            _fail("encoder_widths", "positive", self.encoder_widths)
-        if not 0 <= self.validation_fraction < 1:
-            _fail("validation_fraction", "at least 0 and below 1", self.validation_fraction)
-        if isinstance(self.bandwidth, str) and self.bandwidth != "median":
+            if not (_is_number(value := getattr(self, name)) and value > 0):
+                _fail(name, "positive", repr(value))
+        if not (_is_number(self.weight_decay) and self.weight_decay >= 0):
+            _fail("weight_decay", "at least 0", repr(self.weight_decay))
+        widths = self.encoder_widths
+        if not isinstance(widths, tuple) or any(type(width) is not int or width < 1 for width in widths):
+            _fail("encoder_widths", "a tuple of whole numbers, each at least 1", repr(widths))
+        if not (_is_number(self.validation_fraction) and 0 <= self.validation_fraction < 1):
+            _fail("validation_fraction", "at least 0 and below 1", repr(self.validation_fraction))
+        if self.bandwidth != "median" and not (_is_number(self.bandwidth) and self.bandwidth > 0):
             _fail("bandwidth", "a positive number or 'median'", repr(self.bandwidth))
         if self.num_experts is not None:
-            _at_least(self, "num_experts", 0)
+            _whole(self, "num_experts", 0)
             if self.top_k > max(self.num_experts, 1):
                 _fail("top_k", f"at most num_experts = {self.num_experts}", self.top_k)
 
@@ -146,15 +161,23 @@ class UniTokConfig:
         Raises:
             ValueError: a name is unknown or a value out of range.
         """
-        known = {f.name for f in dataclasses.fields(cls)}
-        if unknown := sorted(set(settings) - known):
-            _fail("settings", f"among {', '.join(sorted(known))}", ", ".join(unknown))
+        _refuse_unknown(cls, "settings", settings)
         return cls(**settings)
 
 
-def _at_least(config: UniTokConfig, name: str, minimum: int) -> None:
-    if getattr(config, name) < minimum:
-        _fail(name, f"at least {minimum}", getattr(config, name))
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _whole(config: UniTokConfig, name: str, minimum: int) -> None:
+    if type(value := getattr(config, name)) is not int or value < minimum:
+        _fail(name, f"a whole number, at least {minimum}", repr(value))
+
+
+def _refuse_unknown(cls: type, name: str, given: dict[str, Any]) -> None:
+    known = sorted(field.name for field in dataclasses.fields(cls))
+    if unknown := sorted(set(given) - set(known)):
+        _fail(name, f"among {', '.join(known)}", ", ".join(unknown))
 
 
 def _fail(name: str, rule: str, got: object) -> None:

@@ -53,9 +53,7 @@ def indistinguishable_rate(x: Tensor) -> float:
     bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()]
     weights = torch.randint(-(2**62), 2**62, (x.shape[1],), generator=torch.Generator().manual_seed(0)) | 1
     # Hash first, compare afterwards: only rows whose hash repeats are ever copied.
-    hashes = torch.cat(
-        [((part + 0.0).contiguous().view(bits) * weights).sum(dim=1) for part in x.split(ROWS_AT_ONCE)]
-    )
+    hashes = torch.cat([((part + 0.0).contiguous().view(bits) * weights).sum(dim=1) for part in x.split(ROWS_AT_ONCE)])
     _, label, times = torch.unique(hashes, return_inverse=True, return_counts=True)
     suspects = (x[times[label] > 1] + 0.0).contiguous().view(bits).numpy()
     if not suspects.size:
@@ -75,9 +73,7 @@ def code_entropy(codes: Tensor) -> Tensor:
 
     Source: UniTok, arXiv 2511.12922.
     """
-    return torch.tensor(
-        [_entropy(_counts(level[level >= 0])) for level in codes.unbind(1)], dtype=torch.float64
-    )
+    return torch.tensor([_entropy(_counts(level[level >= 0])) for level in codes.unbind(1)], dtype=torch.float64)
 
 
 def token_entropy(codes: Tensor, experts: Tensor | None = None) -> float:
@@ -140,9 +136,7 @@ def level_entropy_given_expert(codes: Tensor, experts: Tensor) -> Tensor:
     Source: UniTok.
     """
     pairs = [_paired("level_entropy_given_expert", level, experts) for level in codes.unbind(1)]
-    gains = [
-        _entropy(_counts(_pair_labels(level, expert))) - _entropy(_counts(expert)) for level, expert in pairs
-    ]
+    gains = [_entropy(_counts(_pair_labels(level, expert))) - _entropy(_counts(expert)) for level, expert in pairs]
     return torch.tensor(gains, dtype=torch.float64).clamp(min=0)
 
 
@@ -193,9 +187,7 @@ def level_adjusted_mutual_information(codes: Tensor) -> Tensor:
     return table
 
 
-def dead_codes(
-    codes: Tensor, codebook_size: int, experts: Tensor | None = None, num_experts: int = 1
-) -> Tensor:
+def dead_codes(codes: Tensor, codebook_size: int, experts: Tensor | None = None, num_experts: int = 1) -> Tensor:
     """How many codewords of each expert and level no row uses: K - used.
 
     Args:
@@ -214,9 +206,7 @@ def dead_codes(
     return codebook_size - used.view(num_experts, codes.shape[1])
 
 
-def utilisation(
-    codes: Tensor, codebook_size: int, experts: Tensor | None = None, num_experts: int = 1
-) -> Tensor:
+def utilisation(codes: Tensor, codebook_size: int, experts: Tensor | None = None, num_experts: int = 1) -> Tensor:
     """The share of each expert's and level's codewords that some row uses: used / K.
 
     Args and shape as `dead_codes`.

@@ -64,16 +64,8 @@ class DenseMixtureVQ(nn.Module):
         emitted, shared_codes, errors = [], [], []
         for level in range(self.codebooks.shape[1]):
             fixed = residual.detach()
-            shared_code = uk.nearest_codeword(fixed, self.shared_codebooks[level]).codes
-            mixture = self.shared_weight * self.shared_codebooks[level][shared_code]
-            codes = []
-            for expert, codebook in enumerate(
-                self.codebooks[:, level]
-            ):  # a fixed order: no row depends on its batch
-                code = uk.nearest_codeword(fixed, codebook).codes
-                mixture = mixture + self.routed_weight * probs[:, expert, None] * codebook[code]
-                codes.append(code)
-            emitted.append(torch.stack(codes, 1).gather(1, expert_ids))
+            mixture, codes, shared_code = self._level(level, fixed, probs)
+            emitted.append(codes.gather(1, expert_ids))
             shared_codes.append(shared_code)
             missed = (fixed - mixture).square().sum(1).mean() if len(z) else loss
             strayed = (residual - mixture.detach()).square().sum(1).mean() if len(z) else loss
@@ -87,3 +79,19 @@ class DenseMixtureVQ(nn.Module):
             loss,
             torch.stack(errors),
         )
+
+    def last_residual(self, z: Tensor, probs: Tensor) -> Tensor:
+        """Give what the last level quantises: (N, D), (N, E) -> (N, D)."""
+        for level in range(self.codebooks.shape[1] - 1):
+            z = z - self._level(level, z, probs)[0]
+        return z
+
+    def _level(self, level: int, residual: Tensor, probs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Mix one level's nearest codewords: the mixture (N, D), all experts' codes (N, E), the shared codes (N,)."""
+        shared_code = uk.nearest_codeword(residual, self.shared_codebooks[level]).codes
+        mixture = self.shared_weight * self.shared_codebooks[level][shared_code]
+        codes = []
+        for expert, codebook in enumerate(self.codebooks[:, level]):  # a fixed order: no row depends on its batch
+            codes.append(uk.nearest_codeword(residual, codebook).codes)
+            mixture = mixture + self.routed_weight * probs[:, expert, None] * codebook[codes[-1]]
+        return mixture, torch.stack(codes, 1), shared_code

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import unitok_kernels as uk
 from unitok.config import PRESETS, UniTokConfig
 from unitok.mixture import DenseMixtureVQ
 from unitok.semantic_id import SemanticIds
-import unitok_kernels as uk
 from unitok_kernels.nn import MoEResidualOutput, MoEResidualVQ
 
 _BLOCK_ROWS = 256  # rows of a stable encoding, short ones padded
@@ -53,9 +53,7 @@ def _mlp(widths: tuple[int, ...]) -> nn.Sequential:
     layers: list[nn.Module] = []
     for wide, narrow in pairwise(widths):
         linear = nn.Linear(wide, narrow)
-        nn.init.orthogonal_(
-            linear.weight, math.sqrt(2)
-        )  # torch's default start costs a deep MLP most of its epochs
+        nn.init.orthogonal_(linear.weight, math.sqrt(2))  # torch's default start costs a deep MLP most of its epochs
         nn.init.zeros_(linear.bias)
         layers += [linear, nn.ReLU()]
     return nn.Sequential(*layers[:-1])
@@ -83,7 +81,7 @@ class UniTokModel(nn.Module):
         super().__init__()
         if config.top_k > max(num_experts, 1):
             raise ValueError(
-                f"UniTokModel: top_k must be at most the number of experts, {num_experts}, got {config.top_k}. Lower it."
+                f"UniTokModel: top_k must be at most num_experts = {num_experts}, got {config.top_k}. Lower it."
             )
         self.config, self.input_dim, self.preset = config, input_dim, PRESETS[config.preset]
         widths = (input_dim, *config.encoder_widths, config.codebook_dim)
@@ -142,7 +140,7 @@ class UniTokModel(nn.Module):
         """Quantise latents (N, D) by the chains of their experts."""
         if isinstance(self.quantizer, DenseMixtureVQ):
             return self.quantizer(z, routing.experts, routing.probs)
-        return self.quantizer(z, routing.experts, routing.weights)  # type: ignore[no-any-return]
+        return self.quantizer(z, routing.experts, routing.weights)
 
     def forward(self, x: Tensor) -> ModelOutput:
         """Encode, route, quantise and decode a batch.
@@ -195,6 +193,17 @@ class UniTokModel(nn.Module):
         named = (codes >= 0) & (experts[:, None] >= 0)
         return uk.residual_decode(torch.where(named, experts[:, None] * size + codes, -1), table)
 
+    def last_residual(self, z: Tensor, routing: Routing, quantized: MoEResidualOutput) -> Tensor:
+        """Give what the top expert's last level quantises: (N, D)."""
+        if isinstance(self.quantizer, DenseMixtureVQ):
+            return self.quantizer.last_residual(z, routing.probs)
+        shared_codebooks, shared_codes = self.quantizer.shared_codebooks, quantized.shared_codes
+        if self.quantizer.shared == "first" and shared_codebooks is not None and shared_codes is not None:
+            z = z - uk.residual_decode(shared_codes, shared_codebooks)
+        codes = quantized.codes[:, 0].clone()
+        codes[:, -1] = -1
+        return z - self.codewords(codes, routing.experts[:, 0])
+
     @torch.no_grad()
     def remember_means(self, routing: Routing, quantized: MoEResidualOutput) -> None:
         """Keep the mean weight of each slot and the mean shared vector of each expert, for `latents`."""
@@ -209,8 +218,8 @@ class UniTokModel(nn.Module):
         """Rebuild z_hat from IDs.
 
         An ID doesn't tell the router's weights: their training means stand in. Where the shared codes are missing, the
-        top expert's chain stands in for a parallel shared chain, which approximates the same z, and the training mean of
-        the expert's rows for a shared chain that comes first. Slots that are missing give their weight to the first.
+        top expert's chain stands in for a parallel shared chain, which approximates the same z, and the training mean
+        of the expert's rows for a shared chain that comes first. Slots that are missing give their weight to the first.
 
         Args:
             ids: N semantic IDs.
@@ -223,16 +232,12 @@ class UniTokModel(nn.Module):
             routed = self.mean_weights.sum() * top
         else:
             slots = zip(self.mean_weights, ids.slot_codes.unbind(1), ids.experts.unbind(1), strict=True)
-            routed = torch.stack(
-                [weight * self.codewords(codes, experts) for weight, codes, experts in slots]
-            ).sum(0)
+            routed = torch.stack([weight * self.codewords(codes, experts) for weight, codes, experts in slots]).sum(0)
         shared_codebooks = self.quantizer.shared_codebooks
         if shared_codebooks is None:
             return routed
         told = ids.shared_codes is not None
-        shared = (
-            uk.residual_decode(ids.shared_codes, shared_codebooks) if ids.shared_codes is not None else top
-        )
+        shared = uk.residual_decode(ids.shared_codes, shared_codebooks) if ids.shared_codes is not None else top
         if self.quantizer.shared == "first":
-            return routed + (shared if told else self.mean_shared[ids.experts[:, 0]])
+            return routed + (shared if told else uk.residual_decode(ids.experts[:, :1], self.mean_shared[None]))
         return routed + self.preset.shared_weight * shared

@@ -13,7 +13,7 @@ from unitok_kernels.nn import MoEResidualOutput
 
 _LEAST_LOAD = 0.02  # of an even share
 _LEAST_UTILISATION = 0.1
-_LEAST_LEVEL_BITS = 1.0
+_LEVEL_ROWS = 4096  # adjusted for chance, the information between levels is much the same on a sample
 _LEAST_HSIC = 0.5  # of the other domains' mean
 
 
@@ -23,6 +23,13 @@ class Snapshot(NamedTuple):
     z: Tensor
     routing: Routing
     quantized: MoEResidualOutput
+
+    def select(self, rows: Tensor) -> Snapshot:
+        """Give some of the items; loss and level errors stay those of all."""
+        found = self.quantized
+        shared_codes = None if found.shared_codes is None else found.shared_codes[rows]
+        kept = found._replace(quantized=found.quantized[rows], codes=found.codes[rows], shared_codes=shared_codes)
+        return Snapshot(self.z[rows], Routing(*(part[rows] for part in self.routing)), kept)
 
 
 @torch.no_grad()
@@ -41,9 +48,7 @@ def snapshot(model: UniTokModel, x: Tensor) -> Snapshot:
     return Snapshot(z, routing, model.quantize(z, routing))
 
 
-def describe(
-    seen: Snapshot, domains: Tensor, names: list[str], num_experts: int, codebook_size: int
-) -> dict[str, Any]:
+def describe(seen: Snapshot, domains: Tensor, names: list[str], num_experts: int, codebook_size: int) -> dict[str, Any]:
     """Measure router, codebooks and IDs.
 
     Args:
@@ -54,13 +59,14 @@ def describe(
         codebook_size: K.
 
     Returns:
-        dict: plain data: `router_entropy` (bits, a domain), `expert_load` (share of the items, an expert), `utilisation`
-        and `perplexity` (expert by level), `dead_codes` (a level, over all experts), `level_entropy` (bits given the expert,
-        a level) and `collision_rate`.
+        dict: plain data: `router_entropy` (bits, a domain), `expert_load` (share of the items, an expert),
+        `utilisation` and `perplexity` (expert by level), `dead_codes` (a level, over all experts), `level_entropy`
+        (bits given the expert, a level), `redundant_levels` (level -> why) and `collision_rate`.
     """
     codes, top = seen.quantized.codes[:, 0], seen.routing.experts[:, 0]
     probs = seen.routing.probs.double().clamp(min=1e-300)
     entropy = -(probs * probs.log2()).sum(1)
+    some = slice(None, None, -(-len(codes) // _LEVEL_ROWS))
     return {
         "router_entropy": {n: float(entropy[domains == k].mean()) for k, n in enumerate(names)},
         "expert_load": (torch.bincount(top, minlength=num_experts) / len(top)).tolist(),
@@ -68,6 +74,7 @@ def describe(
         "perplexity": metrics.perplexity(codes, top, num_experts).tolist(),
         "dead_codes": metrics.dead_codes(codes, codebook_size, top, num_experts).sum(0).tolist(),
         "level_entropy": metrics.level_entropy_given_expert(codes, top).tolist(),
+        "redundant_levels": {str(k): why for k, why in metrics.redundant_levels(codes[some], top[some]).items()},
         "collision_rate": metrics.collision_rate(torch.cat([codes, top[:, None]], 1)),
     }
 
@@ -87,7 +94,7 @@ def alarms(record: dict[str, Any]) -> list[str]:
         if share < _LEAST_LOAD / len(load):
             crowded = max(range(len(load)), key=load.__getitem__)
             found.append(
-                f"router collapse: expert {expert} gets {share:.2%} of the items, expert {crowded} {load[crowded]:.0%}. "
+                f"router collapse: expert {expert} gets {share:.2%} of the items, {crowded} {load[crowded]:.0%}. "
                 "Lower the learning rate, lengthen the warm-up, or ask for fewer experts."
             )
     for expert, levels in enumerate(record.get("utilisation", [])):
@@ -97,12 +104,11 @@ def alarms(record: dict[str, Any]) -> list[str]:
                     f"dead codebook: expert {expert} uses {used:.1%} of the codewords of level {level}. "
                     "Use a smaller codebook, or fewer experts."
                 )
-    for level, bits in enumerate(record.get("level_entropy", [])):
-        if bits < _LEAST_LEVEL_BITS:
-            found.append(
-                f"redundant level: level {level} adds {bits:.2f} bits to the expert id. "
-                "Use fewer levels, or look for latents that have collapsed to few dimensions."
-            )
+    for level, why in record.get("redundant_levels", {}).items():
+        found.append(
+            f"redundant level: level {level} ({why}). "
+            "Use fewer levels, or look for latents that have collapsed to few dimensions."
+        )
     values = {name: value for name, value in record.get("hsic", {}).items() if value is not None}
     for name, value in values.items():
         others = [v for n, v in values.items() if n != name]
@@ -115,6 +121,6 @@ def alarms(record: dict[str, Any]) -> list[str]:
     if dropped:
         found.append(
             f"domain dropped: too few rows of {', '.join(dropped)} in the batches to estimate HSIC. "
-            "Raise min_domain_rows."
+            "Raise min_domain_rows, or leave domains of under 4 items out."
         )
     return found

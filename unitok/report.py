@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,7 @@ class DomainReport:
         error_of_latents_by_id: the same with z_hat from the emitted ID alone (layout top1).
         reconstruction: mean |x - x_hat|^2 through all active chains.
         reconstruction_by_id: the same from the emitted ID alone.
-        hsic: HSIC(x, z) over at most 2,048 strided rows; NaN over all.
+        hsic: HSIC(x, z) over at most 2,048 strided rows; NaN over all, and for fewer than 4 items.
         cka: the same, normalised.
         own_expert: share of the items in the domain's most frequent expert.
     """
@@ -96,32 +97,35 @@ class Report:
     redundant_levels: dict[int, str]
 
     def to_dict(self) -> dict[str, Any]:
-        """Give plain data for JSON; NaN becomes None."""
+        """Give plain data for JSON; what isn't finite becomes None."""
         plain: dict[str, Any] = _without_nan(asdict(self))
         return plain
 
-    def to_table(self) -> Table:
-        """Lay the domains' figures out as a table for the terminal."""
+    def to_table(self, names: Sequence[str] | None = None) -> Table:
+        """Lay the domains' figures out as a table for the terminal; `names` chooses columns, by their headings."""
         from rich.table import Table
 
-        columns = {
+        columns: dict[str, Callable[[DomainReport], str]] = {
             "items": lambda d: f"{d.items:,}",
             "collisions": lambda d: f"{d.collision_rate:.2%}",
             "resolved": lambda d: f"{d.resolved_collision_rate:.2%}",
             "equal inputs": lambda d: f"{d.indistinguishable_rate:.2%}",
             "z error": lambda d: f"{d.error_of_latents:.4f}",
-            "by ID": lambda d: f"{d.error_of_latents_by_id:.4f}",
+            "z error by ID": lambda d: f"{d.error_of_latents_by_id:.4f}",
             "x error": lambda d: f"{d.reconstruction:.4f}",
-            "by ID ": lambda d: f"{d.reconstruction_by_id:.4f}",
-            "HSIC": lambda d: f"{d.hsic:.4f}",
+            "x error by ID": lambda d: f"{d.reconstruction_by_id:.4f}",
+            "HSIC": lambda d: "" if math.isnan(d.hsic) else f"{d.hsic:.4f}",
             "own expert": lambda d: f"{d.own_expert:.1%}",
         }
-        table = Table("domain", *(name.strip() for name in columns), title="Tokenizer report")
-        for column in table.columns[1:]:
-            column.justify = "right"
-        rows = {**self.domains, "all": self.overall}
-        for name, figures in rows.items():
-            table.add_row(name, *(show(figures) for show in columns.values()), end_section=name != "all")
+        chosen = list(columns) if names is None else names
+        table = Table(title="Tokenizer report")
+        table.add_column("domain", overflow="fold")
+        for name in chosen:
+            table.add_column(name, justify="right")
+        for name, figures in self.domains.items():
+            table.add_row(name, *(columns[heading](figures) for heading in chosen))
+        table.add_section()
+        table.add_row("all", *(columns[heading](self.overall) for heading in chosen))
         return table
 
     def summary(self) -> list[str]:
@@ -159,7 +163,7 @@ def make_report(tokenizer: Tokenizer, parts: Mapping[str, Tensor], known: Mappin
     x = torch.cat(list(parts.values()))
     total = sum(f.items for f in figures.values())
     weighted = {
-        name: sum(getattr(f, name) * f.items for f in figures.values()) / total
+        name: sum(getattr(f, name) * f.items for f in figures.values() if f.items) / total
         for name in ("reconstruction", "reconstruction_by_id", "own_expert")
     }
     overall = DomainReport(
@@ -173,9 +177,7 @@ def make_report(tokenizer: Tokenizer, parts: Mapping[str, Tensor], known: Mappin
     codes, experts = everything.codes, everything.experts[:, 0]
     labels = torch.repeat_interleave(torch.tensor([len(p) for p in parts.values()]))
     sizes = (model.config.codebook_size, experts, model.num_experts)
-    shares = [
-        torch.bincount(i.experts[:, 0], minlength=model.num_experts) / max(len(i), 1) for i in ids.values()
-    ]
+    shares = [torch.bincount(i.experts[:, 0], minlength=model.num_experts) / max(len(i), 1) for i in ids.values()]
     return Report(
         domains=figures,
         overall=overall,
@@ -192,7 +194,7 @@ def make_report(tokenizer: Tokenizer, parts: Mapping[str, Tensor], known: Mappin
         dead_codes=metrics.dead_codes(codes, *sizes).tolist(),
         expert_load=(torch.bincount(experts, minlength=model.num_experts) / total).tolist(),
         expert_by_domain=torch.stack(shares, 1).tolist(),
-        hsic_variance=float(torch.tensor([f.hsic for f in figures.values()]).var(correction=0)),
+        hsic_variance=_variance([f.hsic for f in figures.values() if not math.isnan(f.hsic)]),
         redundant_levels=metrics.redundant_levels(codes, experts),
     )
 
@@ -203,7 +205,8 @@ def _figures(tokenizer: Tokenizer, x: Tensor, ids: SemanticIds, domain: str | No
     sample = slice(None, None, max(1, -(-len(x) // _HSIC_ROWS)))
     segment = torch.zeros(len(x[sample]), dtype=torch.int64)
     raw, normalised = (
-        float(hsic(x[sample], z[sample], segment, num_segments=1, normalised=form)) for form in (False, True)
+        float(hsic(x[sample], z[sample], segment, num_segments=1, normalised=form)) if len(x) >= 4 else math.nan
+        for form in (False, True)
     )
     return DomainReport(
         items=len(x),
@@ -218,9 +221,7 @@ def _figures(tokenizer: Tokenizer, x: Tensor, ids: SemanticIds, domain: str | No
     )
 
 
-def _latents(
-    tokenizer: Tokenizer, x: Tensor, ids: SemanticIds, domain: str | None
-) -> tuple[Tensor, Tensor, Tensor]:
+def _latents(tokenizer: Tokenizer, x: Tensor, ids: SemanticIds, domain: str | None) -> tuple[Tensor, Tensor, Tensor]:
     """(z, z_hat of all active chains, z_hat of the ID alone)."""
     z, routing = tokenizer.routed(x, domain)
     z_hat = tokenizer.model.quantize(z, routing).quantized
@@ -251,11 +252,12 @@ def _collisions(ids: SemanticIds, x: Tensor) -> dict[str, float]:
 
 
 def _reconstruction(x: Tensor, z_hat: Tensor, decoder: torch.nn.Module) -> float:
-    missed = [
-        (a - decoder(b)).square().sum().double()
-        for a, b in zip(x.split(4096), z_hat.split(4096), strict=True)
-    ]
+    missed = [(a - decoder(b)).square().sum().double() for a, b in zip(x.split(4096), z_hat.split(4096), strict=True)]
     return float(sum(missed)) / max(len(x), 1)
+
+
+def _variance(values: list[float]) -> float:
+    return statistics.pvariance(values) if values else math.nan
 
 
 def _without_nan(value: Any) -> Any:
@@ -263,4 +265,4 @@ def _without_nan(value: Any) -> Any:
         return {key: _without_nan(v) for key, v in value.items()}
     if isinstance(value, list):
         return [_without_nan(v) for v in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -69,9 +69,7 @@ class SemanticIds:
         _check_tensor("last_codebooks", self.last_codebooks, "E K D", sizes, torch.float32)
         for letter, size in sizes.items():
             if size < 1 and letter not in "ND":
-                raise ValueError(
-                    f"SemanticIds: {letter} must be at least 1, got {size}. Use the tokenizer's."
-                )
+                raise ValueError(f"SemanticIds: {letter} must be at least 1, got {size}. Use the tokenizer's.")
         for name in _CODE_FIELDS:
             high = self.num_experts if name == "experts" else self.codebook_size
             _check_range(name, getattr(self, name), -1, high)
@@ -89,9 +87,7 @@ class SemanticIds:
     def __getitem__(self, rows: slice | Sequence[int] | np.ndarray | Tensor) -> SemanticIds:
         """The IDs of some rows: a slice, indices or a boolean mask."""
         if isinstance(rows, int | np.integer):  # also keeps `for id in ids` from running on for ever
-            raise TypeError(
-                f"SemanticIds: rows must be a slice, indices or a mask, got {rows}. Index [[{rows}]]."
-            )
+            raise TypeError(f"SemanticIds: rows must be a slice, indices or a mask, got {rows}. Index [[{rows}]].")
         index = rows if isinstance(rows, slice) else torch.as_tensor(rows)
         if isinstance(index, Tensor) and not index.numel() and index.dtype != torch.bool:
             index = index.long()  # an empty list has no dtype of its own
@@ -115,9 +111,7 @@ class SemanticIds:
         """Put batches of one tokenizer one after another; raises ValueError where sizes or fields differ."""
         parts = list(parts)
         if not parts:
-            raise ValueError(
-                "concatenate: parts must be at least one, got 0. Slice ids[:0] for an empty one."
-            )
+            raise ValueError("concatenate: parts must be at least one, got 0. Slice ids[:0] for an empty one.")
         first = parts[0]
         for number, part in enumerate(parts):
             if _signature(part) != _signature(first) or not _same(part.last_codebooks, first.last_codebooks):
@@ -215,9 +209,7 @@ class SemanticIds:
         self.check_encoded("pack")
         largest = max(self.vocabulary_sizes(layout))
         if largest > 2**16:
-            raise ValueError(
-                f"pack: vocabularies must be at most 65536, got {largest}. Store tokens() instead."
-            )
+            raise ValueError(f"pack: vocabularies must be at most 65536, got {largest}. Store tokens() instead.")
         return self.tokens(layout).numpy().astype(np.uint8 if largest <= 2**8 else np.uint16)
 
     @classmethod
@@ -262,9 +254,7 @@ class SemanticIds:
         )
 
     @classmethod
-    def from_text(
-        cls, texts: Sequence[str], *, num_levels: int, layout: str = "top1", **sizes: int
-    ) -> SemanticIds:
+    def from_text(cls, texts: Sequence[str], *, num_levels: int, layout: str = "top1", **sizes: int) -> SemanticIds:
         """Read what `to_text(layout)` wrote; `sizes` are those of `from_tokens`.
 
         Raises ValueError with the first row that is not written that way.
@@ -272,9 +262,7 @@ class SemanticIds:
         found = texts[0].count("<") if len(texts) else 0
         width = _width(layout, num_levels, found)
         width += found == width + 1
-        pattern = re.compile(
-            "".join(rf"<{_letters(column)}_(0|[1-9]\d{{0,8}})>" for column in range(width)), re.A
-        )
+        pattern = re.compile("".join(rf"<{_letters(column)}_(0|[1-9]\d{{0,8}})>" for column in range(width)), re.A)
         tokens = np.empty((len(texts), width), dtype=np.int64)
         for row, text in enumerate(texts):
             if (match := pattern.fullmatch(text)) is None:
@@ -287,14 +275,10 @@ class SemanticIds:
         return cls.from_tokens(torch.from_numpy(tokens), num_levels=num_levels, layout=layout, **sizes)
 
     @classmethod
-    def unpack(
-        cls, packed: np.ndarray, *, num_levels: int, layout: str = "top1", **sizes: int
-    ) -> SemanticIds:
+    def unpack(cls, packed: np.ndarray, *, num_levels: int, layout: str = "top1", **sizes: int) -> SemanticIds:
         """Read what `pack(layout)` wrote; `sizes` and errors are those of `from_tokens`."""
         if packed.dtype not in (np.uint8, np.uint16):
-            raise TypeError(
-                f"unpack: packed must be uint8 or uint16, got {packed.dtype}. Pass what pack() gave."
-            )
+            raise TypeError(f"unpack: packed must be uint8 or uint16, got {packed.dtype}. Pass what pack() gave.")
         tokens = torch.from_numpy(packed.astype(np.int64))
         return cls.from_tokens(tokens, num_levels=num_levels, layout=layout, **sizes)
 
@@ -331,9 +315,7 @@ def _check_tensor(
         return
     if not isinstance(value, Tensor) or value.dtype != dtype or value.device.type != "cpu":
         got = f"{value.dtype} on {value.device}" if isinstance(value, Tensor) else type(value).__name__
-        raise TypeError(
-            f"SemanticIds: {name} must be a CPU tensor of {dtype}, got {got}. Convert it with .to()."
-        )
+        raise TypeError(f"SemanticIds: {name} must be a CPU tensor of {dtype}, got {got}. Convert it with .to().")
     letters = shape.split()
     known = ", ".join(f"{letter} = {sizes[letter]}" for letter in letters if letter in sizes)
     if value.ndim != len(letters) or any(
@@ -358,9 +340,7 @@ def _check_range(name: str, value: Tensor | None, low: int, high: int) -> None:
 def _width(layout: str, num_levels: int, columns: int) -> int:
     """The columns of a layout without its suffix; for all_slots, of as many slots as fit into `columns`."""
     if layout not in LAYOUTS:
-        raise ValueError(
-            f"SemanticIds: layout must be one of {', '.join(LAYOUTS)}, got {layout!r}. Choose one."
-        )
+        raise ValueError(f"SemanticIds: layout must be one of {', '.join(LAYOUTS)}, got {layout!r}. Choose one.")
     if layout == "all_slots":
         return (num_levels + 1) * max(1, columns // (num_levels + 1))
     return 2 * num_levels + 1 if layout == "top1_shared" else num_levels + 1

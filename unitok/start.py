@@ -64,7 +64,9 @@ def start_router(model: UniTokModel, z: Tensor, domains: Tensor, num_domains: in
         centers, nearest = sums / counts[:, None].clamp(min=1), domains
     else:
         centers, nearest = uk.kmeans(z, experts, iterations=20, seed=seed)
-    tau = (z - centers[nearest]).square().mean().clamp(min=torch.finfo(torch.float32).tiny)
+    tau = (z - centers[nearest]).square().mean()
+    if tau <= 1e-6 * centers.square().mean():  # rows that are their centres: nothing says how far the others reach
+        tau = centers.square().mean().clamp(min=1e-12)
     model.router.weight.copy_(centers / tau)
     model.router.bias.copy_(-centers.square().sum(1) / (2 * tau))
 
@@ -98,8 +100,8 @@ def revive_codewords(model: UniTokModel, seen: Snapshot, seed: int) -> int:
     """Move codewords that no item uses to residuals of random items of their expert.
 
     Args:
-        model: its codebooks are changed in place; a dense mixture, which has no chain of its own an expert, is left alone.
-        seen: all items, as the model encodes them now.
+        model: its codebooks are changed in place; a dense mixture, whose experts have no own chain, is left alone.
+        seen: the training items, as the model encodes them now.
         seed: of the draws.
 
     Returns:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from unitok.report import Report, make_report
 from unitok.semantic_id import SemanticIds
 from unitok.start import kmeans_chain
 from unitok.trainer import Progress, Trainer
-from unitok_kernels import checks, residual_decode, residual_encode
+from unitok_kernels import checks, residual_encode
 
 WEIGHTS = "model.safetensors"
 SETTINGS = "tokenizer.json"
@@ -61,9 +62,7 @@ class Tokenizer:
         UniTok, arXiv 2511.12922.
     """
 
-    def __init__(
-        self, model: UniTokModel, domains: list[DomainInfo], embedding: EmbeddingInfo | None = None
-    ) -> None:
+    def __init__(self, model: UniTokModel, domains: list[DomainInfo], embedding: EmbeddingInfo | None = None) -> None:
         self.model = model.eval()
         self.domains = {domain.name: domain for domain in domains}
         self.embedding = embedding
@@ -138,9 +137,7 @@ class Tokenizer:
         return tokenizer
 
     @torch.no_grad()
-    def tokenize(
-        self, x: Rows, domain: str | None = None, *, embedding: EmbeddingInfo | None = None
-    ) -> SemanticIds:
+    def tokenize(self, x: Rows, domain: str | None = None, *, embedding: EmbeddingInfo | None = None) -> SemanticIds:
         """Give each item its semantic ID; an item's ID depends on nothing but its own embedding and domain.
 
         Args:
@@ -157,22 +154,16 @@ class Tokenizer:
         """
         self.check_embedding("tokenize", embedding)
         z, routing = self.routed(self._input("tokenize", x), domain)
-        quantizer = self.model.quantizer
         found = self.model.quantize(z, routing)
-        base = torch.zeros_like(z)
-        if quantizer.shared == "first" and found.shared_codes is not None:
-            base = residual_decode(found.shared_codes, quantizer.shared_codebooks)
-        codes, top = found.codes[:, 0], routing.experts[:, 0]
-        shortened = torch.cat([codes[:, :-1], torch.full_like(codes[:, :1], -1)], 1)
         return SemanticIds(
-            codes=codes,
+            codes=found.codes[:, 0],
             experts=routing.experts,
             codebook_size=self.config.codebook_size,
             num_experts=self.model.num_experts,
             shared_codes=found.shared_codes,
             slot_codes=found.codes if self.config.top_k > 1 else None,
-            last_residual=z - base - self.model.codewords(shortened, top),
-            last_codebooks=quantizer.codebooks[:, -1].detach().clone(),
+            last_residual=self.model.last_residual(z, routing, found),
+            last_codebooks=self.model.quantizer.codebooks[:, -1].detach().clone(),
         )
 
     @torch.no_grad()
@@ -186,16 +177,15 @@ class Tokenizer:
             Tensor: (N, D_in) float32.
 
         Raises:
-            ValueError: the IDs are of another number of levels, codewords or experts.
+            ValueError: the IDs are of another number of levels, codewords, experts or slots.
         """
-        own = (self.config.num_levels, self.config.codebook_size)
-        if (ids.num_levels, ids.codebook_size) != own or ids.num_experts > self.model.num_experts:
-            got = f"{ids.num_levels} levels of {ids.codebook_size} codewords, {ids.num_experts} experts"
-            rule = f"of {own[0]} levels of {own[1]} codewords and at most {self.model.num_experts} experts"
+        levels, size, slots = self.config.num_levels, self.config.codebook_size, self.config.top_k
+        has = (ids.num_levels, ids.codebook_size, slots if ids.slot_codes is None else ids.experts.shape[1])
+        if has != (levels, size, slots) or ids.num_experts > self.model.num_experts:
+            rule = f"of {levels} levels of {size} codewords, at most {self.model.num_experts} experts, {slots} slots"
+            got = f"{has[0]} levels of {has[1]} codewords, {ids.num_experts} experts, {has[2]} slots"
             checks.fail("decode", "ids", rule, got, "Use the tokenizer that made them.")
-        return torch.cat(
-            [self.model.decoder(z) for z in self.model.latents(ids).split(4096)] or [torch.empty(0)]
-        )
+        return torch.cat([self.model.decoder(z) for z in self.model.latents(ids).split(4096)] or [torch.empty(0)])
 
     def report(self, x: Rows | Mapping[str, Rows], domain: str | None = None) -> Report:
         """Measure the tokenizer on items.
@@ -243,14 +233,9 @@ class Tokenizer:
         quantizer, expert = self.model.quantizer, None
         if mode == "new_expert":
             if isinstance(quantizer, DenseMixtureVQ) or self.model.router is None:
-                step = "Use mode='frozen'."
-                checks.fail(
-                    "add_domain",
-                    "the preset",
-                    "one with routed experts for a new one",
-                    self.config.preset,
-                    step,
-                )
+                rule = f"'frozen' where no expert has a chain of its own (preset {self.config.preset!r}"
+                rule += f", num_experts {self.config.num_experts})"
+                checks.fail("add_domain", "mode", rule, repr(mode), "Use it, or fit anew with the domain.")
             z, _ = self.model.encode(rows)
             shared = quantizer.shared_codebooks
             base = torch.zeros_like(z) if shared is None else residual_encode(z, shared).quantized
@@ -275,11 +260,14 @@ class Tokenizer:
         folder = Path(directory)
         if (folder / SETTINGS).exists() and not force:
             raise FileExistsError(
-                f"save_pretrained: directory must hold no tokenizer yet, got {folder}. Choose another, or pass force=True."
+                f"save_pretrained: directory must hold no tokenizer yet, got {folder}. Choose another or pass force=True."
             )
         folder.mkdir(parents=True, exist_ok=True)
+        state = {name: value.detach().contiguous() for name, value in self.model.state_dict().items()}
+        save_file(state, folder / f"{WEIGHTS}.partial")
         settings = {
             "format": FORMAT,
+            "weights": _digest(folder / f"{WEIGHTS}.partial"),
             "config": self.config.to_dict(),
             "input_dim": self.model.input_dim,
             "router_experts": 0 if self.model.router is None else self.model.router.out_features,
@@ -287,8 +275,6 @@ class Tokenizer:
             "embedding": None if self.embedding is None else dataclasses.asdict(self.embedding),
             "history": self.history,
         }
-        state = {name: value.detach().contiguous() for name, value in self.model.state_dict().items()}
-        save_file(state, folder / f"{WEIGHTS}.partial")
         (folder / f"{SETTINGS}.partial").write_text(json.dumps(settings, indent=1))
         for name in (WEIGHTS, SETTINGS):  # each file is whole at any moment, the settings last
             (folder / f"{name}.partial").replace(folder / name)
@@ -321,16 +307,19 @@ class Tokenizer:
             embedding = settings["embedding"] and EmbeddingInfo(**settings["embedding"])
             config = UniTokConfig.from_dict(settings["config"])
             model = UniTokModel(settings["input_dim"], settings["router_experts"], config)
+            if settings["weights"] != _digest(folder / WEIGHTS):
+                raise ValueError(f"{WEIGHTS} isn't the one that {SETTINGS} was written with")
             state = load_file(folder / WEIGHTS)
-            model.quantizer.codebooks = nn.Parameter(torch.empty_like(state["quantizer.codebooks"]))
-            model.mean_shared = torch.empty_like(state["mean_shared"])
+            grown, own = len(state["quantizer.codebooks"]), model.quantizer.codebooks  # by domains added
+            model.quantizer.codebooks = nn.Parameter(own.new_empty(grown, *own.shape[1:]))
+            model.mean_shared = model.mean_shared.new_empty(grown, model.mean_shared.shape[1])
             model.load_state_dict(state)
+            tokenizer = cls(model, domains, embedding)
+            tokenizer.history = settings["history"]
         except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
             raise ValueError(
                 f"from_pretrained: directory must hold a whole tokenizer, got {folder}: {error}. Fit or copy it again."
             ) from error
-        tokenizer = cls(model, domains, embedding)
-        tokenizer.history = settings["history"]
         return tokenizer
 
     def check_embedding(self, what: str, embedding: EmbeddingInfo | None) -> None:
@@ -371,9 +360,7 @@ class Tokenizer:
         z, logits = self.model.encode(x)
         routing = self.model.route(logits, z)
         expert = self.domains[domain].expert if domain is not None else None
-        if (
-            expert is not None
-        ):  # its own expert takes the weight of all slots; the router's fill the others, unweighted
+        if expert is not None:  # its own expert takes the weight of all slots; the router's fill the others, unweighted
             own = torch.full_like(routing.experts[:, :1], expert)
             experts = torch.cat([own, routing.experts[:, :-1]], 1)
             weights = torch.zeros_like(routing.weights)
@@ -382,10 +369,19 @@ class Tokenizer:
         return z, routing
 
 
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def _rows(what: str, name: str, x: Rows) -> Tensor:
     if isinstance(x, np.ndarray):
-        x = torch.from_numpy(np.array(x))  # a copy: arrays that are mapped from a file are read-only
+        if x.dtype.kind != "f" or x.dtype.itemsize > 8:
+            step = f"Convert it with {name}.astype('float32')."
+            checks.fail(what, name, "float16, float32 or float64", x.dtype, step, TypeError)
+        # a copy in the machine's byte order: arrays that are mapped from a file are read-only
+        x = torch.from_numpy(x.astype(x.dtype.newbyteorder("="), order="C"))
     checks.tensors(what, **{name: x})
     checks.floating(what, name, x, "(N, D_in)")
-    checks.finite(what, name, x, "Remove or repair that row.")
-    return x.detach().float().cpu()
+    rows = x.detach().float().cpu()
+    checks.finite(what, name, rows, "Remove or repair that row.")
+    return rows

@@ -7,6 +7,8 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -82,15 +84,15 @@ class Trainer:
             lr=config.learning_rate,
         )
         self.step = 0
-        self.sums: dict[str, float] = {}  # of the epoch under way, kept in the checkpoint
+        self.sums: dict[str, list[float]] = {}  # (sum, count) over the epoch under way, kept in the checkpoint
         self.history: list[dict[str, Any]] = []
 
     def run(self) -> list[dict[str, Any]]:
         """Train to the end, from the directory's checkpoint if there is one.
 
         Returns:
-            list[dict]: a record an epoch: losses, HSIC a domain and its variance, router entropy, expert load, utilisation,
-            perplexity, dead codes, collisions, alarms.
+            list[dict]: a record an epoch: losses, HSIC a domain and its variance, router entropy, expert load,
+            utilisation, perplexity, dead codes, collisions, alarms.
 
         Raises:
             ValueError: the checkpoint belongs to other settings or data.
@@ -100,9 +102,7 @@ class Trainer:
         while self.step < self.total_steps:
             epoch, offset = divmod(self.step, len(self.batches))
             if offset == 0 and epoch == self._start_epoch():
-                seen = torch.cat([self.model.encoder(rows) for rows in self.x.split(4096)]).detach()
-                start_router(self.model, seen, self.domains, len(self.names), self.config.seed)
-                start_codebooks(self.model, seen, self.config.seed)
+                self._start()
             began = time.perf_counter()
             for rows in self.batches.epoch(epoch)[offset:]:
                 self._train(rows, warm=epoch >= self._start_epoch())
@@ -115,14 +115,20 @@ class Trainer:
     def _start_epoch(self) -> int:
         return min(self.config.warmup_epochs, self.config.epochs - 1)
 
+    @torch.no_grad()
+    def _start(self) -> None:
+        rows = self.batches.train_rows
+        z = torch.cat([self.model.encoder(x) for x in self.x[rows].split(4096)])
+        start_router(self.model, z, self.domains[rows], len(self.names), self.config.seed)
+        start_codebooks(self.model, z, self.config.seed)
+
     def _train(self, rows: Tensor, warm: bool) -> None:
         for group in self.optimizer.param_groups:
-            group["lr"] = (
-                self.config.learning_rate * 0.5 * (1 + math.cos(math.pi * self.step / self.total_steps))
-            )
+            group["lr"] = self.config.learning_rate * 0.5 * (1 + math.cos(math.pi * self.step / self.total_steps))
         x = self.x[rows]
         if warm:
-            parts = losses(x, self.model(x), self.domains[rows], len(self.names), self.config)
+            with self._diverging():
+                parts = losses(x, self.model(x), self.domains[rows], len(self.names), self.config)
             total = parts.total
             self._add("quantisation", parts.quantisation)
             self._add("calibration", parts.calibration.loss)
@@ -135,10 +141,7 @@ class Trainer:
             total = reconstruction = reconstruction_loss(x, self.model.decoder(self.model.encoder(x)))
         self._add("reconstruction", reconstruction)
         if not math.isfinite(loss := self._add("loss", total)):
-            raise RuntimeError(
-                f"fit: the loss must stay finite, got {loss} at step {self.step}. "
-                "Lower learning_rate; the last checkpoint is untouched."
-            )
+            raise self._diverged(loss)
         self.optimizer.zero_grad()
         total.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
@@ -146,33 +149,43 @@ class Trainer:
         if self.progress:
             self.progress(self.step + 1, self.total_steps, f"loss {loss:.4f}")
 
+    def _diverged(self, got: object) -> RuntimeError:
+        advice = "Lower learning_rate; the last checkpoint is untouched."
+        return RuntimeError(f"fit: the loss must stay finite, got {got} at step {self.step}. {advice}")
+
+    @contextmanager
+    def _diverging(self) -> Iterator[None]:
+        """Say so where an operation refuses latents: the items are finite, so it is the model that isn't."""
+        try:
+            yield
+        except ValueError as error:
+            raise self._diverged("latents that are not") from error
+
     def _add(self, name: str, value: Tensor | float) -> float:
         number = float(value.detach()) if isinstance(value, Tensor) else value
-        self.sums[name] = self.sums.get(name, 0.0) + number
-        self.sums[f"{name} count"] = self.sums.get(f"{name} count", 0.0) + 1
+        total, count = self.sums.get(name, (0.0, 0))
+        self.sums[name] = [total + number, count + 1]
         return number
-
-    def _means(self) -> Iterator[tuple[str, float]]:
-        for name, value in self.sums.items():
-            if not name.endswith(" count"):
-                yield name, value / self.sums[f"{name} count"]
 
     @torch.no_grad()
     def _end_epoch(self, epoch: int, seconds: float) -> None:
-        means = dict(self._means())
+        means = {name: total / count for name, (total, count) in self.sums.items()}
         record: dict[str, Any] = {"epoch": epoch, "step": self.step, "seconds": round(seconds, 3)}
         record |= {name: value for name, value in means.items() if not name.startswith("hsic ")}
         warm = epoch >= self._start_epoch()
+        if warm:
+            with self._diverging():
+                seen = snapshot(self.model, self.x)
         if len(held_out := self.x[self.batches.validation]):
             x_hat = self.model(held_out).x_hat if warm else self.model.decoder(self.model.encoder(held_out))
             record["validation_reconstruction"] = float(reconstruction_loss(held_out, x_hat))
         if warm:
             record["hsic"] = {name: means.get(f"hsic {name}") for name in self.names}
-            seen = snapshot(self.model, self.x)
             size = self.config.codebook_size
             record |= describe(seen, self.domains, self.names, self.model.num_experts, size)
             if epoch + 1 < self.config.epochs:
-                record["revived"] = revive_codewords(self.model, seen, self.config.seed + epoch)
+                trained = seen.select(self.batches.train_rows)
+                record["revived"] = revive_codewords(self.model, trained, self.config.seed + epoch)
         record["alarms"] = alarms(record)
         self.history.append(record)
         self.sums = {}
@@ -183,15 +196,17 @@ class Trainer:
         if self.on_epoch:
             self.on_epoch(record)
 
+    @cached_property
     def _identity(self) -> dict[str, Any]:
         """What a checkpoint must share with this run to be resumed."""
-        sample = self.x[:: max(1, len(self.x) // 4096)].contiguous()
-        digest = hashlib.sha256(sample.numpy().tobytes() + self.domains.numpy().tobytes()).hexdigest()
-        return {"config": json.loads(json.dumps(self.config.to_dict())), "names": self.names, "data": digest}
+        digest = hashlib.sha256(self.x.contiguous().numpy().data)
+        digest.update(self.domains.numpy().data)
+        settings = json.loads(json.dumps(self.config.to_dict()))
+        return {"config": settings, "names": self.names, "data": digest.hexdigest()}
 
     def _checkpoint(self) -> None:
         if self.directory:
-            progress = {**self._identity(), "step": self.step, "sums": self.sums}
+            progress = {**self._identity, "step": self.step, "sums": self.sums}
             save_checkpoint(self.directory / CHECKPOINT, self.model, self.optimizer, progress)
 
     def _resume(self) -> None:
@@ -204,7 +219,7 @@ class Trainer:
             self._checkpoint()
             return
         progress = read_progress(path)
-        for key, value in self._identity().items():
+        for key, value in self._identity.items():
             if progress.get(key) != value:
                 what = {"config": "settings", "names": "domains", "data": "embeddings"}[key]
                 raise ValueError(
@@ -216,4 +231,6 @@ class Trainer:
         finished = self.step // len(self.batches)
         lines = history.read_text().splitlines() if history.exists() else []
         self.history = [json.loads(line) for line in lines[:finished]]
-        history.write_text("".join(line + "\n" for line in lines[:finished]))
+        partial = history.with_suffix(".partial")
+        partial.write_text("".join(line + "\n" for line in lines[:finished]))
+        partial.replace(history)

@@ -126,17 +126,13 @@ class PrefixTrie:
         Source: UniTok.
         """
         if not 0 <= row < len(self.row_order):
-            raise IndexError(
-                f"nearest: row must be in [0, {len(self.row_order)}), got {row}. Use a row of build()."
-            )
+            raise IndexError(f"nearest: row must be in [0, {len(self.row_order)}), got {row}. Use a row of build().")
         position = int(self._positions[row])
         inner = (position, position + 1)
         found, shared = [self.row_order[:0]], [np.zeros(0, dtype=np.int64)]
         for depth in range(len(self.depth_starts) - 2, 0, -1):
             low, high = self.depth_starts[depth], self.depth_starts[depth + 1]
-            outer = self._span(
-                int(low + np.searchsorted(self.row_starts[low:high], position, side="right") - 1)
-            )
+            outer = self._span(int(low + np.searchsorted(self.row_starts[low:high], position, side="right") - 1))
             ring = (self.row_order[outer[0] : inner[0]][:k], self.row_order[inner[1] : outer[1]][:k])
             new = np.concatenate(ring)[:k]
             found.append(new)

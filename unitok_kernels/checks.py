@@ -15,7 +15,9 @@ FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8)
 
 
-def fail(operation: str, argument: str, rule: str, got: object, step: str, error: type[Exception] = ValueError) -> NoReturn:
+def fail(
+    operation: str, argument: str, rule: str, got: object, step: str, error: type[Exception] = ValueError
+) -> NoReturn:
     """Raise the one form of message that the library uses."""
     raise error(f"{operation}: {argument} must be {rule}, got {got}. {step}")
 

@@ -33,9 +33,7 @@ def test_collision_rate_counts_the_ids_that_are_missing() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
-def test_indistinguishable_rows_are_equal_to_the_bit(
-    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_indistinguishable_rows_are_equal_to_the_bit(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "ROWS_AT_ONCE", 7)
     x = torch.randn(40, 6, generator=torch.Generator().manual_seed(0)).to(dtype)
     assert metrics.indistinguishable_rate(x) == 0
@@ -47,9 +45,7 @@ def test_indistinguishable_rows_are_equal_to_the_bit(
 
 
 def test_equal_hashes_are_not_taken_for_equal_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        torch, "randint", lambda *_, **__: torch.zeros(2, dtype=torch.int64)
-    )  # weights of 1: sums
+    monkeypatch.setattr(torch, "randint", lambda *_, **__: torch.zeros(2, dtype=torch.int64))  # weights of 1: sums
     x = torch.tensor([[1.0, 2.0], [2.0, 1.0], [1.0, 2.0], [3.0, 3.0]])
     assert metrics.indistinguishable_rate(x) == 1 / 4
 
@@ -65,9 +61,7 @@ def test_entropies_are_those_of_the_counts() -> None:
     full = [(e, level, code) for row, e in zip(rows, expert, strict=True) for level, code in enumerate(row)]
     assert metrics.token_entropy(codes, experts) == pytest.approx(entropy_of(full))
     for level, bits in enumerate(metrics.level_entropy_given_expert(codes, experts).tolist()):
-        each = [
-            [row[level] for row, e in zip(rows, expert, strict=True) if e == chosen] for chosen in set(expert)
-        ]
+        each = [[row[level] for row, e in zip(rows, expert, strict=True) if e == chosen] for chosen in set(expert)]
         assert bits == pytest.approx(sum(len(part) / len(rows) * entropy_of(part) for part in each))
 
 
@@ -126,9 +120,7 @@ def test_normalised_mutual_information_is_that_of_scikit_learn() -> None:
         (30000, 2, 2, 0.1),
     ],
 )
-def test_adjusted_mutual_information_is_that_of_scikit_learn(
-    rows: int, size_a: int, size_b: int, tied: float
-) -> None:
+def test_adjusted_mutual_information_is_that_of_scikit_learn(rows: int, size_a: int, size_b: int, tied: float) -> None:
     cluster = pytest.importorskip("sklearn.metrics")
     rng = np.random.default_rng(rows)
     a = (rng.random(rows) ** 2 * size_a).astype(np.int64)
@@ -176,9 +168,7 @@ def test_levels_that_repeat_each_other_are_found_whatever_their_names() -> None:
     codes = torch.randint(64, (4000, 3), generator=g)
     assert metrics.redundant_levels(codes, experts) == {}
     codes[:, 2] = torch.randperm(64, generator=g)[codes[:, 0]]
-    assert metrics.redundant_levels(codes, experts) == {
-        2: "repeats level 0 (adjusted mutual information 1.00)"
-    }
+    assert metrics.redundant_levels(codes, experts) == {2: "repeats level 0 (adjusted mutual information 1.00)"}
     assert metrics.redundant_levels(codes, experts, max_information=1.1) == {}
 
 
@@ -207,7 +197,5 @@ def test_nothing_to_measure_is_nan_or_unused() -> None:
 
 
 def test_shapes_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(
-        ValueError, match=r"codes must be \(N, L\) and experts \(N,\), got \(4, 2\) and \(4, 1\)"
-    ):
+    with pytest.raises(ValueError, match=r"codes must be \(N, L\) and experts \(N,\), got \(4, 2\) and \(4, 1\)"):
         metrics.perplexity(torch.zeros(4, 2, dtype=torch.int64), torch.zeros(4, 1, dtype=torch.int64))

@@ -199,9 +199,7 @@ def test_text_that_is_not_an_id_is_reported_with_its_row(bad: str) -> None:
 def test_values_out_of_range_are_refused_on_the_way_back() -> None:
     with pytest.raises(ValueError, match=r"codes must be in \[-1, 4\), got \[1, 9\] in row 1"):
         SemanticIds.from_text(["<a_1><b_2><c_0>", "<a_1><b_9><c_0>"], num_levels=2, **SIZES)
-    with pytest.raises(
-        ValueError, match=r"from_tokens: tokens must be \(N, 3\) or \(N, 4\), got shape \(1, 5\)"
-    ):
+    with pytest.raises(ValueError, match=r"from_tokens: tokens must be \(N, 3\) or \(N, 4\), got shape \(1, 5\)"):
         SemanticIds.from_tokens(torch.zeros(1, 5, dtype=torch.int64), num_levels=2, **SIZES)
     with pytest.raises(TypeError, match="unpack: packed must be uint8 or uint16, got int64"):
         SemanticIds.unpack(np.zeros((1, 3), dtype=np.int64), num_levels=2, **SIZES)
@@ -219,9 +217,7 @@ def test_values_out_of_range_are_refused_on_the_way_back() -> None:
 )
 def test_packed_form_takes_the_smallest_type(codebook_size: int, suffix: int | None, dtype: type) -> None:
     codes, experts = torch.tensor([[codebook_size - 1]]), torch.zeros(1, 1, dtype=torch.int64)
-    ids = SemanticIds(
-        codes, experts, codebook_size, 1, suffix=None if suffix is None else torch.tensor([suffix])
-    )
+    ids = SemanticIds(codes, experts, codebook_size, 1, suffix=None if suffix is None else torch.tensor([suffix]))
     packed = ids.pack()
     assert packed.dtype == dtype
     assert packed.tolist() == ids.tokens().tolist()
@@ -267,9 +263,7 @@ def test_keys_are_checked(keys: list, error: type[Exception], message: str) -> N
         make_ids(3, 0).assign(keys)
 
 
-@pytest.mark.parametrize(
-    "convert", [list, np.array, torch.tensor, tuple, lambda keys: [np.int32(k) for k in keys]]
-)
+@pytest.mark.parametrize("convert", [list, np.array, torch.tensor, tuple, lambda keys: [np.int32(k) for k in keys]])
 def test_keys_come_in_any_sequence(convert) -> None:
     ids, keys = make_ids(20, 5), [(7 * i) % 20 for i in range(20)]
     assert ids.assign(convert(keys)).equals(ids.assign(keys))
@@ -286,13 +280,9 @@ def test_suffix_ranks_the_keys_of_equal_ids() -> None:
     assert ids.suffix is None
 
 
-def brute_reassign(
-    ids: SemanticIds, keys: list[int], known: dict[int, tuple[int, ...]]
-) -> dict[int, tuple[int, ...]]:
+def brute_reassign(ids: SemanticIds, keys: list[int], known: dict[int, tuple[int, ...]]) -> dict[int, tuple[int, ...]]:
     """Literally the rule, item by item: (ID without the suffix) by key, for the newcomers."""
-    own = {
-        key: tuple(row) for key, row in by_key(keys, replace(ids, suffix=None)).items() if key not in known
-    }
+    own = {key: tuple(row) for key, row in by_key(keys, replace(ids, suffix=None)).items() if key not in known}
     row_of = {key: row for row, key in enumerate(keys)}
     used = {row[:-1] for row in known.values()} | set(own.values())
     holder = {row[:-1] for row in known.values()}
@@ -301,9 +291,7 @@ def brute_reassign(
         result[key] = token
         if token in holder:
             row = row_of[key]
-            distance = (
-                (ids.last_residual[row].double() - ids.last_codebooks[token[-1]].double()).square().sum(dim=1)
-            )
+            distance = (ids.last_residual[row].double() - ids.last_codebooks[token[-1]].double()).square().sum(dim=1)
             for code in np.argsort(distance.numpy(), kind="stable"):
                 choice = (*token[:-2], int(code), token[-1])
                 if choice not in used:
@@ -321,9 +309,7 @@ def test_reassign_is_the_rule_item_by_item(rows: int, seed: int, monkeypatch: py
     ids, keys = make_ids(rows, seed), torch.randperm(rows).tolist()
     first = ids[: rows // 3].assign(keys[: rows // 3], "reassign")
     known = full_ids(keys[: rows // 3], first)
-    assert {key: row[:-1] for key, row in known.items()} == brute_reassign(
-        ids[: rows // 3], keys[: rows // 3], {}
-    )
+    assert {key: row[:-1] for key, row in known.items()} == brute_reassign(ids[: rows // 3], keys[: rows // 3], {})
     whole = ids.assign(keys, "reassign", AssignedIds(keys[: rows // 3], first))
     got = full_ids(keys, whole)
     assert {key: got[key] for key in known} == known
@@ -359,9 +345,7 @@ def test_reassign_needs_finite_residuals_of_what_it_moves() -> None:
     with pytest.raises(ValueError, match="last_residual and last_codebooks must be kept"):
         replace(ids, last_residual=None).assign(range(60), "reassign")
     with pytest.raises(ValueError, match="last_residual must be finite"):
-        replace(ids, last_residual=torch.full_like(ids.last_residual, torch.nan)).assign(
-            range(60), "reassign"
-        )
+        replace(ids, last_residual=torch.full_like(ids.last_residual, torch.nan)).assign(range(60), "reassign")
 
 
 @settings(max_examples=40, deadline=None)

@@ -34,9 +34,7 @@ def test_every_prefix_is_there_once_with_its_rows_and_tokens(rows: int, length: 
         assert trie.rows(node).tolist() == expected
         assert trie.rows(prefix).tolist() == expected
         next_tokens, next_nodes = trie.children(node)
-        assert next_tokens.tolist() == sorted(
-            {p[-1] for p in below if len(p) > len(prefix) and p[:-1] == prefix}
-        )
+        assert next_tokens.tolist() == sorted({p[-1] for p in below if len(p) > len(prefix) and p[:-1] == prefix})
         assert next_nodes.tolist() == [nodes[(*prefix, token)] for token in next_tokens.tolist()]
     assert trie.depth_starts[-1] == trie.num_nodes
     assert len(trie.depth_starts) == length + 2
@@ -95,6 +93,4 @@ def test_tokens_that_do_not_fit_are_refused(tokens: torch.Tensor, message: str) 
 
 def test_memory_is_plain_int32() -> None:
     trie = PrefixTrie.build(made_tokens(1000, 4, 8))
-    assert {a.dtype for a in (trie.offsets, trie.tokens, trie.row_order, trie.row_starts)} == {
-        np.dtype(np.int32)
-    }
+    assert {a.dtype for a in (trie.offsets, trie.tokens, trie.row_order, trie.row_starts)} == {np.dtype(np.int32)}

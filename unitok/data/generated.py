@@ -82,9 +82,7 @@ def generate_catalogue(
     if not domains or any(name not in DOMAINS for name in domains):
         raise _misfit(f"domains must be out of {', '.join(DOMAINS)}", domains, "Choose at least one of these")
     if items_per_domain is not None and items_per_domain < MIN_ITEMS:
-        raise _misfit(
-            f"items_per_domain must be at least {MIN_ITEMS}", items_per_domain, "Ask for more items"
-        )
+        raise _misfit(f"items_per_domain must be at least {MIN_ITEMS}", items_per_domain, "Ask for more items")
     if seed < 0:
         raise _misfit("seed must be at least 0", seed, "Choose another")
     if width < MIN_WIDTH:
@@ -161,9 +159,7 @@ def _zipf_choice(num_choices: int, size: int, exponent: float, rng: np.random.Ge
     return rng.choice(num_choices, size=size, p=zipf_weights(num_choices, exponent))
 
 
-def _embed(
-    words: _Words, texts: Sequence[str], width: int, seed: int, rng: np.random.Generator
-) -> NDArray[np.float32]:
+def _embed(words: _Words, texts: Sequence[str], width: int, seed: int, rng: np.random.Generator) -> NDArray[np.float32]:
     """Sum the vectors of an item's words and its own part: (N, width) of unit length."""
     directions = rng.standard_normal((_ITEM_DIRECTIONS, width)) / np.sqrt(_ITEM_DIRECTIONS * width)
     own = rng.standard_normal((len(texts), _ITEM_DIRECTIONS)) @ directions

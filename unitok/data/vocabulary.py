@@ -48,8 +48,7 @@ DOMAINS = {
             "Nourishing, Matte, Purifying, Anti-Frizz, Repairing"
         ),
         materials=_words(
-            "Aloe, Shea, Argan, Turmeric, Rosehip, Oat, Coconut, Bamboo, Silk, Green Tea, Honey, Clay, Sea "
-            "Salt"
+            "Aloe, Shea, Argan, Turmeric, Rosehip, Oat, Coconut, Bamboo, Silk, Green Tea, Honey, Clay, Sea Salt"
         ),
         categories={
             "Skin Care": (
@@ -93,8 +92,7 @@ DOMAINS = {
             "Double-Walled, Hand-Finished, Compact, Heavy-Duty, Foldable"
         ),
         materials=_words(
-            "Cast Iron, Stainless Steel, Bamboo, Glass, Oak, Ceramic, Silicone, Copper, Enamel, Stoneware, "
-            "Walnut, Cork"
+            "Cast Iron, Stainless Steel, Bamboo, Glass, Oak, Ceramic, Silicone, Copper, Enamel, Stoneware, Walnut, Cork"
         ),
         categories={
             "Cookware": (
@@ -138,8 +136,7 @@ DOMAINS = {
             "Breathable, Self-Inflating, Rechargeable"
         ),
         materials=_words(
-            "Ripstop, Merino, Down, Stainless Steel, Bamboo, Carbon, Canvas, Aluminium, Cotton, Leather, "
-            "Cork, Titanium"
+            "Ripstop, Merino, Down, Stainless Steel, Bamboo, Carbon, Canvas, Aluminium, Cotton, Leather, Cork, Titanium"
         ),
         categories={
             "Camping": (

@@ -35,7 +35,7 @@ class MoEResidualVQ(nn.Module):
     """Quantise rows by the residual chains of the experts a router picks.
 
     shared="parallel": quantized = sum_s w_s Q_{e_s}(z) + shared_weight Q_shared(z).
-    shared="first": the experts quantise z - sg(Q_shared(z)); quantized = Q_shared(z) + sum_s w_s Q_{e_s}(z - sg(Q_shared(z))).
+    shared="first": the experts quantise r = z - sg(Q_shared(z)); quantized = Q_shared(z) + sum_s w_s Q_{e_s}(r).
     shared="none": the experts alone.
     Codebooks learn from `loss` alone; the straight-through estimate treats them as constants.
 

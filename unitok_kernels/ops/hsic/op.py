@@ -40,7 +40,8 @@ def _fake(x: Tensor, z: Tensor, segments: Tensor, num_segments: int, *_: Any) ->
 
 
 def _check_backward(gradient: Tensor, *arguments: Any) -> None:
-    _check(*arguments, None)
+    x, z, segments, num_segments, bandwidth, normalised = arguments
+    _check(x, z, segments, num_segments, bandwidth, normalised, None)
     checks.floating("hsic_backward", "gradient", gradient, "(num_segments,)")
 
 
@@ -96,8 +97,8 @@ def hsic(
         z: (N, D) float.
         segments: (N,) integer in 0 .. num_segments - 1, in any order; the domain of each row.
         num_segments: how many there are; None reads it from `segments`, on the CPU in eager mode only.
-        bandwidth: sigma for both kernels, or "median": the median positive distance over at most 1,024 strided rows of the
-            segment, for x and z apart, constant in the gradient.
+        bandwidth: sigma for both kernels, or "median": the median positive distance over at most 1,024 strided rows of
+            the segment, for x and z apart, constant in the gradient.
         normalised: give CKA instead of the raw estimate.
         check_finite: raise for NaN, infinity and segments out of range; None means on, except on CUDA, where it would
             synchronise. Unchecked bad rows and rows of no segment are left out.

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from unitok_kernels import checks
 
-_TILE_ROWS = 512
+_TILE_VALUES = 1 << 18  # a tile of whole rows of the kernel matrix stays in the second-level cache
 _MEDIAN_ROWS = 1024
 
 
@@ -20,12 +20,15 @@ class _Gaussian:
         self.rows = rows - rows.mean(0)  # distances don't change, the expanded form's rounding does
         self.norms = self.rows.square().sum(1)
         self.variance = self._median() if bandwidth is None else rows.new_tensor(bandwidth**2)
-        self.row_means = torch.cat([self._tile(part).mean(1) for part in self._parts()])
+        self.row_means = torch.empty_like(self.norms)
+        for part in self._parts():
+            self.row_means[part] = self._tile(part).mean(1)
         self.mean = self.row_means.mean()
 
     def _parts(self) -> Iterator[slice]:
-        for start in range(0, len(self.rows), _TILE_ROWS):
-            yield slice(start, min(start + _TILE_ROWS, len(self.rows)))
+        step = max(1, _TILE_VALUES // len(self.rows))
+        for start in range(0, len(self.rows), step):
+            yield slice(start, min(start + step, len(self.rows)))
 
     def _squared_distances(self, part: slice) -> Tensor:
         products = self.rows[part] @ self.rows.T
@@ -57,12 +60,12 @@ def _estimate(a: _Gaussian, b: _Gaussian) -> Tensor:
 
 
 def _gradient(a: _Gaussian, z: _Gaussian) -> Tensor:
-    """d sum_ij (HUH)_ij V_ij / dz with U held constant: with A = (HUH) * V, -2/sigma^2 (rowsum(A) z - A z)."""
-    pulls = []
+    """Give d sum_ij (HUH)_ij V_ij / dz with U held constant: with A = (HUH) * V, -2/sigma^2 (rowsum(A) z - A z)."""
+    pull = torch.empty_like(z.rows)  # filled in place: a list of small results would hold the freed tiles' memory apart
     for (part, _, centred), (_, kernel, _) in zip(a.tiles(), z.tiles(), strict=True):
         attraction = centred * kernel
-        pulls.append(attraction.sum(1, keepdim=True) * z.rows[part] - attraction @ z.rows)
-    return torch.cat(pulls) * (-2 / z.variance) / (len(z.rows) - 1) ** 2
+        pull[part] = attraction.sum(1, keepdim=True) * z.rows[part] - attraction @ z.rows
+    return pull * (-2 / z.variance) / (len(z.rows) - 1) ** 2
 
 
 def _members(x: Tensor, z: Tensor, segments: Tensor, num_segments: int) -> Iterator[tuple[int, Tensor]]:

@@ -24,7 +24,9 @@ def kmeans(
     """Reference of the operation."""
     good = finite_rows("kmeans", "x", x, check_finite)
     rows = wide(x)[good]
-    checks.at_least("kmeans", "x's finite rows", len(rows), num_codewords, "Repair the others or ask for fewer codewords.")
+    checks.at_least(
+        "kmeans", "x's finite rows", len(rows), num_codewords, "Repair the others or ask for fewer codewords."
+    )
     if start is not None and checks.reads_data(check_finite, start):
         checks.finite("kmeans", "init", start)
     generator = torch.Generator().manual_seed(seed)

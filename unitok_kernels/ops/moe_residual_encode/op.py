@@ -176,9 +176,9 @@ def moe_residual_encode(
         backend: None | "reference" | "cpu" | "triton" | "cuda".
 
     Returns:
-        MoEResidualCodes: codes (N, S, L) int64; shared_codes (N, L) int64 or None; combined (N, D), summed in float32 in
-        the order of the formula and rounded once to z's dtype; level_error (L,) float32, the mean of r_{l+1}^2 over rows,
-        slots and D; shared_level_error (L,) or None. With `stats`, the plain tuple of these and the record.
+        MoEResidualCodes: codes (N, S, L) int64; shared_codes (N, L) int64 or None; combined (N, D), summed in float32
+        in the order of the formula and rounded once to z's dtype; level_error (L,) float32, the mean of r_{l+1}^2 over
+        rows, slots and D; shared_level_error (L,) or None. With `stats`, the plain tuple of these and the record.
 
     Raises:
         ValueError: shapes, devices or values don't fit; the backend can't run the call.

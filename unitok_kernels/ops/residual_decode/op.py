@@ -33,7 +33,9 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, None, None]:
     (codes,) = ctx.saved_tensors
-    levels = [codeword_statistics(gradient, column, ctx.num_codewords, check_codes=False)[0] for column in codes.unbind(1)]
+    levels = [
+        codeword_statistics(gradient, column, ctx.num_codewords, check_codes=False)[0] for column in codes.unbind(1)
+    ]
     return None, torch.stack(levels).to(ctx.dtype), None, None
 
 

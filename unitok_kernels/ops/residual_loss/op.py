@@ -121,9 +121,7 @@ def moe_residual_loss(
         van den Oord et al., "Neural discrete representation learning", 2017, eq. 3; UniTok, arXiv 2511.12922.
     """
     checks.tensors(OP, z=z, codes=codes, codebooks=codebooks, expert_ids=expert_ids)
-    loss: Tensor = _operation(
-        z, codes, codebooks, expert_ids, codebook_weight, commitment_weight, check_codes, backend
-    )
+    loss: Tensor = _operation(z, codes, codebooks, expert_ids, codebook_weight, commitment_weight, check_codes, backend)
     return loss
 
 
@@ -161,8 +159,14 @@ def residual_loss(
         van den Oord et al., "Neural discrete representation learning", 2017, eq. 3.
     """
     checks.tensors("residual_loss", z=z, codes=codes, codebooks=codebooks)
-    checks.integral("residual_loss", "codes", codes, "(N, L)")
-    checks.floating("residual_loss", "codebooks", codebooks, "(L, K, D)")
+    op = "residual_loss"  # shapes are told here, before they get the axis that the other operation wants
+    checks.floating(op, "z", z, "(N, D)")
+    checks.integral(op, "codes", codes, "(N, L)")
+    checks.floating(op, "codebooks", codebooks, "(L, K, D)")
+    checks.not_empty(op, "codebooks", codebooks, "LKD")
+    checks.same(op, "z", z.shape[1], "codebooks", codebooks.shape[2], "width")
+    checks.same(op, "codes", codes.shape[0], "z", z.shape[0], "length")
+    checks.same(op, "codes", codes.shape[1], "codebooks", codebooks.shape[0], "number of levels")
     only = codes.new_zeros(codes.shape[0], 1, dtype=torch.int64)
     return moe_residual_loss(
         z,

@@ -13,9 +13,7 @@ from unitok_kernels.ops.nearest_codeword.reference import finite_rows
 _BLOCK_ROWS = 1024
 
 
-def sinkhorn_assign(
-    x: Tensor, codebook: Tensor, epsilon: float, iterations: int, check_finite: bool | None
-) -> Tensor:
+def sinkhorn_assign(x: Tensor, codebook: Tensor, epsilon: float, iterations: int, check_finite: bool | None) -> Tensor:
     """Reference of the operation: only the potentials are kept, costs are made again a block of rows at a time."""
     good = finite_rows("sinkhorn_assign", "x", x, check_finite)
     if checks.reads_data(check_finite, codebook):

@@ -1,0 +1,76 @@
+"""What the kernel tests share: every backend that can run here, on its device, with poisoned empty memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch.utils import _pytree as pytree
+
+from unitok_kernels import backends
+
+
+def _homes() -> list[Any]:
+    """(backend, device) of everything that can run on this machine."""
+    there = [name for name, is_there in backends.available().items() if is_there]
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    homes = [(name, "cpu") for name in there if name in ("reference", "cpu") or (name == "triton" and interpreted)]
+    if torch.cuda.is_available():
+        homes += [(name, "cuda") for name in there if name != "cpu"]
+    return [pytest.param(home, id="-".join(home), marks=pytest.mark.gpu if home[1] == "cuda" else ()) for home in homes]
+
+
+@pytest.fixture(params=_homes())
+def home(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """A backend and the device that its tensors live on."""
+    return request.param
+
+
+@pytest.fixture
+def backend(home: tuple[str, str]) -> str:
+    return home[0]
+
+
+@pytest.fixture
+def run(home: tuple[str, str]) -> Callable[..., Any]:
+    """Call an operation on the backend: tensors go to its device, results come back; skipped where it has no kernel."""
+    backend, device = home
+
+    def call(operation: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
+        folder = operation.__module__.split(".")[-2]  # unitok_kernels.ops.<folder>.op
+        try:
+            backends.choose(folder, backend, torch.device(device), False)
+        except ValueError as refusal:
+            pytest.skip(str(refusal))
+        arguments, keywords = pytree.tree_map_only(torch.Tensor, lambda x: x.to(device), (arguments, keywords))
+        found = operation(*arguments, backend=backend, **keywords)
+        return pytree.tree_map_only(torch.Tensor, lambda x: x.cpu(), found)
+
+    return call
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory() -> Iterator[None]:
+    """torch.empty is filled with NaN and the largest integers, so that an output left unwritten shows."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def one_and_two_threads() -> Iterator[Callable[[Callable[[], Any]], list[Any]]]:
+    """Run a function with one thread and with two, and give both results."""
+    before = torch.get_num_threads()
+
+    def both(function: Callable[[], Any]) -> list[Any]:
+        results = []
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            results.append(function())
+        return results
+
+    yield both
+    torch.set_num_threads(before)

@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import types
+from collections.abc import Callable
+
+import pytest
+import torch
+
+import unitok_kernels as uk
+from tests.kernels.oracle import normal, raises
+from unitok_kernels import backends
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+ALL = ("reference", "cpu", "triton", "cuda")
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch):
+    """What the environment forces is forgotten, and so is what was looked up."""
+    monkeypatch.delenv("UNITOK_BACKEND", raising=False)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+
+    def forget():
+        for cached in (backends._operations, backends._why_not, backends.kernels):
+            getattr(cached, "cache_clear", lambda: None)()
+
+    forget()
+    yield
+    monkeypatch.undo()
+    forget()
+
+
+@pytest.fixture
+def pretend(monkeypatch) -> Callable[..., None]:
+    """Make backends look built: pretend(cpu={"residual_encode"}, ...); all others but the reference are missing."""
+
+    real = backends._operations
+
+    def install(**built: set[str]) -> None:
+        operations = lambda name: real(name) if name == "reference" else frozenset(built.get(name, ()))  # noqa: E731
+        monkeypatch.setattr(backends, "_operations", operations)
+        monkeypatch.setattr(backends, "_BACKENDS", dict.fromkeys(ALL, lambda: None))
+        backends._why_not.cache_clear()
+
+    return install
+
+
+def choose(operation="residual_encode", requested=None, device=CPU, is_float64=False):
+    return backends.choose(operation, requested, device, is_float64)
+
+
+def test_the_reference_is_always_there():
+    there = backends.available()
+    assert tuple(there) == ALL
+    assert there["reference"] is True
+    assert all(isinstance(answer, bool) for answer in there.values())
+
+
+def test_the_reference_has_every_operation():
+    from unitok_kernels import ops
+
+    assert backends._operations("reference") == set(ops.__all__)
+
+
+def test_explain_names_each_backend_with_its_reason_and_each_device_with_its_choice(monkeypatch):
+    text = backends.explain()
+    lines = dict(line.split(": ", 1) for line in text.splitlines())
+    assert set(lines) == {*ALL, "cpu tensors", "cuda tensors"}
+    for name, there in backends.available().items():
+        assert lines[name].startswith("available, " if there else "not available: ")
+    assert lines["cpu tensors"].endswith("reference")
+    monkeypatch.setenv("UNITOK_BACKEND", "triton")
+    assert "cpu tensors: triton (UNITOK_BACKEND)" in backends.explain()
+
+
+def test_the_order_of_preference(pretend):
+    operations = {"residual_encode"}
+    pretend(cpu=operations, triton=operations, cuda=operations)
+    assert choose() == "cpu"
+    assert choose(device=CUDA) == "cuda"
+    pretend(triton=operations)
+    assert choose() == "reference"  # Triton takes no CPU tensors unless it is asked to interpret
+    assert choose(device=CUDA) == "triton"
+    pretend()
+    assert choose(device=CUDA) == choose() == choose(device=torch.device("meta")) == "reference"
+
+
+def test_a_backend_without_the_operation_is_passed_over(pretend):
+    pretend(cpu={"hsic"}, cuda={"hsic"}, triton={"residual_encode"})
+    assert choose() == "reference"
+    assert choose(device=CUDA) == "triton"
+    assert choose("hsic") == "cpu"
+    with raises(
+        "residual_encode: backend must be able to run this call, got 'cpu': it has no kernel for this operation"
+    ):
+        choose(requested="cpu")
+
+
+def test_float64_runs_on_the_reference_alone(pretend):
+    operations = {"residual_encode"}
+    pretend(cpu=operations, triton=operations, cuda=operations)
+    assert choose(is_float64=True) == "reference"
+    assert choose(is_float64=True, device=CUDA) == "reference"
+    assert choose(is_float64=True, requested="reference") == "reference"
+    for name in ("cpu", "cuda", "triton"):
+        with raises(f"residual_encode: backend must be able .*, got '{name}': float64 runs on the reference alone"):
+            choose(requested=name, is_float64=True)
+
+
+def test_explicit_wins_over_the_environment_and_that_over_preference(pretend, monkeypatch):
+    pretend(cpu={"residual_encode"})
+    assert choose() == "cpu"
+    monkeypatch.setenv("UNITOK_BACKEND", "reference")
+    assert choose() == "reference"
+    assert choose(requested="cpu") == "cpu"
+    monkeypatch.setenv("UNITOK_BACKEND", "")
+    assert choose() == "cpu"
+
+
+def test_demands_that_cannot_be_met_raise(pretend, monkeypatch):
+    pretend(cuda={"residual_encode"}, triton={"residual_encode"}, cpu={"residual_encode"})
+    with raises("backend must be able .*, got 'cuda': it takes cuda tensors, not cpu. unitok_kernels.backends.explain"):
+        choose(requested="cuda")
+    with raises("got 'cpu': it takes cpu tensors, not cuda"):
+        choose(requested="cpu", device=CUDA)
+    with raises("got 'triton': it takes cuda tensors, not cpu"):
+        choose(requested="triton")
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert choose(requested="triton") == "triton"
+    monkeypatch.setenv("UNITOK_BACKEND", "cuda")
+    with raises("residual_encode: UNITOK_BACKEND must be able .*, got 'cuda': it takes cuda tensors, not cpu"):
+        choose()
+    monkeypatch.setenv("UNITOK_BACKEND", "gpu")
+    with raises("residual_encode: UNITOK_BACKEND must be one of reference, cpu, triton, cuda, got 'gpu'"):
+        choose()
+    with raises("residual_encode: backend must be one of reference, cpu, triton, cuda, got 'gpu'"):
+        choose(requested="gpu")
+
+
+def test_a_missing_backend_says_why_and_nothing_else_runs_quietly(pretend, monkeypatch):
+    pretend()
+    z, codebooks = normal(3, 2), normal(1, 2, 2)
+    monkeypatch.setenv("UNITOK_BACKEND", "cpu")
+    with raises(
+        "residual_encode: UNITOK_BACKEND must be able to run this call, got 'cpu': this release has no kernels"
+    ):
+        uk.residual_encode(z, codebooks)
+    assert uk.residual_encode(z, codebooks, backend="reference").codes.shape == (3, 1)
+    monkeypatch.undo()
+    pretend(cpu={"residual_encode"})
+    monkeypatch.setattr(backends, "_BACKENDS", {**backends._BACKENDS, "cpu": backends._native("unitok_kernels._none")})
+    with raises("got 'cpu': the native module unitok_kernels._none is not built"):
+        uk.residual_encode(z, codebooks, backend="cpu")
+    assert backends.available() == {"reference": True, "cpu": False, "triton": False, "cuda": False}
+
+
+def test_the_chosen_kernels_get_the_call_in_one_form(pretend, monkeypatch):
+    """A new backend sees contiguous tensors, int64 integers and no gradient, and its result is what the caller gets."""
+    seen = []
+
+    def residual_decode(codes, codebooks, check_codes):
+        seen.append((codes, codebooks, check_codes, torch.is_grad_enabled()))
+        return codebooks.new_full((codes.shape[0], codebooks.shape[2]), 7.0)
+
+    pretend(cpu={"residual_decode"})
+    real = backends.kernels
+    fake = types.SimpleNamespace(residual_decode=residual_decode)
+    chosen = lambda operation, backend: fake if backend == "cpu" else real(operation, backend)  # noqa: E731
+    monkeypatch.setattr(backends, "kernels", chosen)
+
+    codes, codebooks = torch.tensor([[1, 2], [0, 0]], dtype=torch.uint8).T, normal(2, 4, 3).mT.requires_grad_()
+    found = uk.residual_decode(codes, codebooks)
+    assert found.eq(7).all()
+    assert found.requires_grad
+    ((got_codes, got_codebooks, check_codes, grad_enabled),) = seen
+    assert got_codes.dtype == torch.int64
+    assert got_codes.is_contiguous()
+    assert got_codebooks.is_contiguous()
+    assert torch.equal(got_codebooks, codebooks)
+    assert check_codes is None
+    assert not grad_enabled
+    assert not uk.residual_decode(codes, codebooks, backend="reference").eq(7).any()
+    # The first tensor holds integers: float64 is looked for in all of them.
+    assert not uk.residual_decode(codes, codebooks.double()).eq(7).any()
+    assert len(seen) == 1

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+import unitok_kernels as uk
+
+FUNCTIONS = [name for name in uk.__all__ if inspect.isfunction(getattr(uk, name))]
+
+
+def fresh(code):
+    """Run code in a new interpreter and give what it prints."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize("package", ["unitok_kernels", "unitok"])
+def test_importing_the_package_imports_nothing_heavy(package):
+    heavy = "{'torch', 'numpy', 'triton', 'pyarrow', 'sklearn', 'transformers'}"
+    code = f"import sys, {package}; {package}.__version__; dir({package}); print(sorted({heavy} & set(sys.modules)))"
+    assert fresh(code) == "[]"
+
+
+def test_backends_can_be_asked_without_torch():
+    use = "uk.backends.available(); uk.backends.explain()"
+    code = f"import sys, unitok_kernels as uk; {use}; print('torch' in sys.modules)"
+    assert fresh(code) == "False"
+
+
+def test_the_first_use_may_be_inside_a_compiled_function():
+    code = """
+import torch, unitok_kernels as uk
+function = torch.compile(lambda z, c: uk.residual_encode(z, c).quantized, fullgraph=True, backend="eager")
+z, c = torch.randn(5, 3), torch.randn(2, 4, 3)
+print(torch.equal(function(z, c), uk.residual_encode(z, c).quantized))
+"""
+    assert fresh(code) == "True"
+
+
+def test_a_submodule_is_reached_by_its_name():
+    assert fresh("import unitok_kernels as uk; print(uk.nn.MoEResidualVQ.__name__, uk.ops.__name__)") == (
+        "MoEResidualVQ unitok_kernels.ops"
+    )
+
+
+def test_dir_lists_the_public_names():
+    assert {*uk.__all__, "nn", "__version__"} <= set(dir(uk))
+    assert sorted(uk.__all__) == sorted(set(uk.__all__))
+    with pytest.raises(AttributeError, match="module 'unitok_kernels' has no attribute 'nearest'"):
+        _ = uk.nearest
+
+
+def test_the_public_names_are_the_contract_s():
+    assert {
+        "backends",
+        "codeword_statistics",
+        "hsic",
+        "kmeans",
+        "moe_residual_encode",
+        "nearest_codeword",
+        "residual_decode",
+        "residual_encode",
+        "sinkhorn_assign",
+    } <= set(uk.__all__)
+
+
+@pytest.mark.parametrize("name", uk.__all__)
+def test_each_public_name_has_a_docstring(name):
+    text = inspect.getdoc(getattr(uk, name))
+    assert text
+    assert text.splitlines()[0].endswith(".")
+
+
+def test_there_are_functions_to_look_at():
+    assert len(FUNCTIONS) >= 10
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_each_function_has_the_sections_and_every_argument(name):
+    function = getattr(uk, name)
+    text = inspect.getdoc(function)
+    places = [text.index(f"\n{section}:\n") for section in ("Args", "Returns", "Raises", "Source")]
+    assert places == sorted(places)
+    assert "=" in text[: places[0]] or "Minimises" in text[: places[0]]  # the formula stands before the arguments
+    arguments = text[places[0] : places[1]]
+    documented = [
+        line.strip().split(":")[0] for line in arguments.splitlines() if line.startswith("    ") and line[4] != " "
+    ]
+    assert documented == list(inspect.signature(function).parameters)
+    assert "ValueError" in text[places[2] : places[3]]
+    assert "TypeError" in text[places[2] : places[3]]
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_each_function_takes_a_backend_by_name_and_is_annotated(name):
+    signature = inspect.signature(getattr(uk, name))
+    backend = signature.parameters["backend"]
+    assert backend.kind is inspect.Parameter.KEYWORD_ONLY
+    assert backend.default is None
+    assert signature.return_annotation is not inspect.Signature.empty
+    assert all(p.annotation is not inspect.Parameter.empty for p in signature.parameters.values())

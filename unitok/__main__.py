@@ -1,0 +1,5 @@
+"""`python -m unitok` is the command `unitok`."""
+
+from unitok.cli import main
+
+main()

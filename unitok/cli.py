@@ -1,0 +1,90 @@
+"""The command `unitok`: every command is a module of `unitok.commands`; nothing heavy is imported before one runs."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from unitok import __version__
+from unitok.commands.add_domain import add_domain
+from unitok.commands.decode import decode
+from unitok.commands.demo import demo
+from unitok.commands.doctor import doctor
+from unitok.commands.fit import fit
+from unitok.commands.report import report
+from unitok.commands.terminal import Refusal, say
+from unitok.commands.tokenize import tokenize
+
+DEBUG = "UNITOK_DEBUG"
+
+
+class _Commands(TyperGroup):
+    """Turns what is wrong with the input into one line on stderr and exit code 1; a bug keeps its traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            say("interrupted")
+            raise typer.Exit(130) from None
+        except Exception as error:
+            if not _is_of_the_input(error) or os.environ.get(DEBUG) == "1":
+                raise
+            say(f"error: {_in_one_line(error)}")
+            raise typer.Exit(1) from None
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (demo, fit, tokenize, decode, add_domain, report, doctor):
+    app.command(command.__name__.replace("_", "-"))(command)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"unitok {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def unitok(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Fit one item tokenizer for many domains, and turn items into semantic IDs.
+
+    New here? `unitok demo --out runs/demo` shows all of it on generated items in under a minute.
+
+    Results go to stdout, everything else to stderr. Exit codes: 0 fine, 1 something is wrong with the input, 2 with the
+    command line, 130 interrupted. UNITOK_DEBUG=1 shows the traceback behind an error.
+    """
+
+
+def _is_of_the_input(error: Exception) -> bool:
+    from safetensors import SafetensorError  # what it raises where a file can't be written
+
+    # A reader that has gone away, as in `unitok report ... | head`, is typer's business.
+    return isinstance(error, Refusal | ValueError | OSError | SafetensorError) and not isinstance(
+        error, BrokenPipeError
+    )
+
+
+def _in_one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    app()

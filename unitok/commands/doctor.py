@@ -1,0 +1,167 @@
+"""`unitok doctor`: what is installed, what would run, and whether the promises hold on this machine."""
+
+from __future__ import annotations
+
+import platform
+import re
+from collections.abc import Callable
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from unitok import __version__
+from unitok.commands.options import Json
+from unitok.commands.terminal import console, print_json
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+DISTRIBUTION = "unitok-kernels"
+_NEEDED = ("torch", "numpy", "pyarrow", "safetensors", "typer", "rich")
+_EXTRA = re.compile(r"([\w.-]+).*\bextra == ['\"]([\w-]+)['\"]")
+
+
+def doctor(as_json: Json = False) -> None:
+    """Say what is installed, which backends would run and why, and check the promises on this machine.
+
+    The checks: codes equal those of a float64 search, at an offset where the usual float32 form fails; an item's codes
+    are the same alone and in a batch; a tokenizer gives the same IDs after it was saved and loaded. Where one fails,
+    the exit code is 1.
+
+    For example:
+
+        unitok doctor
+        unitok doctor --json > doctor.json
+    """
+    from unitok_kernels import backends
+
+    checks: dict[str, Callable[[], bool]] = {
+        "codes equal those of a float64 search": _codes_are_exact,
+        "an item's codes are the same alone and in a batch": _batch_is_no_matter,
+        "IDs are the same after saving and loading": _saving_is_no_matter,
+    }
+    results = {name: check() for name, check in checks.items()}
+    found = {
+        "unitok": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": {name: _version(name) for name in _NEEDED},
+        "processor": _processor(),
+        "backends": backends.available(),
+        "extras": extras(),
+        "checks": results,
+        "ok": all(results.values()),
+    }
+    if as_json:
+        print_json(found)
+    else:
+        _print(console(), found, backends.explain())
+    if not found["ok"]:
+        raise typer.Exit(1)
+
+
+def extras() -> dict[str, list[str]]:
+    """List the packages that each extra lacks on this machine; empty where nothing is missing."""
+    try:
+        required = metadata.requires(DISTRIBUTION) or []
+    except metadata.PackageNotFoundError:  # run from a source tree
+        return {}
+    missing: dict[str, list[str]] = {}
+    for requirement in required:
+        if (match := _EXTRA.match(requirement)) is not None:
+            package, extra = match.groups()
+            lacking = missing.setdefault(extra, [])
+            if _version(package) is None:
+                lacking.append(package)
+    return missing
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _processor() -> dict[str, Any]:
+    import os
+
+    import torch
+
+    return {
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def _codes_are_exact() -> bool:
+    import torch
+
+    import unitok_kernels as uk
+
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(64, 8, generator=generator) + 1000
+    codebooks = torch.randn(3, 32, 8, generator=generator)
+    codebooks[0] += 1000
+    codes, residual = uk.residual_encode(z, codebooks).codes, z
+    for level, codebook in enumerate(codebooks):
+        distance = (residual.double()[:, None] - codebook.double()).square().sum(2)
+        if not torch.equal(distance.argmin(1), codes[:, level]):
+            return False
+        residual = residual - codebook[codes[:, level]]
+    return True
+
+
+def _tiny_tokenizer() -> tuple[Any, Any]:
+    import torch
+
+    from unitok import Tokenizer, UniTokConfig, UniTokModel
+    from unitok.tokenizer import DomainInfo
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = UniTokConfig(encoder_widths=(64, 32), codebook_dim=16, codebook_size=32)
+        tokenizer = Tokenizer(UniTokModel(48, 3, config), [DomainInfo("made", 300)])
+        return tokenizer, torch.randn(300, 48)
+
+
+def _batch_is_no_matter() -> bool:
+    tokenizer, x = _tiny_tokenizer()
+    together = tokenizer.tokenize(x)
+    return all(tokenizer.tokenize(x[row : row + 1]).equals(together[[row]]) for row in range(0, len(x), 30))
+
+
+def _saving_is_no_matter() -> bool:
+    from tempfile import TemporaryDirectory
+
+    from unitok import Tokenizer
+
+    tokenizer, x = _tiny_tokenizer()
+    with TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        return Tokenizer.from_pretrained(folder).tokenize(x).equals(tokenizer.tokenize(x))
+
+
+def _print(screen: Console, found: dict[str, Any], explained: str) -> None:
+    processor = found["processor"]
+    lines = [
+        f"unitok {found['unitok']}, Python {found['python']}, {found['platform']}",
+        "  " + ", ".join(f"{name} {version or 'missing'}" for name, version in found["versions"].items()),
+        f"  {processor['cores']} cores, {processor['threads']} threads, {processor['instructions']}; "
+        + (processor["cuda"] or "no CUDA device"),
+        "",
+        "Backends",
+        *(f"  {line}" for line in explained.splitlines()),
+        "",
+        "Extras",
+    ]
+    for extra, missing in found["extras"].items():
+        state = f"lacks {', '.join(missing)}: pip install '{DISTRIBUTION}[{extra}]'" if missing else "installed"
+        lines.append(f"  {extra:<10} {state}")
+    lines += ["", "Checks"]
+    lines += [f"  {'ok    ' if fine else 'FAILED'} {name}" for name, fine in found["checks"].items()]
+    for line in lines:
+        screen.print(line, markup=False, soft_wrap=True)

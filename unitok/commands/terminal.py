@@ -1,0 +1,80 @@
+"""What all commands share at the terminal: results on stdout, all else on stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+_WIDTH = 160  # of what goes into a file or a pipe, where a table must not be cut to 80 columns
+
+
+class Refusal(Exception):  # noqa: N818  (no fault of the program's)
+    """What was asked can't be done; the message is the line that the user sees."""
+
+
+def console(stderr: bool = False) -> Console:
+    """Give the console of stdout, or of stderr."""
+    terminal = Console(stderr=stderr, highlight=False)
+    if terminal.is_terminal or "COLUMNS" in os.environ:
+        return terminal
+    return Console(stderr=stderr, highlight=False, width=_WIDTH)
+
+
+def say(line: str) -> None:
+    """Tell the user something that isn't the result."""
+    typer.echo(line, err=True)
+
+
+def print_json(value: Any) -> None:
+    """Print the result as JSON."""
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+class StepBar:
+    """A progress bar with the time left on stderr, where that is a terminal; use it in a `with` statement.
+
+    Args:
+        what: what is being done.
+        unit: what is counted.
+    """
+
+    def __init__(self, what: str, unit: str) -> None:
+        screen = console(stderr=True)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn(unit),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+            TextColumn("{task.fields[note]}"),
+            console=screen,
+            transient=True,
+            disable=not screen.is_terminal,
+            refresh_per_second=4,
+        )
+        self._task = self._progress.add_task(what, total=None, note="")
+        self._began = False
+
+    def __enter__(self) -> StepBar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._progress.stop()
+
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        """Move on to `done` of `total`."""
+        if not self._began:  # work done before, which a resumed run begins with, says nothing about the speed
+            self._progress.reset(self._task, total=total, completed=done)
+            self._began = True
+        self._progress.update(self._task, total=total, completed=done, note=note)
+
+    def say(self, line: str, style: str = "") -> None:
+        """Print a line on stderr, above the bar."""
+        self._progress.console.print(line, style=style, markup=False, soft_wrap=True)
