@@ -75,7 +75,9 @@ class UniTokConfig:
         encoder_widths: hidden widths of the encoder; the decoder mirrors them.
         num_experts: None is one a domain; 0 is the single-codebook RQ-VAE.
         weights: of the losses.
-        learning_rate: of AdamW, at its peak; falls to 0 by a cosine.
+        learning_rate: of AdamW, at its peak.
+        final_learning_rate: share of it that a cosine leaves at the end. Annealed to 0, codebooks settle where the mean
+            error is least, which takes codewords away from dense regions: more items collide.
         weight_decay: of AdamW, on the matrices of encoder, router and decoder.
         gradient_clip: largest norm of the gradient.
         warmup_epochs: epochs of the plain autoencoder before router and codebooks are started from its latents.
@@ -103,6 +105,7 @@ class UniTokConfig:
     num_experts: int | None = None
     weights: LossWeights = field(default_factory=LossWeights)
     learning_rate: float = 2e-3
+    final_learning_rate: float = 0.5
     weight_decay: float = 1e-4
     gradient_clip: float = 1.0
     warmup_epochs: int = 1
@@ -135,6 +138,8 @@ class UniTokConfig:
         widths = self.encoder_widths
         if not isinstance(widths, tuple) or any(type(width) is not int or width < 1 for width in widths):
             _fail("encoder_widths", "a tuple of whole numbers, each at least 1", repr(widths))
+        if not (_is_number(self.final_learning_rate) and 0 <= self.final_learning_rate <= 1):
+            _fail("final_learning_rate", "from 0 to 1", repr(self.final_learning_rate))
         if not (_is_number(self.validation_fraction) and 0 <= self.validation_fraction < 1):
             _fail("validation_fraction", "at least 0 and below 1", repr(self.validation_fraction))
         if self.bandwidth != "median" and not (_is_number(self.bandwidth) and self.bandwidth > 0):

@@ -1,4 +1,4 @@
-"""Where router and codebooks start: the domains' means, and k-means on each expert's own residual chain."""
+"""Where router and codebooks start, and what keeps them in use: means, k-means on each residual chain, revival."""
 
 from __future__ import annotations
 
@@ -43,11 +43,14 @@ def kmeans_chain(residual: Tensor, num_levels: int, codebook_size: int, seed: in
 
 
 @torch.no_grad()
-def start_router(model: UniTokModel, z: Tensor, domains: Tensor, num_domains: int, seed: int) -> None:
-    """Start the router as a nearest-mean classifier.
+def place_router(
+    model: UniTokModel, z: Tensor, domains: Tensor, num_domains: int, seed: int, experts: Tensor | None = None
+) -> None:
+    """Make the router a nearest-mean classifier.
 
-    logit_e = -|z - m_e|^2 / 2 tau, up to what all experts share; m_e the mean of domain e (or a k-means centre, where
-    experts and domains differ in number), tau the mean squared distance of a row from its centre a dimension.
+    logit_e = -|z - m_e|^2 / 2 tau, up to what all experts share; m_e the mean of domain e, tau the mean squared
+    distance of a row from its mean a dimension. Where experts and domains differ in number, m_e is a k-means centre at
+    first, and then the mean of the rows that expert e has. An expert without rows is put at the mean of all.
 
     Args:
         model: its router is overwritten; a model without one is left alone.
@@ -55,16 +58,18 @@ def start_router(model: UniTokModel, z: Tensor, domains: Tensor, num_domains: in
         domains: (N,) int64.
         num_domains: number of domains.
         seed: of k-means.
+        experts: (N,) int64, the top expert of each row; None at the first placing.
     """
     if model.router is None:
         return
-    experts = model.router.out_features
-    if experts == num_domains:
-        sums, counts = uk.codeword_statistics(z, domains, num_domains)
-        centers, nearest = sums / counts[:, None].clamp(min=1), domains
-    else:
-        centers, nearest = uk.kmeans(z, experts, iterations=20, seed=seed)
-    tau = (z - centers[nearest]).square().mean()
+    count = model.router.out_features
+    if count == num_domains:
+        experts = domains
+    elif experts is None:
+        _, experts = uk.kmeans(z, count, iterations=20, seed=seed)
+    sums, counts = uk.codeword_statistics(z, experts, count)
+    centers = torch.where(counts[:, None] > 0, sums / counts[:, None].clamp(min=1), z.mean(0))
+    tau = (z - centers[experts]).square().mean()
     if tau <= 1e-6 * centers.square().mean():  # rows that are their centres: nothing says how far the others reach
         tau = centers.square().mean().clamp(min=1e-12)
     model.router.weight.copy_(centers / tau)

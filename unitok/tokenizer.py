@@ -260,7 +260,8 @@ class Tokenizer:
         folder = Path(directory)
         if (folder / SETTINGS).exists() and not force:
             raise FileExistsError(
-                f"save_pretrained: directory must hold no tokenizer yet, got {folder}. Choose another or pass force=True."
+                f"save_pretrained: directory must hold no tokenizer yet, got {folder}. "
+                "Choose another, or pass force=True."
             )
         folder.mkdir(parents=True, exist_ok=True)
         state = {name: value.detach().contiguous() for name, value in self.model.state_dict().items()}

@@ -21,7 +21,7 @@ from unitok.config import UniTokConfig
 from unitok.losses import losses, reconstruction_loss
 from unitok.model import UniTokModel
 from unitok.monitor import alarms, describe, snapshot
-from unitok.start import revive_codewords, start_codebooks, start_router
+from unitok.start import place_router, revive_codewords, start_codebooks
 
 CHECKPOINT = "checkpoint.safetensors"
 HISTORY = "history.jsonl"
@@ -112,6 +112,11 @@ class Trainer:
             self._end_epoch(epoch, time.perf_counter() - began)
         return self.history
 
+    def _learning_rate(self) -> float:
+        least = self.config.final_learning_rate
+        cosine = 0.5 * (1 + math.cos(math.pi * self.step / self.total_steps))
+        return self.config.learning_rate * (least + (1 - least) * cosine)
+
     def _start_epoch(self) -> int:
         return min(self.config.warmup_epochs, self.config.epochs - 1)
 
@@ -119,12 +124,20 @@ class Trainer:
     def _start(self) -> None:
         rows = self.batches.train_rows
         z = torch.cat([self.model.encoder(x) for x in self.x[rows].split(4096)])
-        start_router(self.model, z, self.domains[rows], len(self.names), self.config.seed)
+        self._place_router(z, None)
         start_codebooks(self.model, z, self.config.seed)
+
+    def _place_router(self, z: Tensor, experts: Tensor | None) -> None:
+        domains = self.domains[self.batches.train_rows]
+        place_router(self.model, z, domains, len(self.names), self.config.seed, experts)
+
+    def _router_follows(self) -> bool:
+        """Tell whether the router is kept at its means: a weight of p / p = 1 leaves it without any gradient."""
+        return self.model.preset.renormalise and self.config.top_k == 1
 
     def _train(self, rows: Tensor, warm: bool) -> None:
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * 0.5 * (1 + math.cos(math.pi * self.step / self.total_steps))
+            group["lr"] = self._learning_rate()
         x = self.x[rows]
         if warm:
             with self._diverging():
@@ -186,6 +199,8 @@ class Trainer:
             if epoch + 1 < self.config.epochs:
                 trained = seen.select(self.batches.train_rows)
                 record["revived"] = revive_codewords(self.model, trained, self.config.seed + epoch)
+                if self._router_follows():
+                    self._place_router(trained.z, trained.routing.experts[:, 0])
         record["alarms"] = alarms(record)
         self.history.append(record)
         self.sums = {}

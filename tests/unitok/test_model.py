@@ -13,7 +13,7 @@ from unitok import SemanticIds, UniTokConfig, UniTokModel
 from unitok.config import PRESETS
 from unitok.losses import reconstruction_loss
 from unitok.mixture import DenseMixtureVQ
-from unitok.start import start_codebooks, start_router
+from unitok.start import start_codebooks, place_router
 
 CHAINS = [name for name in PRESETS if name != "public_code"]
 WIDTH, EXPERTS, LEVELS, SIZE, DIM = 24, 4, 3, 16, 8
@@ -119,7 +119,7 @@ def test_paper_has_the_scale_fault_and_normalised_does_not(top_k: int, make_item
         model = UniTokModel(WIDTH, 3, make_config(preset=preset, top_k=top_k))
         with torch.no_grad():
             z = model.encoder(x)
-            start_router(model, z, domains, 3, seed=0)
+            place_router(model, z, domains, 3, seed=0)
             start_codebooks(model, z, seed=0)
             out = model(x)
         z_hat = out.quantized.quantized

@@ -11,7 +11,7 @@ from torch import Tensor
 from unitok import UniTokModel
 from unitok.config import PRESETS
 from unitok.monitor import Snapshot, snapshot
-from unitok.start import kmeans_chain, revive_codewords, start_codebooks, start_router
+from unitok.start import kmeans_chain, revive_codewords, start_codebooks, place_router
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def test_the_router_sends_items_to_their_domain(make_model) -> None:
     z, domains = separated()
     model = make_model()
     before = (model.route(model.router(z), z).experts[:, 0] == domains).float().mean()
-    start_router(model, z, domains, 3, seed=0)
+    place_router(model, z, domains, 3, seed=0)
     routing = model.route(model.router(z), z)
     assert (routing.experts[:, 0] == domains).float().mean() > 0.97 > before
     means = torch.stack([z[domains == k].mean(0) for k in range(3)])
@@ -48,7 +48,7 @@ def test_the_router_sends_items_to_their_domain(make_model) -> None:
 def test_the_router_starts_from_clusters_where_experts_are_not_domains(make_model) -> None:
     z, _ = separated(domains=3)
     model = make_model(num_experts=5)
-    start_router(model, z, torch.zeros(len(z), dtype=torch.int64), 1, seed=0)  # one domain, five experts
+    place_router(model, z, torch.zeros(len(z), dtype=torch.int64), 1, seed=0)  # one domain, five experts
     top = model.route(model.router(z), z).experts[:, 0]
     assert torch.bincount(top, minlength=5).min() > 0.05 * len(z)
     centres = torch.stack([z[top == expert].mean(0) for expert in range(5)])
@@ -58,11 +58,11 @@ def test_the_router_starts_from_clusters_where_experts_are_not_domains(make_mode
 def test_the_router_starts_where_every_domain_is_one_item(make_model) -> None:
     model = make_model()
     z = torch.eye(3, 8)
-    start_router(model, z, torch.arange(3), 3, seed=0)
+    place_router(model, z, torch.arange(3), 3, seed=0)
     routing = model.route(model.router(z), z)
     assert routing.probs.isfinite().all()
     assert routing.experts[:, 0].tolist() == [0, 1, 2]
-    start_router(model, torch.zeros(3, 8), torch.arange(3), 3, seed=0)
+    place_router(model, torch.zeros(3, 8), torch.arange(3), 3, seed=0)
     assert model.route(model.router(z), z).probs.isfinite().all()
 
 
@@ -108,7 +108,7 @@ def test_many_rows_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_codebooks_start_on_the_residuals_that_reach_them(preset: str, make_model) -> None:
     z, domains = separated()
     model = make_model(preset=preset)
-    start_router(model, z, domains, 3, seed=0)
+    place_router(model, z, domains, 3, seed=0)
     start_codebooks(model, z, seed=0)
     with torch.no_grad():
         out = model.quantize(z, model.route(model.router(z), z))
