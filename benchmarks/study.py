@@ -12,7 +12,6 @@ import datetime
 import json
 import platform
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -67,10 +66,11 @@ def fit_once(name: str, config: UniTokConfig, options: argparse.Namespace) -> No
     """Fit and measure one run, unless it is kept from before."""
     path = kept(options.work, name)
     if path.exists():
+        if json.loads(path.read_text())["config"] != json.loads(json.dumps(config.to_dict())):
+            raise SystemExit(f"{path} is of other settings. Delete it, or pass another --work.")
         return
     catalogue = read_catalogue(options.data)
     columns = (*Progress.get_default_columns()[:-1], TimeRemainingColumn(), TimeElapsedColumn())
-    began = time.perf_counter()
     with Progress(*columns) as bar:
         task = bar.add_task(name, total=None)
         tokenizer = Tokenizer.fit(
@@ -79,13 +79,10 @@ def fit_once(name: str, config: UniTokConfig, options: argparse.Namespace) -> No
             directory=options.work / path.stem,
             progress=lambda done, total, _: bar.update(task, completed=done, total=total),
         )
-    seconds = time.perf_counter() - began
     tokenizer.save_pretrained(options.work / path.stem, force=True)
     report = tokenizer.report({key: domain.embeddings for key, domain in catalogue.items()})
     figures = {
         "config": config.to_dict(),
-        "fit_seconds": seconds,
-        "epoch_seconds": sum(record["seconds"] for record in tokenizer.history),
         "report": report.to_dict(),
         "history": tokenizer.history,
         "origin": origin(),
@@ -95,7 +92,7 @@ def fit_once(name: str, config: UniTokConfig, options: argparse.Namespace) -> No
 
 def origin() -> dict[str, Any]:
     """Tell machine, date and commit."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True)
     model = platform.processor() or platform.machine()
     for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ():
         if line.startswith("model name"):
@@ -114,13 +111,13 @@ def published(data: Path) -> Iterator[dict[str, Any]]:
         for file in sorted(folder.glob("published_tokens*.parquet")):
             table = pq.read_table(file)
             columns = [torch.from_numpy(table[c].to_numpy().copy()).long() for c in ("t0", "t1", "t2", "t3", "expert")]
-            codes, experts = torch.stack(columns[:4], 1), columns[4]
+            codes, experts = torch.stack(columns[:4], 1), columns[4].clamp(min=0)  # -1 where there are no experts
             variant = file.stem.removeprefix("published_tokens").strip("_") or "unitok"
             yield {
                 "domain": domain,
                 "tokens": "LETTER" if variant == "letter" else f"UniTok {variant}".replace(" unitok", ""),
-                "collision_rate": metrics.collision_rate(torch.stack(columns, 1)),
-                "level_bits": metrics.level_entropy_given_expert(codes, experts.clamp(min=0)).tolist(),
+                "collision_rate": metrics.collision_rate(torch.cat([codes, experts[:, None]], 1)),
+                "level_bits": metrics.level_entropy_given_expert(codes, experts).tolist(),
                 "token_entropy": metrics.token_entropy(codes),
             }
 
@@ -130,14 +127,17 @@ def write_page(results: dict[str, Any], tokens: list[dict[str, Any]]) -> None:
     if not results:
         return
     first = next(iter(results.values()))
+    commits = {name: run["origin"]["commit"] for name, run in results.items()}
+    single = len(set(commits.values())) == 1
+    commit = commits.popitem()[1] if single else ", ".join(f"{c} ({name})" for name, c in commits.items())
     base = results.get("single codebook", {}).get("report", {}).get("overall", {}).get("error_of_latents")
     lines = [
-        f"Measured {first['origin']['date']} at commit {first['origin']['commit']} on {first['origin']['machine']}; "
+        f"Measured {first['origin']['date']} at commit {commit} on {first['origin']['machine']} a run; "
         f"seed {first['config']['seed']}, {first['config']['epochs']} epochs.",
         "",
-        "| run | collisions, all | Beauty | Yelp | after resolver | z error | / single codebook | by ID | x error | by ID "
-        "| token bits of 10 | fewest bits a level, given the expert | least expert load | fit, s |",
-        "|---|" + "---|" * 13,
+        "| run | collisions, all | Beauty | Yelp | after resolver | z error | / single codebook | by ID | x error "
+        "| by ID | token bits of 10 | fewest bits a level, given the expert | least expert load |",
+        "|---|" + "---|" * 12,
     ]
     for name, run in results.items():
         report, overall = run["report"], run["report"]["overall"]
@@ -157,7 +157,6 @@ def write_page(results: dict[str, Any], tokens: list[dict[str, Any]]) -> None:
             f"{report['token_entropy']:.2f}",
             f"{min(report['level_entropy_given_expert']):.2f}",
             f"{min(report['expert_load']):.2%}",
-            f"{run['fit_seconds']:.0f}",
         ]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     lines += [
@@ -167,7 +166,7 @@ def write_page(results: dict[str, Any], tokens: list[dict[str, Any]]) -> None:
     ]
     for name, run in results.items():
         domains = run["report"]["domains"].values()
-        raw, cka = (torch.tensor([d[key] for d in domains]) for key in ("hsic", "cka"))
+        raw, cka = (torch.tensor([d[key] for d in domains if d[key] is not None]) for key in ("hsic", "cka"))
         spread = f"{raw.mean():.5f} | {raw.var(correction=0):.2e} | {cka.mean():.4f} | {cka.var(correction=0):.2e}"
         lines.append(f"| {name} | {spread} | {run['report']['overall']['reconstruction']:.4f} |")
     lines += [

@@ -86,6 +86,7 @@ def make_config() -> Callable[..., Any]:
             "num_experts": None,
             "weights": LossWeights(1.0, 1.0, commitment=0.25, calibration=0.03, beta=1.0),
             "learning_rate": 1e-2,
+            "final_learning_rate": 0.5,
             "weight_decay": 1e-4,
             "gradient_clip": 1.0,
             "warmup_epochs": 1,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from unitok.config import LossWeights, UniTokConfig
+    from unitok.data.catalogue import EmbeddingInfo
     from unitok.model import UniTokModel
     from unitok.report import Report
     from unitok.semantic_id import SemanticIds
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "EmbeddingInfo": "data.catalogue",
     "LossWeights": "config",
     "Report": "report",
     "SemanticIds": "semantic_id",
@@ -26,7 +28,7 @@ _HOME = {
     "UniTokModel": "model",
 }
 
-__all__ = ["LossWeights", "Report", "SemanticIds", "Tokenizer", "UniTokConfig", "UniTokModel"]
+__all__ = ["EmbeddingInfo", "LossWeights", "Report", "SemanticIds", "Tokenizer", "UniTokConfig", "UniTokModel"]
 
 
 def __getattr__(name: str) -> Any:

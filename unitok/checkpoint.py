@@ -35,7 +35,10 @@ def save_checkpoint(
             if key in (state := optimizer.state.get(parameter, {})):
                 tensors[f"optimizer.{key}.{name}"] = state[key]
     partial = path.with_suffix(".partial")
-    save_file({k: v.contiguous() for k, v in tensors.items()}, partial, {"progress": json.dumps(progress)})
+    try:
+        save_file({k: v.contiguous() for k, v in tensors.items()}, partial, {"progress": json.dumps(progress)})
+    except SafetensorError as error:
+        raise OSError(f"checkpoint: {path} must be writable, got {error}. Free space, or mend its rights.") from error
     with partial.open("rb") as written:
         os.fsync(written.fileno())
     partial.replace(path)

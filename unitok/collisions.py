@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Key = int | str
 
 RESOLVERS = ("suffix", "reassign", "none")
-DISTANCES_AT_ONCE = 2**20  # elements of the (movers, K) table that "reassign" holds at a time: 8 MiB
+_DISTANCES_AT_ONCE = 2**20  # elements of the (movers, K) table that "reassign" holds at a time: 8 MiB
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +26,9 @@ class AssignedIds:
 
     Args:
         item_keys: N distinct integers or strings.
-        ids: the IDs of those items, in the same order.
+        ids: (N) the IDs of those items, in the same order.
+
+    Source: UniTok.
     """
 
     item_keys: Sequence[Key] | np.ndarray | Tensor
@@ -71,7 +73,7 @@ def _ranks(values: Tensor) -> Tensor:
     return ranks
 
 
-def rank_in_group(groups: Tensor, keys: Sequence[Key]) -> Tensor:
+def _rank_in_group(groups: Tensor, keys: Sequence[Key]) -> Tensor:
     """Rank every row by its key among the rows of its group; 0 for a row that is alone.
 
     Only rows in company are sorted, so all but two counts is work on the colliding items alone.
@@ -91,7 +93,23 @@ def resolve(
     resolver: str | None,
     existing: AssignedIds | None,
 ) -> SemanticIds:
-    """Do what `SemanticIds.assign` documents."""
+    """Tell items that share an ID apart: `SemanticIds.assign`, which documents it.
+
+    Args:
+        ids: the IDs of N items.
+        item_keys: N distinct integers or strings.
+        resolver: one of RESOLVERS, or None.
+        existing: an earlier assignment to keep, or None.
+
+    Returns:
+        SemanticIds: with a suffix unless resolver is "none".
+
+    Raises:
+        ValueError: as `SemanticIds.assign` does.
+        TypeError: keys that are neither all integers nor all strings.
+
+    Source: TIGER, arXiv 2305.05065, for the suffix; UniTok.
+    """
     if resolver not in (None, *RESOLVERS):
         raise ValueError(f"assign: resolver must be one of {', '.join(RESOLVERS)}, got {resolver!r}. Choose one.")
     keys = _checked_keys("item_keys", item_keys, len(ids))
@@ -126,12 +144,11 @@ def resolve(
     codes, suffix = ids.codes.clone(), torch.empty(len(ids), dtype=torch.int64)
     codes[seen], suffix[seen] = known.codes[match[seen]], known_suffix[match[seen]]
     codes[new] = table[len(known) :, : ids.num_levels]
-    suffix[new] = free[new_groups] + rank_in_group(new_groups, new_keys)
+    suffix[new] = free[new_groups] + _rank_in_group(new_groups, new_keys)
     slot_codes = ids.slot_codes
     if slot_codes is not None:
         slot_codes = torch.cat([codes[:, None], slot_codes[:, 1:]], dim=1)
-    needed = resolver == "suffix" or known.suffix is not None or bool(suffix.any())
-    return replace(ids, codes=codes, slot_codes=slot_codes, suffix=suffix if needed else None)
+    return replace(ids, codes=codes, slot_codes=slot_codes, suffix=suffix)
 
 
 def _top1(ids: SemanticIds) -> Tensor:
@@ -194,7 +211,7 @@ def _reassigned(table: Tensor, num_known: int, new_keys: Sequence[Key], new: Sem
     # The expert comes first, so that rows of one expert, which share a codebook, are met together.
     families = row_groups(torch.cat([table[:, last + 1 :], table[:, :last]], dim=1)).numpy()
     ranks = torch.zeros(len(table), dtype=torch.int64)
-    ranks[num_known:] = rank_in_group(groups[num_known:], new_keys)
+    ranks[num_known:] = _rank_in_group(groups[num_known:], new_keys)
     held = torch.zeros(len(table), dtype=torch.bool)
     held[groups[:num_known]] = True
     moves = (ranks > 0) | held[groups]
@@ -211,7 +228,7 @@ def _reassigned(table: Tensor, num_known: int, new_keys: Sequence[Key], new: Sem
     member_families, member_codes = families[members], codes[members]
 
     family, taken = -1, np.zeros(new.codebook_size, dtype=bool)
-    step = max(1, DISTANCES_AT_ONCE // new.codebook_size)
+    step = max(1, _DISTANCES_AT_ONCE // new.codebook_size)
     for start in range(0, len(movers), step):
         block = movers[start : start + step]
         for row, distance in zip(block, _last_level_distances(new, block - num_known), strict=True):

@@ -12,6 +12,9 @@ from typing import Any, TypeGuard
 class Preset:
     """How the chains of the routed experts and of the shared one are put together.
 
+    With `renormalise` and top_k = 1 the expert's weight is p / p = 1, so no loss reaches the router: it is kept a
+    nearest-mean classifier of the domains instead, placed anew after every epoch but the last.
+
     Attributes:
         shared: "parallel" (quantises z), "first" (the routed experts quantise what it leaves), or "none".
         routed_scale: factor on the router's weights.
@@ -45,6 +48,9 @@ class LossWeights:
         commitment: of the commitment term inside L_rq.
         calibration: of L_mi = Var_k[I_k] - beta Mean_k[I_k], I_k the HSIC of domain k.
         beta: weight of the mean inside L_mi.
+
+    Raises:
+        ValueError: a weight is negative or no finite number.
     """
 
     reconstruction: float = 1.0
@@ -150,7 +156,11 @@ class UniTokConfig:
                 _fail("top_k", f"at most num_experts = {self.num_experts}", self.top_k)
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the settings as plain data, for JSON."""
+        """Give the settings as plain data, for JSON.
+
+        Returns:
+            dict: names and values; `from_dict` reads it.
+        """
         return dataclasses.asdict(self)
 
     @classmethod

@@ -29,7 +29,7 @@ class Calibration(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """The losses of a batch, each a scalar in the units of DESIGN's equations, unweighted but for `total`."""
+    """The losses of a batch, each a scalar in squared units of x or z, unweighted but for `total`."""
 
     total: Tensor
     reconstruction: Tensor

@@ -1,4 +1,4 @@
-"""What a tokenizer's IDs are worth: collisions, entropies, shared information, use of the codebooks, error.
+"""What a tokenizer's IDs are worth: collisions, use of the codebooks, errors, and `unitok.information`.
 
 Every function is pure. Codes of -1 (rows that could not be encoded) are skipped; where nothing is left to
 measure, a share, an entropy or an error is nan. Entropies and information are in bits, in float64 from int64
@@ -14,10 +14,34 @@ import torch
 from torch import Tensor
 
 from unitok.collisions import row_groups
+from unitok.counts import expert_level_codes, tally
+from unitok.information import (
+    adjusted_mutual_information,
+    code_entropy,
+    level_adjusted_mutual_information,
+    level_entropy_given_expert,
+    mutual_information,
+    redundant_levels,
+    token_entropy,
+)
 
-DENSE_CELLS = 2**22  # labels below this are counted in a table, larger ones by sorting
-ROWS_AT_ONCE = 2**15  # rows of wide float data that are held in a second copy
-PAIRS_AT_ONCE = 2**13  # cells of the expected mutual information that are summed at a time
+__all__ = [
+    "adjusted_mutual_information",
+    "code_entropy",
+    "collision_rate",
+    "dead_codes",
+    "indistinguishable_rate",
+    "level_adjusted_mutual_information",
+    "level_entropy_given_expert",
+    "mutual_information",
+    "perplexity",
+    "redundant_levels",
+    "relative_error",
+    "token_entropy",
+    "utilisation",
+]
+
+_ROWS_AT_ONCE = 2**15  # rows of wide float data that are held in a second copy
 
 
 def collision_rate(tokens: Tensor) -> float:
@@ -29,8 +53,13 @@ def collision_rate(tokens: Tensor) -> float:
     Returns:
         In [0, 1); nan for no rows.
 
+    Raises:
+        ValueError: tokens is not a matrix.
+
     Source: UniTok.
     """
+    if tokens.ndim != 2:
+        raise ValueError(f"collision_rate: tokens must be (N, T), got shape {tuple(tokens.shape)}. Pass ids.tokens().")
     tokens = tokens[(tokens >= 0).all(dim=1)]
     return 1 - (int(row_groups(tokens).max()) + 1) / len(tokens) if len(tokens) else math.nan
 
@@ -46,145 +75,26 @@ def indistinguishable_rate(x: Tensor) -> float:
     Returns:
         In [0, 1); nan for no rows.
 
+    Raises:
+        ValueError: x is not a matrix of floating point.
+
     Source: UniTok.
     """
+    if x.ndim != 2 or not x.is_floating_point():
+        got = f"{x.dtype} of shape {tuple(x.shape)}"
+        raise ValueError(f"indistinguishable_rate: x must be (N, D) floating point, got {got}. Pass the embeddings.")
     if not len(x):
         return math.nan
     bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()]
     weights = torch.randint(-(2**62), 2**62, (x.shape[1],), generator=torch.Generator().manual_seed(0)) | 1
     # Hash first, compare afterwards: only rows whose hash repeats are ever copied.
-    hashes = torch.cat([((part + 0.0).contiguous().view(bits) * weights).sum(dim=1) for part in x.split(ROWS_AT_ONCE)])
+    hashes = torch.cat([((part + 0.0).contiguous().view(bits) * weights).sum(dim=1) for part in x.split(_ROWS_AT_ONCE)])
     _, label, times = torch.unique(hashes, return_inverse=True, return_counts=True)
     suspects = (x[times[label] > 1] + 0.0).contiguous().view(bits).numpy()
     if not suspects.size:
         return 0.0
     rows = suspects.view(np.dtype((np.void, suspects.itemsize * suspects.shape[1])))
     return (len(suspects) - len(np.unique(rows))) / len(x)
-
-
-def code_entropy(codes: Tensor) -> Tensor:
-    """The entropy of the codes of each level: H_l = -sum_k p_lk log2 p_lk; at most log2(K).
-
-    Args:
-        codes: (N, L) int64.
-
-    Returns:
-        (L,) float64, bits.
-
-    Source: UniTok, arXiv 2511.12922.
-    """
-    return torch.tensor([_entropy(_counts(level[level >= 0])) for level in codes.unbind(1)], dtype=torch.float64)
-
-
-def token_entropy(codes: Tensor, experts: Tensor | None = None) -> float:
-    """The entropy of the tokens (level, code), or (expert, level, code), pooled over all levels.
-
-    H = -sum_t p_t log2 p_t over distinct tokens t; at most log2(L K), or log2(E L K) with experts.
-
-    Args:
-        codes: (N, L) int64.
-        experts: (N,) int64, the top expert of each row, to tell its codes from those of others; or None.
-
-    Returns:
-        Bits.
-
-    Source: UniTok, arXiv 2511.12922 (the entropy it reports as 9.63 and 10.42 bits).
-    """
-    return _entropy(_counts(_expert_level_codes(codes, experts)[0]))
-
-
-def mutual_information(a: Tensor, b: Tensor, normalised: bool = False) -> float:
-    """What one labelling says of another, as the expert of the domain: I = H(a) + H(b) - H(a, b).
-
-    normalised: 2 I / (H(a) + H(b)), 1 if each label names one label of the other, or both are constant.
-
-    Args:
-        a: (N,) int64 labels; rows with a negative label in either are skipped.
-        b: (N,) int64 labels.
-        normalised: divide by the mean entropy.
-
-    Returns:
-        Bits, or in [0, 1].
-
-    Raises:
-        ValueError: a and b are not two vectors of one length.
-
-    Source: Cover and Thomas, Elements of Information Theory, ch. 2.
-    """
-    a, b = _paired("mutual_information", a, b)
-    entropy_a, entropy_b, joint = (
-        _entropy(_counts(a)),
-        _entropy(_counts(b)),
-        _entropy(_counts(_pair_labels(a, b))),
-    )
-    information = max(entropy_a + entropy_b - joint, 0.0)  # in this order max keeps nan
-    if not normalised:
-        return information
-    return 2 * information / (entropy_a + entropy_b) if entropy_a + entropy_b else 1.0
-
-
-def level_entropy_given_expert(codes: Tensor, experts: Tensor) -> Tensor:
-    """The entropy that each level adds to the expert id: H(c_l | e) = H(c_l, e) - H(e); at most log2(K).
-
-    Args:
-        codes: (N, L) int64.
-        experts: (N,) int64, the top expert of each row.
-
-    Returns:
-        (L,) float64, bits; 0 for a level that only repeats the expert.
-
-    Source: UniTok.
-    """
-    pairs = [_paired("level_entropy_given_expert", level, experts) for level in codes.unbind(1)]
-    gains = [_entropy(_counts(_pair_labels(level, expert))) - _entropy(_counts(expert)) for level, expert in pairs]
-    return torch.tensor(gains, dtype=torch.float64).clamp(min=0)
-
-
-def adjusted_mutual_information(a: Tensor, b: Tensor) -> float:
-    """Mutual information of two labellings, less what chance gives them: 0 by chance, 1 if equivalent.
-
-    AMI = (I - E[I]) / ((H(a) + H(b)) / 2 - E[I]), E over random pairings with the same label counts.
-
-    Args:
-        a: (N,) int64 labels; rows with a negative label in either are skipped.
-        b: (N,) int64 labels.
-
-    Returns:
-        At most 1, and 1 where both are constant; 0 where chance explains every bit (all labels distinct).
-
-    Raises:
-        ValueError: a and b are not two vectors of one length.
-
-    Source: Vinh, Epps and Bailey, Information Theoretic Measures for Clusterings Comparison, JMLR 11, 2010.
-    """
-    a, b = _paired("adjusted_mutual_information", a, b)
-    if not len(a):
-        return math.nan
-    counts_a, counts_b = _counts(a), _counts(b)
-    if len(counts_a) == len(counts_b) == 1:
-        return 1.0
-    mean_entropy = (_entropy(counts_a) + _entropy(counts_b)) / 2
-    expected = _expected_mutual_information(counts_a, counts_b)
-    reach = mean_entropy - expected
-    return (mutual_information(a, b) - expected) / reach if reach > 1e-9 * mean_entropy else 0.0
-
-
-def level_adjusted_mutual_information(codes: Tensor) -> Tensor:
-    """The adjusted mutual information of every two levels.
-
-    Args:
-        codes: (N, L) int64.
-
-    Returns:
-        (L, L) float64, symmetric, with a diagonal of 1; near 0 off it where no level repeats another.
-
-    Source: Vinh, Epps and Bailey, JMLR 11, 2010.
-    """
-    levels = codes.unbind(1)
-    table = torch.eye(len(levels), dtype=torch.float64)
-    for i, j in torch.combinations(torch.arange(len(levels))).tolist():
-        table[i, j] = table[j, i] = adjusted_mutual_information(levels[i], levels[j])
-    return table
 
 
 def dead_codes(codes: Tensor, codebook_size: int, experts: Tensor | None = None, num_experts: int = 1) -> Tensor:
@@ -199,9 +109,15 @@ def dead_codes(codes: Tensor, codebook_size: int, experts: Tensor | None = None,
     Returns:
         (E, L) int64.
 
+    Raises:
+        ValueError: codes is not (N, L), or experts not (N,); a code or an expert is too large.
+
     Source: UniTok.
     """
-    cells, _ = _usage(codes, experts)
+    cells, _ = _usage("dead_codes", codes, experts, num_experts)
+    if codes.numel() and int(codes.max()) >= codebook_size:
+        got = int(codes.max())
+        raise ValueError(f"dead_codes: codes must be below {codebook_size}, got {got}. Pass the tokenizer's size.")
     used = torch.bincount(cells, minlength=num_experts * codes.shape[1])
     return codebook_size - used.view(num_experts, codes.shape[1])
 
@@ -209,10 +125,17 @@ def dead_codes(codes: Tensor, codebook_size: int, experts: Tensor | None = None,
 def utilisation(codes: Tensor, codebook_size: int, experts: Tensor | None = None, num_experts: int = 1) -> Tensor:
     """The share of each expert's and level's codewords that some row uses: used / K.
 
-    Args and shape as `dead_codes`.
+    Args:
+        codes: (N, L) int64.
+        codebook_size: K.
+        experts: (N,) int64, the top expert of each row; None for a single codebook.
+        num_experts: E.
 
     Returns:
         (E, L) float64 in [0, 1].
+
+    Raises:
+        ValueError: codes is not (N, L), or experts not (N,); a code or an expert is too large.
 
     Source: UniTok.
     """
@@ -230,14 +153,16 @@ def perplexity(codes: Tensor, experts: Tensor | None = None, num_experts: int = 
     Returns:
         (E, L) float64 from 1 to K; 0 for an expert without rows.
 
+    Raises:
+        ValueError: codes is not (N, L), or experts not (N,); an expert is too large.
+
     Source: van den Oord et al., Neural Discrete Representation Learning, arXiv 1711.00937.
     """
-    shape = (num_experts, codes.shape[1])
-    cells, counts = _usage(codes, experts)
-    totals = torch.zeros(shape[0] * shape[1], dtype=torch.int64).index_add_(0, cells, counts)
+    cells, counts = _usage("perplexity", codes, experts, num_experts)
+    totals = torch.zeros(num_experts * codes.shape[1], dtype=torch.int64).index_add_(0, cells, counts)
     p = counts.double() / totals[cells]
     nats = torch.zeros(len(totals), dtype=torch.float64).index_add_(0, cells, -p * p.log())
-    return torch.where(totals > 0, nats.exp(), 0.0).view(shape)
+    return torch.where(totals > 0, nats.exp(), 0.0).view(num_experts, codes.shape[1])
 
 
 def relative_error(target: Tensor, approximation: Tensor) -> float:
@@ -261,125 +186,18 @@ def relative_error(target: Tensor, approximation: Tensor) -> float:
             f"{tuple(approximation.shape)}. Pass the rows that it approximates."
         )
     missed = energy = torch.zeros((), dtype=torch.float64)
-    for t, a in zip(target.split(ROWS_AT_ONCE), approximation.split(ROWS_AT_ONCE), strict=True):
+    for t, a in zip(target.split(_ROWS_AT_ONCE), approximation.split(_ROWS_AT_ONCE), strict=True):
         t = t.double()
         missed, energy = missed + (t - a.double()).square().sum(), energy + t.square().sum()
     return float(missed / energy)
 
 
-def redundant_levels(
-    codes: Tensor, experts: Tensor, *, min_entropy: float = 1.0, max_information: float = 0.9
-) -> dict[int, str]:
-    """Find the levels that say nothing new: they repeat the expert id, or an earlier level.
-
-    Level l is redundant if H(c_l | e) < min_entropy, or AMI(c_l, c_j) > max_information for some j < l.
-
-    Args:
-        codes: (N, L) int64.
-        experts: (N,) int64, the top expert of each row.
-        min_entropy: bits.
-        max_information: between 0 and 1.
-
-    Returns:
-        The redundant levels, counted from 0, each with its reasons as a phrase; empty for no rows.
-
-    Source: UniTok. (Given all other levels any entropy vanishes on finite data; that would find nothing.)
-    """
-    entropy = level_entropy_given_expert(codes, experts).tolist()
-    shared = level_adjusted_mutual_information(codes).tolist()
-    found = {}
-    for level, bits in enumerate(entropy):
-        reasons = [f"{bits:.2f} bits given the expert, under {min_entropy:g}"] if bits < min_entropy else []
-        reasons += [
-            f"repeats level {earlier} (adjusted mutual information {shared[level][earlier]:.2f})"
-            for earlier in range(level)
-            if shared[level][earlier] > max_information
-        ]
-        if reasons:
-            found[level] = "; ".join(reasons)
-    return found
-
-
-def _tally(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The labels that occur, ascending, and how often."""
-    if labels.numel() and int(labels.max()) >= DENSE_CELLS:
-        values, counts = torch.unique(labels, return_counts=True)
-        return values, counts
-    table = torch.bincount(labels)
-    values = table.nonzero()[:, 0]
-    return values, table[values]
-
-
-def _counts(labels: Tensor) -> Tensor:
-    return _tally(labels)[1]
-
-
-def _entropy(counts: Tensor) -> float:
-    if not counts.numel():
-        return math.nan
-    p = counts.double() / counts.sum()
-    return float((p * p.reciprocal().log2()).sum())
-
-
-def _paired(what: str, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    if a.ndim != 1 or a.shape != b.shape:
-        raise ValueError(
-            f"{what}: labels must be two vectors of one length, got {tuple(a.shape)} and {tuple(b.shape)}. "
-            "Pass one label a row in both."
-        )
-    valid = (a >= 0) & (b >= 0)
-    return a[valid], b[valid]
-
-
-def _pair_labels(a: Tensor, b: Tensor) -> Tensor:
-    return a * (int(b.max()) + 1) + b if len(b) else b
-
-
-def _expert_level_codes(codes: Tensor, experts: Tensor | None) -> tuple[Tensor, int]:
-    """One label for each (expert, level, code) that is valid, and the labels that an (expert, level) has."""
-    experts = torch.zeros(len(codes), dtype=torch.int64) if experts is None else experts
-    if codes.ndim != 2 or experts.shape != codes.shape[:1]:
-        raise ValueError(
-            f"metrics: codes must be (N, L) and experts (N,), got {tuple(codes.shape)} and "
-            f"{tuple(experts.shape)}. Pass ids.codes and ids.experts[:, 0]."
-        )
-    size = max(1, int(codes.max()) + 1) if codes.numel() else 1
-    labels = (experts[:, None] * codes.shape[1] + torch.arange(codes.shape[1])) * size + codes
-    return labels[(codes >= 0) & (experts[:, None] >= 0)], size
-
-
-def _usage(codes: Tensor, experts: Tensor | None) -> tuple[Tensor, Tensor]:
+def _usage(what: str, codes: Tensor, experts: Tensor | None, num_experts: int) -> tuple[Tensor, Tensor]:
     """For each codeword in use: its cell, expert * L + level, and how many rows use it."""
-    labels, size = _expert_level_codes(codes, experts)
-    values, counts = _tally(labels)
-    return values // size, counts
-
-
-def _expected_mutual_information(counts_a: Tensor, counts_b: Tensor) -> float:
-    """E[I] in bits between random labellings with these label counts: Vinh, Epps and Bailey 2010, eq. 24a.
-
-    sum over labels i, j and overlaps n of  n/N log2(N n / (a_i b_j)) P(n),  P hypergeometric(N, a_i, b_j).
-    """
-    total = int(counts_a.sum())
-    (a_sizes, a_times), (b_sizes, b_times) = _tally(counts_a), _tally(counts_b)
-    log_factorial = torch.lgamma(torch.arange(1, total + 2, dtype=torch.float64))
-    expected = 0.0
-    # Labels of equal count contribute equally, so the sum runs over distinct pairs of counts.
-    for cell in torch.arange(len(a_sizes) * len(b_sizes)).split(PAIRS_AT_ONCE):
-        i, j = cell // len(b_sizes), cell % len(b_sizes)
-        a, b, times = a_sizes[i], b_sizes[j], (a_times[i] * b_times[j]).double()
-        # Only overlaps near the mean matter: by Bernstein's bound all others together have P < 2 exp(-50).
-        mean = a.double() * b / total
-        reach = 50 / 3 + (2500 / 9 + 100 * mean).sqrt()
-        low = torch.maximum((a + b - total).clamp(min=1), (mean - reach).floor().long())
-        high = torch.minimum(torch.minimum(a, b), (mean + reach).ceil().long())
-        lengths = high - low + 1
-        pair = torch.arange(len(cell)).repeat_interleave(lengths)
-        n = torch.arange(len(pair)) + (low - (lengths.cumsum(0) - lengths))[pair]
-        ways = log_factorial[a] + log_factorial[b] + log_factorial[total - a] + log_factorial[total - b]
-        a, b = a[pair], b[pair]
-        log_p = ways[pair] - log_factorial[total] - log_factorial[n] - log_factorial[a - n]
-        log_p -= log_factorial[b - n] + log_factorial[total - a - b + n]
-        gain = n.double() / total * (n.double() * total / (a.double() * b)).log2()
-        expected += float((times[pair] * gain * log_p.exp()).sum())
-    return expected
+    labels, size = expert_level_codes(codes, experts)
+    values, counts = tally(labels)
+    cells = values // size
+    if len(cells) and int(cells[-1]) >= num_experts * codes.shape[1]:
+        got = int(cells[-1]) // codes.shape[1]
+        raise ValueError(f"{what}: experts must be below {num_experts}, got {got}. Pass the tokenizer's number.")
+    return cells, counts

@@ -116,6 +116,11 @@ class UniTokModel(nn.Module):
         """Experts that have codebooks, those of added domains included."""
         return int(self.quantizer.codebooks.shape[0])
 
+    @property
+    def routable_experts(self) -> int:
+        """Experts that the router chooses among; 0 without a router."""
+        return 0 if self.router is None else self.router.out_features
+
     def route(self, logits: Tensor | None, z: Tensor) -> Routing:
         """Choose experts by the router's logits.
 
@@ -137,7 +142,15 @@ class UniTokModel(nn.Module):
         return Routing(probs.to(z.dtype), experts, (self.preset.routed_scale * top).to(z.dtype))
 
     def quantize(self, z: Tensor, routing: Routing) -> MoEResidualOutput:
-        """Quantise latents (N, D) by the chains of their experts."""
+        """Quantise latents by the chains of their experts.
+
+        Args:
+            z: (N, D) float32.
+            routing: experts and weights of the rows.
+
+        Returns:
+            MoEResidualOutput: codes, z_hat and the quantisation loss.
+        """
         if isinstance(self.quantizer, DenseMixtureVQ):
             return self.quantizer(z, routing.experts, routing.probs)
         return self.quantizer(z, routing.experts, routing.weights)
@@ -161,7 +174,8 @@ class UniTokModel(nn.Module):
         """Encode rows so that a row's result doesn't depend on its batch.
 
         A matrix product in float32 rounds differently for other batch sizes. This one runs in float64, in blocks of
-        one size, and rounds once at the end.
+        one size, and rounds once at the end. That no row of a block fares otherwise than another is tested, not proven:
+        it is a matter of the BLAS, and `unitok doctor` looks at the one that is here.
 
         Args:
             x: (N, D_in) float.
@@ -187,14 +201,31 @@ class UniTokModel(nn.Module):
         return z, logits
 
     def codewords(self, codes: Tensor, experts: Tensor) -> Tensor:
-        """Sum the codewords of one expert's chain a row: (N, L), (N,) -> (N, D); -1 adds nothing."""
+        """Sum the codewords of one expert's chain a row.
+
+        Args:
+            codes: (N, L) int64; -1 adds nothing.
+            experts: (N,) int64; a row of -1 gives zeros.
+
+        Returns:
+            Tensor: (N, D) float32.
+        """
         num_experts, levels, size, width = self.quantizer.codebooks.shape
         table = self.quantizer.codebooks.transpose(0, 1).reshape(levels, num_experts * size, width)
         named = (codes >= 0) & (experts[:, None] >= 0)
         return uk.residual_decode(torch.where(named, experts[:, None] * size + codes, -1), table)
 
     def last_residual(self, z: Tensor, routing: Routing, quantized: MoEResidualOutput) -> Tensor:
-        """Give what the top expert's last level quantises: (N, D)."""
+        """Give what the top expert's last level quantises.
+
+        Args:
+            z: (N, D) float32 latents.
+            routing: their experts.
+            quantized: their codes.
+
+        Returns:
+            Tensor: (N, D) float32.
+        """
         if isinstance(self.quantizer, DenseMixtureVQ):
             return self.quantizer.last_residual(z, routing.probs)
         shared_codebooks, shared_codes = self.quantizer.shared_codebooks, quantized.shared_codes
@@ -206,8 +237,16 @@ class UniTokModel(nn.Module):
 
     @torch.no_grad()
     def remember_means(self, routing: Routing, quantized: MoEResidualOutput) -> None:
-        """Keep the mean weight of each slot and the mean shared vector of each expert, for `latents`."""
-        self.mean_weights.copy_(routing.weights.mean(0))
+        """Keep the mean weight of each slot and the mean shared vector of each expert, for `latents`.
+
+        Args:
+            routing: of the items that the model was fitted on.
+            quantized: their codes.
+        """
+        weights = routing.weights.mean(0)
+        if self.preset.dense:  # the experts that an ID doesn't name had the rest of the mixture
+            weights *= self.preset.routed_scale / weights.sum()
+        self.mean_weights.copy_(weights)
         if quantized.shared_codes is not None and self.quantizer.shared_codebooks is not None:
             shared = uk.residual_decode(quantized.shared_codes, self.quantizer.shared_codebooks)
             sums, counts = uk.codeword_statistics(shared, routing.experts[:, 0], self.num_experts)
@@ -228,11 +267,12 @@ class UniTokModel(nn.Module):
             Tensor: (N, D) float32.
         """
         top = self.codewords(ids.codes, ids.experts[:, 0])
-        if ids.slot_codes is None:
-            routed = self.mean_weights.sum() * top
-        else:
+        routed = self.mean_weights.sum() * top
+        if ids.slot_codes is not None:
             slots = zip(self.mean_weights, ids.slot_codes.unbind(1), ids.experts.unbind(1), strict=True)
-            routed = torch.stack([weight * self.codewords(codes, experts) for weight, codes, experts in slots]).sum(0)
+            mixed = torch.stack([weight * self.codewords(codes, experts) for weight, codes, experts in slots]).sum(0)
+            added = ids.experts[:, :1] >= self.routable_experts  # an added domain's expert has the weight of all slots
+            routed = torch.where(added & (self.router is not None), routed, mixed)
         shared_codebooks = self.quantizer.shared_codebooks
         if shared_codebooks is None:
             return routed

@@ -18,7 +18,7 @@ from unitok_kernels import hsic
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from unitok.tokenizer import Tokenizer
+    from unitok.tokenizer import Encoded, Tokenizer
 
 _HSIC_ROWS = 2048  # the estimate's spread over samples of this size is under a hundredth of its value
 
@@ -97,12 +97,23 @@ class Report:
     redundant_levels: dict[int, str]
 
     def to_dict(self) -> dict[str, Any]:
-        """Give plain data for JSON; what isn't finite becomes None."""
+        """Give plain data for JSON.
+
+        Returns:
+            dict: the attributes by name; what isn't finite becomes None.
+        """
         plain: dict[str, Any] = _without_nan(asdict(self))
         return plain
 
     def to_table(self, names: Sequence[str] | None = None) -> Table:
-        """Lay the domains' figures out as a table for the terminal; `names` chooses columns, by their headings."""
+        """Lay the domains' figures out as a table for the terminal.
+
+        Args:
+            names: headings of the columns to show, in order; None shows all.
+
+        Returns:
+            Table: a row a domain, and one over all.
+        """
         from rich.table import Table
 
         columns: dict[str, Callable[[DomainReport], str]] = {
@@ -129,7 +140,11 @@ class Report:
         return table
 
     def summary(self) -> list[str]:
-        """Say the figures that aren't a domain's in plain lines."""
+        """Say the figures that aren't a domain's.
+
+        Returns:
+            list[str]: plain lines.
+        """
         lines = [
             f"token entropy {self.token_entropy:.2f} of {self.token_entropy_limit:.2f} bits; by level "
             + ", ".join(f"{bits:.2f}" for bits in self.code_entropy)
@@ -157,19 +172,22 @@ def make_report(tokenizer: Tokenizer, parts: Mapping[str, Tensor], known: Mappin
         Report: the figures.
     """
     model = tokenizer.model
-    ids = {name: tokenizer.tokenize(x, known[name]) for name, x in parts.items()}
+    seen = {name: tokenizer.encode(x, known[name]) for name, x in parts.items()}
+    ids = {name: encoded.ids for name, encoded in seen.items()}
     everything = SemanticIds.concatenate(list(ids.values()))
-    figures = {name: _figures(tokenizer, x, ids[name], known[name]) for name, x in parts.items()}
-    x = torch.cat(list(parts.values()))
+    by_id = {name: model.latents(replace(i, shared_codes=None, slot_codes=None)) for name, i in ids.items()}
+    figures = {name: _figures(x, seen[name], by_id[name], model.decoder) for name, x in parts.items()}
     total = sum(f.items for f in figures.values())
     weighted = {
         name: sum(getattr(f, name) * f.items for f in figures.values() if f.items) / total
         for name in ("reconstruction", "reconstruction_by_id", "own_expert")
     }
+    z, z_hat = (torch.cat(values) for values in zip(*((e.z, e.z_hat) for e in seen.values()), strict=True))
     overall = DomainReport(
         items=total,
-        **_collisions(everything, x),
-        **_latent_errors(tokenizer, parts, ids, known),
+        **_collisions(everything, torch.cat(list(parts.values()))),
+        error_of_latents=metrics.relative_error(z, z_hat),
+        error_of_latents_by_id=metrics.relative_error(z, torch.cat(list(by_id.values()))),
         hsic=math.nan,
         cka=math.nan,
         **weighted,
@@ -199,9 +217,8 @@ def make_report(tokenizer: Tokenizer, parts: Mapping[str, Tensor], known: Mappin
     )
 
 
-def _figures(tokenizer: Tokenizer, x: Tensor, ids: SemanticIds, domain: str | None) -> DomainReport:
-    z, z_hat, by_id = _latents(tokenizer, x, ids, domain)
-    decoder = tokenizer.model.decoder
+def _figures(x: Tensor, encoded: Encoded, by_id: Tensor, decoder: torch.nn.Module) -> DomainReport:
+    ids, z, z_hat = encoded
     sample = slice(None, None, max(1, -(-len(x) // _HSIC_ROWS)))
     segment = torch.zeros(len(x[sample]), dtype=torch.int64)
     raw, normalised = (
@@ -219,28 +236,6 @@ def _figures(tokenizer: Tokenizer, x: Tensor, ids: SemanticIds, domain: str | No
         cka=normalised,
         own_expert=float(torch.bincount(ids.experts[:, 0]).max() / len(ids)) if len(ids) else math.nan,
     )
-
-
-def _latents(tokenizer: Tokenizer, x: Tensor, ids: SemanticIds, domain: str | None) -> tuple[Tensor, Tensor, Tensor]:
-    """(z, z_hat of all active chains, z_hat of the ID alone)."""
-    z, routing = tokenizer.routed(x, domain)
-    z_hat = tokenizer.model.quantize(z, routing).quantized
-    emitted = replace(ids, shared_codes=None, slot_codes=None)
-    return z, z_hat, tokenizer.model.latents(emitted)
-
-
-def _latent_errors(
-    tokenizer: Tokenizer,
-    parts: Mapping[str, Tensor],
-    ids: Mapping[str, SemanticIds],
-    known: Mapping[str, str | None],
-) -> dict[str, float]:
-    each = [_latents(tokenizer, x, ids[name], known[name]) for name, x in parts.items()]
-    z, z_hat, by_id = (torch.cat(values) for values in zip(*each, strict=True))
-    return {
-        "error_of_latents": metrics.relative_error(z, z_hat),
-        "error_of_latents_by_id": metrics.relative_error(z, by_id),
-    }
 
 
 def _collisions(ids: SemanticIds, x: Tensor) -> dict[str, float]:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from unitok.config import UniTokConfig
@@ -24,12 +21,10 @@ from unitok.monitor import snapshot
 from unitok.report import Report, make_report
 from unitok.semantic_id import SemanticIds
 from unitok.start import kmeans_chain
+from unitok.storage import SETTINGS, read_pair, write_pair
 from unitok.trainer import Progress, Trainer
 from unitok_kernels import checks, residual_encode
 
-WEIGHTS = "model.safetensors"
-SETTINGS = "tokenizer.json"
-FORMAT = 1
 ADD_MODES = ("new_expert", "frozen")
 
 Rows = Tensor | np.ndarray[Any, Any]
@@ -48,6 +43,20 @@ class DomainInfo:
     name: str
     num_items: int
     expert: int | None = None
+
+
+class Encoded(NamedTuple):
+    """Items with their IDs.
+
+    Attributes:
+        ids: their semantic IDs.
+        z: (N, D) float32 latents.
+        z_hat: (N, D) float32, what all active chains make of them.
+    """
+
+    ids: SemanticIds
+    z: Tensor
+    z_hat: Tensor
 
 
 class Tokenizer:
@@ -116,6 +125,8 @@ class Tokenizer:
         labels = torch.repeat_interleave(torch.tensor([len(p) for p in parts.values()]))
 
         num_experts = len(parts) if config.num_experts is None else config.num_experts
+        step = "Ask for fewer experts, or give more items."
+        checks.at_least("fit", "the number of items", len(x), num_experts, step)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             model = UniTokModel(width, num_experts, config)
@@ -153,18 +164,7 @@ class Tokenizer:
             TypeError: x is neither a tensor nor an array of floats.
         """
         self.check_embedding("tokenize", embedding)
-        z, routing = self.routed(self._input("tokenize", x), domain)
-        found = self.model.quantize(z, routing)
-        return SemanticIds(
-            codes=found.codes[:, 0],
-            experts=routing.experts,
-            codebook_size=self.config.codebook_size,
-            num_experts=self.model.num_experts,
-            shared_codes=found.shared_codes,
-            slot_codes=found.codes if self.config.top_k > 1 else None,
-            last_residual=self.model.last_residual(z, routing, found),
-            last_codebooks=self.model.quantizer.codebooks[:, -1].detach().clone(),
-        )
+        return self.encode(self._input("tokenize", x), domain).ids
 
     @torch.no_grad()
     def decode(self, ids: SemanticIds) -> Tensor:
@@ -185,14 +185,15 @@ class Tokenizer:
             rule = f"of {levels} levels of {size} codewords, at most {self.model.num_experts} experts, {slots} slots"
             got = f"{has[0]} levels of {has[1]} codewords, {ids.num_experts} experts, {has[2]} slots"
             checks.fail("decode", "ids", rule, got, "Use the tokenizer that made them.")
-        return torch.cat([self.model.decoder(z) for z in self.model.latents(ids).split(4096)] or [torch.empty(0)])
+        return torch.cat([self.model.decoder(z) for z in self.model.latents(ids).split(4096)])
 
     def report(self, x: Rows | Mapping[str, Rows], domain: str | None = None) -> Report:
         """Measure the tokenizer on items.
 
         Args:
-            x: (N, D_in) embeddings of one domain, or a mapping of names to them.
-            domain: the domain's name, where x isn't a mapping.
+            x: (N, D_in) embeddings of one domain, or a mapping of names to them; names that the tokenizer doesn't know
+                go through its router.
+            domain: the domain that x is of, where x isn't a mapping.
 
         Returns:
             Report: collisions, entropies, errors, router and codebook use, a domain and over all.
@@ -200,6 +201,8 @@ class Tokenizer:
         Raises:
             ValueError: as `tokenize` does; no rows.
         """
+        if domain is not None:
+            self._known(domain)
         named = dict(x) if isinstance(x, Mapping) else {domain or "items": x}
         parts = {name: self._input("report", rows) for name, rows in named.items()}
         checks.at_least("report", "x's rows", sum(map(len, parts.values())), 1, "Give it items to measure.")
@@ -263,22 +266,15 @@ class Tokenizer:
                 f"save_pretrained: directory must hold no tokenizer yet, got {folder}. "
                 "Choose another, or pass force=True."
             )
-        folder.mkdir(parents=True, exist_ok=True)
-        state = {name: value.detach().contiguous() for name, value in self.model.state_dict().items()}
-        save_file(state, folder / f"{WEIGHTS}.partial")
         settings = {
-            "format": FORMAT,
-            "weights": _digest(folder / f"{WEIGHTS}.partial"),
             "config": self.config.to_dict(),
             "input_dim": self.model.input_dim,
-            "router_experts": 0 if self.model.router is None else self.model.router.out_features,
+            "router_experts": self.model.routable_experts,
             "domains": [dataclasses.asdict(domain) for domain in self.domains.values()],
             "embedding": None if self.embedding is None else dataclasses.asdict(self.embedding),
             "history": self.history,
         }
-        (folder / f"{SETTINGS}.partial").write_text(json.dumps(settings, indent=1))
-        for name in (WEIGHTS, SETTINGS):  # each file is whole at any moment, the settings last
-            (folder / f"{name}.partial").replace(folder / name)
+        write_pair(folder, self.model.state_dict(), settings)
 
     @classmethod
     def from_pretrained(cls, directory: str | Path) -> Tokenizer:
@@ -295,22 +291,13 @@ class Tokenizer:
             ValueError: its files are broken, or of a later release.
         """
         folder = Path(directory)
-        for name in (SETTINGS, WEIGHTS):
-            if not (folder / name).is_file():
-                raise FileNotFoundError(
-                    f"from_pretrained: directory must hold {name}, got {folder}. Run `unitok fit`, or check the path."
-                )
         try:
-            settings = json.loads((folder / SETTINGS).read_text())
-            if settings["format"] > FORMAT:
-                raise ValueError(f"format {settings['format']} of a later release")
+            settings, state = read_pair(folder)
             domains = [DomainInfo(**domain) for domain in settings["domains"]]
             embedding = settings["embedding"] and EmbeddingInfo(**settings["embedding"])
             config = UniTokConfig.from_dict(settings["config"])
-            model = UniTokModel(settings["input_dim"], settings["router_experts"], config)
-            if settings["weights"] != _digest(folder / WEIGHTS):
-                raise ValueError(f"{WEIGHTS} isn't the one that {SETTINGS} was written with")
-            state = load_file(folder / WEIGHTS)
+            with torch.random.fork_rng(devices=[]):
+                model = UniTokModel(settings["input_dim"], settings["router_experts"], config)
             grown, own = len(state["quantizer.codebooks"]), model.quantizer.codebooks  # by domains added
             model.quantizer.codebooks = nn.Parameter(own.new_empty(grown, *own.shape[1:]))
             model.mean_shared = model.mean_shared.new_empty(grown, model.mean_shared.shape[1])
@@ -342,36 +329,47 @@ class Tokenizer:
         checks.same(what, "x", rows.shape[1], "the tokenizer", self.model.input_dim, "width")
         return rows
 
-    def routed(self, x: Tensor, domain: str | None) -> tuple[Tensor, Routing]:
-        """Encode and route items, each on its own; the experts of a domain that has its own come first.
+    @torch.no_grad()
+    def encode(self, x: Tensor, domain: str | None) -> Encoded:
+        """Encode, route and quantise items, each on its own.
 
         Args:
             x: (N, D_in) float32.
             domain: a domain that the tokenizer knows, or None.
 
         Returns:
-            tuple: z (N, D) float32 and the routing.
+            Encoded: IDs, latents and their approximation.
 
         Raises:
             ValueError: the domain is unknown.
         """
-        if domain is not None and domain not in self.domains:
-            names = ", ".join(self.domains)
-            checks.fail("tokenize", "domain", f"one of {names}", repr(domain), "Add it with add_domain.")
         z, logits = self.model.encode(x)
         routing = self.model.route(logits, z)
-        expert = self.domains[domain].expert if domain is not None else None
+        expert = None if domain is None else self._known(domain).expert
         if expert is not None:  # its own expert takes the weight of all slots; the router's fill the others, unweighted
             own = torch.full_like(routing.experts[:, :1], expert)
             experts = torch.cat([own, routing.experts[:, :-1]], 1)
             weights = torch.zeros_like(routing.weights)
             weights[:, 0] = self.model.mean_weights.sum()
             routing = Routing(routing.probs, experts, weights)
-        return z, routing
+        found = self.model.quantize(z, routing)
+        ids = SemanticIds(
+            codes=found.codes[:, 0],
+            experts=routing.experts,
+            codebook_size=self.config.codebook_size,
+            num_experts=self.model.num_experts,
+            shared_codes=found.shared_codes,
+            slot_codes=found.codes if self.config.top_k > 1 else None,
+            last_residual=self.model.last_residual(z, routing, found),
+            last_codebooks=self.model.quantizer.codebooks[:, -1].detach().clone(),
+        )
+        return Encoded(ids, z, found.quantized)
 
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    def _known(self, domain: str) -> DomainInfo:
+        if domain not in self.domains:
+            names = ", ".join(self.domains)
+            checks.fail("tokenize", "domain", f"one of {names}", repr(domain), "Add it with add_domain.")
+        return self.domains[domain]
 
 
 def _rows(what: str, name: str, x: Rows) -> Tensor:

@@ -20,7 +20,7 @@ from unitok.checkpoint import load_checkpoint, read_progress, save_checkpoint
 from unitok.config import UniTokConfig
 from unitok.losses import losses, reconstruction_loss
 from unitok.model import UniTokModel
-from unitok.monitor import alarms, describe, snapshot
+from unitok.monitor import alarms, describe, equal_hsic, snapshot
 from unitok.start import place_router, revive_codewords, start_codebooks
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -91,8 +91,8 @@ class Trainer:
         """Train to the end, from the directory's checkpoint if there is one.
 
         Returns:
-            list[dict]: a record an epoch: losses, HSIC a domain and its variance, router entropy, expert load,
-            utilisation, perplexity, dead codes, collisions, alarms.
+            list[dict]: a record an epoch: losses, HSIC a domain (mean over the batches, with its variance, and on
+            equally many rows), router entropy, expert load, utilisation, perplexity, dead codes, collisions, alarms.
 
         Raises:
             ValueError: the checkpoint belongs to other settings or data.
@@ -124,8 +124,9 @@ class Trainer:
     def _start(self) -> None:
         rows = self.batches.train_rows
         z = torch.cat([self.model.encoder(x) for x in self.x[rows].split(4096)])
-        self._place_router(z, None)
-        start_codebooks(self.model, z, self.config.seed)
+        with self._diverging(self.x):
+            self._place_router(z, None)
+            start_codebooks(self.model, z, self.config.seed)
 
     def _place_router(self, z: Tensor, experts: Tensor | None) -> None:
         domains = self.domains[self.batches.train_rows]
@@ -140,7 +141,7 @@ class Trainer:
             group["lr"] = self._learning_rate()
         x = self.x[rows]
         if warm:
-            with self._diverging():
+            with self._diverging(x):
                 parts = losses(x, self.model(x), self.domains[rows], len(self.names), self.config)
             total = parts.total
             self._add("quantisation", parts.quantisation)
@@ -167,11 +168,13 @@ class Trainer:
         return RuntimeError(f"fit: the loss must stay finite, got {got} at step {self.step}. {advice}")
 
     @contextmanager
-    def _diverging(self) -> Iterator[None]:
-        """Say so where an operation refuses latents: the items are finite, so it is the model that isn't."""
+    def _diverging(self, x: Tensor) -> Iterator[None]:
+        """Say so where an operation refuses latents that are no longer finite: the items are, so it is the model."""
         try:
             yield
         except ValueError as error:
+            if bool(torch.isfinite(self.model.encoder(x)).all()):
+                raise
             raise self._diverged("latents that are not") from error
 
     def _add(self, name: str, value: Tensor | float) -> float:
@@ -187,13 +190,14 @@ class Trainer:
         record |= {name: value for name, value in means.items() if not name.startswith("hsic ")}
         warm = epoch >= self._start_epoch()
         if warm:
-            with self._diverging():
+            with self._diverging(self.x):
                 seen = snapshot(self.model, self.x)
         if len(held_out := self.x[self.batches.validation]):
             x_hat = self.model(held_out).x_hat if warm else self.model.decoder(self.model.encoder(held_out))
             record["validation_reconstruction"] = float(reconstruction_loss(held_out, x_hat))
         if warm:
             record["hsic"] = {name: means.get(f"hsic {name}") for name in self.names}
+            record["equal_hsic"] = equal_hsic(self.x, seen.z, self.domains, self.names)
             size = self.config.codebook_size
             record |= describe(seen, self.domains, self.names, self.model.num_experts, size)
             if epoch + 1 < self.config.epochs:
@@ -239,7 +243,7 @@ class Trainer:
                 what = {"config": "settings", "names": "domains", "data": "embeddings"}[key]
                 raise ValueError(
                     f"fit: {self.directory} must hold a run of the same {what} to be resumed, got another. "
-                    "Choose another folder, or pass --force to start over."
+                    "Choose another folder, or empty it to start over."
                 )
         load_checkpoint(path, self.model, self.optimizer)
         self.step, self.sums = progress["step"], progress["sums"]

@@ -89,12 +89,39 @@ class PrefixTrie:
         return len(self.row_starts)
 
     def children(self, node: int) -> tuple[np.ndarray, np.ndarray]:
-        """The tokens that may follow a node, ascending, and the nodes that they lead to."""
+        """Look up what may follow a node: tokens[offsets[v] .. offsets[v + 1]], edge j leading to node j + 1.
+
+        Args:
+            node: the node v, in [0, num_nodes).
+
+        Returns:
+            The M tokens, ascending, and the nodes that they lead to; (M,) int32 both.
+
+        Raises:
+            IndexError: there is no such node.
+
+        Source: UniTok.
+        """
+        self._check_node("children", node)
         first, end = self.offsets[node], self.offsets[node + 1]
         return self.tokens[first:end], np.arange(first + 1, end + 1, dtype=np.int32)
 
     def walk(self, prefix: Sequence[int], node: int = 0) -> int | None:
-        """The node that the tokens of `prefix` lead to from `node`, or None if no row begins that way."""
+        """Follow the tokens of a prefix.
+
+        Args:
+            prefix: any number of tokens.
+            node: where to begin; 0 is the root.
+
+        Returns:
+            The node that they lead to, or None if no row goes that way.
+
+        Raises:
+            IndexError: there is no such node.
+
+        Source: UniTok.
+        """
+        self._check_node("walk", node)
         for token in prefix:
             tokens, nodes = self.children(node)
             edge = int(np.searchsorted(tokens, token))
@@ -104,8 +131,21 @@ class PrefixTrie:
         return node
 
     def rows(self, at: int | Sequence[int]) -> np.ndarray:
-        """The rows below a node, or below a prefix (none if it doesn't occur), in lexicographic order."""
+        """Find the rows below a node or a prefix.
+
+        Args:
+            at: a node in [0, num_nodes), or the tokens of a prefix.
+
+        Returns:
+            (M,) int32, the rows as counted in `build`, in lexicographic order; none if the prefix doesn't occur.
+
+        Raises:
+            IndexError: there is no such node.
+
+        Source: UniTok.
+        """
         node = int(at) if isinstance(at, int | np.integer) else self.walk(at)
+        self._check_node("rows", node or 0)
         return self.row_order[slice(*self._span(node))] if node is not None else self.row_order[:0]
 
     def nearest(self, row: int, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -141,6 +181,10 @@ class PrefixTrie:
             if not k:
                 break
         return np.concatenate(found), np.concatenate(shared)
+
+    def _check_node(self, what: str, node: int) -> None:
+        if not 0 <= node < self.num_nodes:
+            raise IndexError(f"{what}: node must be in [0, {self.num_nodes}), got {node}. Use one of walk() or 0.")
 
     def _span(self, node: int) -> tuple[int, int]:
         """Where the rows below a node begin and end in `row_order`."""

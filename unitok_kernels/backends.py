@@ -35,7 +35,11 @@ def _native(module: str) -> Callable[[], str | None]:
 def _triton_missing() -> str | None:
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed (pip install 'unitok-kernels[gpu]')"
-    return None
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        return None
+    import torch
+
+    return None if torch.cuda.is_available() else "there is no CUDA device, and TRITON_INTERPRET=1 is not set"
 
 
 _BACKENDS: dict[str, Callable[[], str | None]] = {

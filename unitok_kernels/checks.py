@@ -6,6 +6,7 @@ are called inside the operations, where they break no graph.
 
 from __future__ import annotations
 
+from numbers import Integral, Real
 from typing import NoReturn
 
 import torch
@@ -13,6 +14,9 @@ from torch import Tensor
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8)
+
+_WHOLE = (int, torch.SymInt, Integral)  # numpy's numbers are Integral or Real
+_NUMBER = (float, torch.SymFloat, *_WHOLE, Real)
 
 
 def fail(
@@ -28,6 +32,39 @@ def tensors(operation: str, **arguments: object) -> None:
         if not isinstance(value, Tensor):
             step = "Convert it with torch.as_tensor."
             fail(operation, name, "a torch.Tensor", type(value).__name__, step, TypeError)
+
+
+def _typed(operation: str, name: str, value: object, kinds: tuple[type, ...], rule: str) -> None:
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+        fail(operation, name, rule, type(value).__name__, "Convert it.", TypeError)
+
+
+def whole(operation: str, **arguments: object) -> None:
+    """Refuse anything that isn't a whole number, before torch's own message for it is reached."""
+    for name, value in arguments.items():
+        _typed(operation, name, value, _WHOLE, "an int")
+
+
+def number(operation: str, **arguments: object) -> None:
+    """Refuse anything that isn't a real number; a tensor is refused too, since it would lose its gradient."""
+    for name, value in arguments.items():
+        _typed(operation, name, value, _NUMBER, "a float or an int")
+
+
+def flag(operation: str, **arguments: object) -> None:
+    """Refuse anything that isn't a bool."""
+    for name, value in arguments.items():
+        _typed(operation, name, value, (bool,), "a bool")
+
+
+def settings(
+    operation: str, *, check_finite: object, backend: object, precision: object = "exact", stats: object = False
+) -> None:
+    """Refuse wrong types among the keywords that operations share; their values are checked where they are used."""
+    _typed(operation, "check_finite", check_finite, (bool, type(None)), "a bool or None")
+    _typed(operation, "backend", backend, (str, type(None)), "a str or None")
+    _typed(operation, "precision", precision, (str,), "a str")
+    _typed(operation, "stats", stats, (bool,), "a bool")
 
 
 def floating(operation: str, name: str, value: Tensor, shape: str) -> None:
@@ -54,7 +91,8 @@ def _rank(operation: str, name: str, value: Tensor, shape: str) -> None:
 def same(operation: str, name: str, size: int, other: str, expected: int, what: str) -> None:
     """Check that a size agrees with that of another argument."""
     if size != expected:
-        fail(operation, name, f"of {what} {expected}, as {other} is", size, f"Check which {other} belongs to it.")
+        step = f"Check that {name} and {other} belong together."
+        fail(operation, name, f"of {what} {expected}, as {other} is", size, step)
 
 
 def not_empty(operation: str, name: str, value: Tensor, letters: str) -> None:
@@ -97,7 +135,7 @@ def one_of(operation: str, name: str, value: object, options: tuple[str, ...]) -
 
 
 def reads_data(setting: bool | None, anchor: Tensor) -> bool:
-    """Resolve check_finite / check_codes: on by default, except where it would cost a synchronisation."""
+    """Resolve check_finite: on by default, except where it would cost a synchronisation."""
     return anchor.device.type != "cuda" if setting is None else setting
 
 
@@ -123,7 +161,10 @@ def _place(index: tuple[int, ...]) -> str:
     return f"row {index[0]}" if len(index) == 1 else f"index {index}"
 
 
-def in_range(operation: str, name: str, value: Tensor, limit: int, *, minimum: int = 0) -> None:
+_OWNER = "Check which codebook they belong to."
+
+
+def in_range(operation: str, name: str, value: Tensor, limit: int, *, minimum: int = 0, step: str = _OWNER) -> None:
     """Check that integers lie in minimum .. limit - 1; names the first bad position."""
     if value.numel() == 0:
         return
@@ -132,4 +173,4 @@ def in_range(operation: str, name: str, value: Tensor, limit: int, *, minimum: i
         return
     index = tuple(((value < minimum) | (value >= limit)).nonzero()[0].tolist())
     got = f"{int(value[index])} at {_place(index)}"
-    fail(operation, name, f"between {minimum} and {limit - 1}", got, "Check which codebook they belong to.")
+    fail(operation, name, f"between {minimum} and {limit - 1}", got, step)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import types
 from collections.abc import Callable
 
@@ -158,8 +159,8 @@ def test_the_chosen_kernels_get_the_call_in_one_form(pretend, monkeypatch):
     """A new backend sees contiguous tensors, int64 integers and no gradient, and its result is what the caller gets."""
     seen = []
 
-    def residual_decode(codes, codebooks, check_codes):
-        seen.append((codes, codebooks, check_codes, torch.is_grad_enabled()))
+    def residual_decode(codes, codebooks, check_finite):
+        seen.append((codes, codebooks, check_finite, torch.is_grad_enabled()))
         return codebooks.new_full((codes.shape[0], codebooks.shape[2]), 7.0)
 
     pretend(cpu={"residual_decode"})
@@ -172,14 +173,55 @@ def test_the_chosen_kernels_get_the_call_in_one_form(pretend, monkeypatch):
     found = uk.residual_decode(codes, codebooks)
     assert found.eq(7).all()
     assert found.requires_grad
-    ((got_codes, got_codebooks, check_codes, grad_enabled),) = seen
+    ((got_codes, got_codebooks, check_finite, grad_enabled),) = seen
     assert got_codes.dtype == torch.int64
     assert got_codes.is_contiguous()
     assert got_codebooks.is_contiguous()
     assert torch.equal(got_codebooks, codebooks)
-    assert check_codes is None
+    assert check_finite is None
     assert not grad_enabled
     assert not uk.residual_decode(codes, codebooks, backend="reference").eq(7).any()
     # The first tensor holds integers: float64 is looked for in all of them.
     assert not uk.residual_decode(codes, codebooks.double()).eq(7).any()
     assert len(seen) == 1
+
+
+ROWS, BOOKS, ONE = normal(6, 3), normal(2, 4, 3, seed=1), torch.zeros(6, 1, dtype=torch.int64)
+LEVELS = torch.zeros(6, 2, dtype=torch.int64)
+DIFFERENTIABLE = {
+    "hsic": lambda leaf, **o: uk.hsic(ROWS, ROWS * leaf, ONE[:, 0], num_segments=1, **o),
+    "moe_residual_encode": lambda leaf, **o: (
+        uk.moe_residual_encode(ROWS, BOOKS[None] * leaf, ONE, ROWS[:, :1], BOOKS * leaf, **o).combined
+    ),
+    "residual_decode": lambda leaf, **o: uk.residual_decode(LEVELS, BOOKS * leaf, **o),
+    "residual_loss": lambda leaf, **o: uk.residual_loss(ROWS, LEVELS, BOOKS * leaf, **o),
+}
+
+
+@pytest.mark.parametrize("demanded", ["reference", None])
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+def test_a_gradient_runs_where_its_operation_was_told_to(name, demanded, monkeypatch):
+    asked, real = [], backends.choose
+
+    def recorded(operation, requested, *rest):
+        asked.append((operation, requested))
+        return real(operation, requested, *rest)
+
+    leaf = torch.ones((), requires_grad=True)
+    value = DIFFERENTIABLE[name](leaf, backend=demanded).sum()
+    monkeypatch.setattr(backends, "choose", recorded)
+    value.backward()
+    assert {operation for operation, _ in asked} == {"hsic" if name == "hsic" else "codeword_statistics"}
+    assert {requested for _, requested in asked} == {demanded}
+
+
+@pytest.mark.parametrize(("installed", "interpreted", "device"), [*itertools.product([True, False], repeat=3)])
+def test_triton_is_there_where_it_can_run(installed, interpreted, device, monkeypatch):
+    real = backends._operations
+    monkeypatch.setattr(backends, "_operations", lambda name: {"hsic"} if name == "triton" else real(name))
+    monkeypatch.setattr(backends.importlib.util, "find_spec", lambda name: installed or None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: device)
+    monkeypatch.setenv("TRITON_INTERPRET", str(int(interpreted)))
+    assert backends.available()["triton"] == (installed and (interpreted or device))
+    if installed and not (interpreted or device):
+        assert "triton: not available: there is no CUDA device, and TRITON_INTERPRET=1 is not set" in backends.explain()

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
+
+import numpy as np
 import pytest
 import torch
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
+import unitok_kernels as uk
 from tests.kernels.oracle import MESSAGE, normal, raises
 from unitok_kernels import checks
 
@@ -31,7 +36,7 @@ def test_the_form_of_messages_has_teeth():
         ),
         (
             lambda: checks.same("op", "x", 3, "y", 4, "width"),
-            "x must be of width 4, as y is, got 3. Check which y belongs to it.",
+            "x must be of width 4, as y is, got 3. Check that x and y belong together.",
         ),
         (lambda: checks.at_least("op", "k", 0, 1, "Pass one."), "k must be at least 1, got 0. Pass one."),
         (lambda: checks.at_least("op", "k", float("nan"), 1, "Pass one."), "k must be at least 1, got nan. Pass one."),
@@ -45,6 +50,102 @@ def test_wording(check, message):
     with raises(".") as caught:
         check()
     assert str(caught.value) == "op: " + message
+
+
+@pytest.mark.parametrize(
+    ("check", "message"),
+    [
+        (lambda: checks.whole("op", j=1, k=2.5), "k must be an int, got float"),
+        (lambda: checks.whole("op", k=True), "k must be an int, got bool"),
+        (lambda: checks.whole("op", k=torch.tensor(3)), "k must be an int, got Tensor"),
+        (lambda: checks.number("op", w="1"), "w must be a float or an int, got str"),
+        (lambda: checks.number("op", w=None), "w must be a float or an int, got NoneType"),
+        (lambda: checks.number("op", w=False), "w must be a float or an int, got bool"),
+        (lambda: checks.number("op", w=torch.tensor(0.5)), "w must be a float or an int, got Tensor"),
+        (lambda: checks.flag("op", f=1), "f must be a bool, got int"),
+        (lambda: checks.flag("op", f=None), "f must be a bool, got NoneType"),
+        (lambda: checks.settings("op", check_finite=0, backend=None), "check_finite must be a bool or None, got int"),
+        (lambda: checks.settings("op", check_finite=None, backend=3), "backend must be a str or None, got int"),
+    ],
+)
+def test_a_wrong_type_is_named(check, message):
+    with raises("^op: " + message, TypeError):
+        check()
+
+
+def test_numpy_s_and_torch_s_symbolic_numbers_are_numbers():
+    symbols = ShapeEnv()
+    whole = (3, np.int64(3), np.uint8(3), symbols.create_unbacked_symint())
+    for value in whole:
+        checks.whole("op", k=value)
+    for value in (*whole, 0.5, torch.nan, np.float32(0.5), np.float64(0.5), symbols.create_unbacked_symfloat()):
+        checks.number("op", w=value)
+
+
+X, CODES = normal(6, 3), torch.tensor([0, 1, 1, 0, 1, 0])
+BOOKS = normal(2, 2, 3, seed=1)
+LEVELS = torch.stack([CODES, CODES], 1)
+ENCODING = {"precision": 3, "check_finite": "yes", "stats": 1, "backend": 3}
+WEIGHTED = {"codebook_weight": "x", "commitment_weight": None, "check_finite": 1, "backend": 3}
+CALLS = {  # function -> a call that works, and a value of the wrong type for each argument that isn't a tensor
+    uk.nearest_codeword: ({"x": X, "codebook": BOOKS[0]}, ENCODING),
+    uk.residual_encode: ({"z": X, "codebooks": BOOKS}, ENCODING),
+    uk.residual_decode: ({"codes": LEVELS, "codebooks": BOOKS}, {"check_finite": 1.0, "backend": 3}),
+    uk.moe_residual_encode: (
+        {"z": X, "codebooks": BOOKS[None], "expert_ids": CODES[:, None] * 0, "expert_weights": X[:, :1]},
+        {"shared_weight": "x", **ENCODING},
+    ),
+    uk.codeword_statistics: (
+        {"x": X, "codes": CODES, "num_codewords": 2},
+        {"num_codewords": 2.5, "check_finite": "yes", "backend": 3},
+    ),
+    uk.kmeans: (
+        {"x": X, "num_codewords": 2, "iterations": 1, "seed": 0},
+        {"num_codewords": "2", "iterations": 3.5, "seed": "a", "init": 3, "balanced": 1}
+        | {"check_finite": "yes", "backend": 3},
+    ),
+    uk.hsic: (
+        {"x": X, "z": X, "segments": CODES},
+        {"num_segments": 2.0, "bandwidth": None, "normalised": 1.5, "check_finite": "yes", "backend": 3},
+    ),
+    uk.sinkhorn_assign: (
+        {"x": X, "codebook": BOOKS[0], "epsilon": 1, "iterations": 2},
+        {"epsilon": "a", "iterations": 2.0, "check_finite": "yes", "backend": 3},
+    ),
+    uk.residual_loss: ({"z": X, "codes": LEVELS, "codebooks": BOOKS}, WEIGHTED),
+    uk.moe_residual_loss: (
+        {"z": X, "codes": LEVELS[:, None], "codebooks": BOOKS[None], "expert_ids": CODES[:, None] * 0},
+        WEIGHTED,
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("function", "name", "value"),
+    [(function, *wrong) for function, (_, wrongs) in CALLS.items() for wrong in wrongs.items()],
+    ids=lambda value: getattr(value, "__name__", repr(value)),
+)
+def test_every_argument_that_is_no_tensor_refuses_a_wrong_type(function, name, value):
+    given, _ = CALLS[function]
+    function(**given)
+    with raises(f"^{function.__name__}: {name} must be .*, got {type(value).__name__}", TypeError):
+        function(**{**given, name: value})
+
+
+def test_every_argument_that_is_no_tensor_is_told_above():
+    for function, (given, wrongs) in CALLS.items():
+        tensors = {name for name, value in given.items() if isinstance(value, torch.Tensor)}
+        assert set(inspect.signature(function).parameters) - tensors - {"shared_codebooks"} == set(wrongs)
+
+
+def test_types_are_checked_under_torch_compile_where_sizes_are_symbols():
+    def function(x, codes, books):
+        sums, _ = uk.codeword_statistics(x, codes, books.shape[1], check_finite=False, backend="reference")
+        return sums.sum() + uk.residual_loss(x, codes[:, None], books, codebook_weight=1 / books.shape[1])
+
+    compiled = torch.compile(function, fullgraph=True, dynamic=True, backend="aot_eager")
+    for size in (2, 5, 7):
+        torch.testing.assert_close(compiled(X, CODES, normal(1, size, 3)), function(X, CODES, normal(1, size, 3)))
 
 
 def test_what_fits_passes():

@@ -62,7 +62,7 @@ def test_any_layout_and_any_integer(run):
 
 def test_unchecked_codes_out_of_range_are_skipped(run):
     x, codes = normal(6, 3), torch.tensor([0, 4, -2, 2**62, -(2**62), 3])
-    sums, counts = run(uk.codeword_statistics, x, codes, 4, check_codes=False)
+    sums, counts = run(uk.codeword_statistics, x, codes, 4, check_finite=False)
     assert counts.tolist() == [1, 0, 0, 1]
     assert torch.equal(sums[[0, 3]], x[[0, 5]])
 
@@ -105,3 +105,15 @@ def test_compiles_without_a_graph_break():
     compiled = torch.compile(lambda x: uk.codeword_statistics(x + 1, codes, 5), fullgraph=True, backend="aot_eager")
     for one, two in zip(compiled(x), uk.codeword_statistics(x + 1, codes, 5), strict=True):
         assert torch.equal(one, two)
+
+
+def test_nan_is_named_by_its_row_and_stays_in_its_sum_unchecked(run) -> None:
+    x = torch.randn(6, 3)
+    x[4, 1] = torch.nan
+    codes = torch.tensor([0, 1, 0, 1, 1, 0])
+    with pytest.raises(ValueError, match=r"codeword_statistics: x must be finite, got nan at row 4\."):
+        run(uk.codeword_statistics, x, codes, 2)
+    sums, counts = run(uk.codeword_statistics, x, codes, 2, check_finite=False)
+    assert counts.tolist() == [3, 3]
+    assert sums[0].isfinite().all()
+    assert sums[1].isnan().tolist() == [False, True, False]

@@ -275,6 +275,16 @@ X, Z, SEGMENTS = case(rows=6)
         ({"bandwidth": "mean"}, "bandwidth must be positive or 'median', got 'mean'", ValueError),
         ({"segments": SEGMENTS + 1}, "segments must be between 0 and 2, got 3 at row ", ValueError),
         ({"segments": SEGMENTS - 9}, "segments must be between 0 and 2, got -[789] at row 0", ValueError),
+        (
+            {"segments": SEGMENTS - 9, "num_segments": None},
+            "segments must be between 0 and 0, got -[789] at row 0. Number the domains from 0.",
+            ValueError,
+        ),
+        (
+            {"segments": Z[:, 0] * torch.nan, "num_segments": None},
+            "segments must be an integer tensor, got torch.float32",
+            TypeError,
+        ),
         ({"x": X / torch.tensor([[1.0]] * 5 + [[0]])}, "x must be finite, got -?inf at row 5", ValueError),
         ({"z": Z.log()}, r"z must be finite, got nan at row \d", ValueError),
         ({"x": None}, "x must be a torch.Tensor, got NoneType", TypeError),

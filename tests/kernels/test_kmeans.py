@@ -73,6 +73,8 @@ def test_no_turns_keep_the_start(run):
     codebook, codes = run(uk.kmeans, x, 7, iterations=0, seed=0, init=start)
     assert torch.equal(codebook, before)
     oracle.assert_nearest(codes, x, before)
+    codebook.zero_()
+    assert torch.equal(start, before)  # a copy, not the start itself
     codebook, _ = run(uk.kmeans, x, 7, iterations=0, seed=0, init="random")
     assert all((x == word).all(1).any() for word in codebook)
     assert len(codebook.unique(dim=0)) == 7
@@ -94,10 +96,10 @@ def test_seeds_decide_everything(run, one_and_two_threads, init, balanced):
     def fit(seed=4):
         return run(uk.kmeans, x, 11, iterations=3, seed=seed, init=init, balanced=balanced)
 
-    torch.manual_seed(1)
     (one, codes_one), (two, codes_two) = one_and_two_threads(fit)
     assert torch.equal(one, two)
     assert torch.equal(codes_one, codes_two)
+    torch.manual_seed(1)
     state = torch.get_rng_state()
     assert torch.equal(fit()[0], one)
     assert torch.equal(torch.get_rng_state(), state)  # the global generator is not touched
@@ -136,6 +138,9 @@ def test_fewer_distinct_rows_than_codewords(run):
         assert bool(codebook.isfinite().all())
         oracle.assert_nearest(codes, x, codebook)
         assert torch.equal(codebook[codes], x)
+    # With every row on a codeword there is nowhere to move the one without rows.
+    start = torch.tensor([[0.0, 0.0], [1.0, 1.0], [5.0, 5.0], [9.0, 9.0]])
+    assert torch.equal(run(uk.kmeans, x, 4, iterations=5, seed=0, init=start)[0], start)
 
 
 @pytest.mark.parametrize(("rows", "codewords", "width"), [(1, 1, 1), (7, 7, 3), (101, 13, 1), (37, 1, 5)])
@@ -223,6 +228,7 @@ def test_unchecked_bad_rows_are_left_out(run):
     ("x", "options", "match", "error"),
     [
         (normal(3), {}, r"x must be of shape \(N, D\), got \(3,\)", ValueError),
+        (normal(5, 0), {}, "x's width must be at least 1, got 0", ValueError),
         (normal(1, 3), {}, "x's rows must be at least 2, got 1", ValueError),
         (normal(0, 3), {}, "x's rows must be at least 2, got 0", ValueError),
         (normal(5, 3), {"num_codewords": 0}, "num_codewords must be at least 1, got 0", ValueError),

@@ -242,8 +242,14 @@ def test_unchecked_bad_rows_and_experts_have_no_code_no_part_and_no_gradient(run
     only_shared = 0.5 * oracle.level_order_sum(shared_codes[4:5], shared)
     assert torch.equal(combined[4:5], only_shared)
     assert torch.equal(combined[5:], clean.combined[5:])
-    assert bool(level_error.isfinite().all())
-    assert bool(shared_error.isfinite().all())
+    kept = [
+        (z[~no_code[:, slot]], ids[~no_code[:, slot], slot, None], weights[~no_code[:, slot], slot, None])
+        for slot in range(2)
+    ]
+    rows, experts, parts = (torch.cat(values).detach() for values in zip(*kept, strict=True))
+    alone = run(uk.moe_residual_encode, rows, codebooks, experts, parts)
+    torch.testing.assert_close(level_error, alone.level_error)
+    torch.testing.assert_close(shared_error, run(uk.residual_encode, z[2:], shared).level_error)
     assert int(stats.near_ties) == 0
 
     combined.sum().backward()
@@ -259,6 +265,29 @@ def test_unchecked_bad_rows_and_experts_have_no_code_no_part_and_no_gradient(run
         for level in range(3):
             expected[ids[row, slot], level, codes[row, slot, level]] += weights[row, slot].detach()
     torch.testing.assert_close(leaves[1].grad, expected[..., None].expand_as(codebooks))
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_unchecked_bad_weights_are_bad_slots(run, bad):
+    z, codebooks, ids, weights, shared = case(rows=30)
+    slots = torch.zeros(30, 2, dtype=torch.bool)
+    slots[0], slots[1, 0], slots[2] = True, True, True
+    bad_z, bad_weights = z.clone(), weights.masked_fill(slots, bad)
+    bad_z[0] = torch.nan  # what a router gives for a NaN row is NaN
+    results, grads = [], []
+    for given in ((bad_z, bad_weights), (z, weights.masked_fill(slots, 0))):
+        leaves = [x.clone().requires_grad_() for x in (given[0], codebooks, given[1], shared)]
+        rest = (leaves[1], ids, leaves[2], leaves[3], 0.5)
+        results.append(run(uk.moe_residual_encode, leaves[0], *rest, check_finite=False))
+        results[-1].combined[1:].sum().backward()
+        grads.append([leaf.grad for leaf in leaves])
+
+    found, zeroed = results
+    assert torch.equal(found.codes, torch.where(slots[..., None], -1, zeroed.codes))
+    assert found.combined[0].eq(0).all()
+    assert torch.equal(found.combined[1:], zeroed.combined[1:])
+    assert torch.equal(grads[0][2], grads[1][2].masked_fill(slots, 0))
+    assert all(torch.equal(grads[0][index], grads[1][index]) for index in (0, 1, 3))
 
 
 Z, BOOKS, IDS, WEIGHTS, SHARED = case(rows=5, experts=4, levels=2, codewords=3, width=3, slots=2)

@@ -99,6 +99,48 @@ def test_training_lowers_the_error(shared):
     assert losses[-1] < 0.8 * losses[0]
 
 
+@pytest.mark.parametrize("shared", ["parallel", "first", "none"])
+def test_settings_reach_every_operation(shared, monkeypatch):
+    settings = {"check_finite": False, "backend": "reference"}
+    seen = {}
+
+    def recorded(name, real):
+        def call(*arguments, **keywords):
+            seen[name] = keywords
+            return real(*arguments, **keywords)
+
+        return call
+
+    for name in ("residual_encode", "moe_residual_encode", "residual_loss", "moe_residual_loss"):
+        monkeypatch.setattr(uk, name, recorded(name, getattr(uk, name)))
+    layer(shared=shared, precision="fast", **settings)(*case())
+    assert "moe_residual_encode" in seen
+    assert ("residual_loss" in seen) == (shared != "none")
+    assert ("residual_encode" in seen) == (shared == "first")
+    for name, keywords in seen.items():
+        assert {key: keywords[key] for key in settings} == settings
+        assert keywords.get("precision", "fast" if "loss" in name else None) == "fast"
+
+
+@pytest.mark.parametrize("shared", ["parallel", "first", "none"])
+def test_a_bad_row_is_refused_or_learns_and_teaches_nothing(shared):
+    z, ids, weights = case()
+    bad_z, bad_weights = z.clone(), weights.clone()
+    bad_z[0], bad_weights[0] = torch.nan, torch.nan
+    with raises("z must be finite, got nan at row 0"):
+        layer(shared=shared)(bad_z, ids, bad_weights)
+    made = layer(shared=shared, check_finite=False)
+    output, clean = made(bad_z.requires_grad_(), ids, bad_weights.requires_grad_()), made(z, ids, weights)
+    assert output.codes[0].eq(-1).all()
+    assert output.quantized[0].eq(0).all()
+    assert torch.equal(output.quantized[1:], clean.quantized[1:])
+    (output.quantized.sum() + output.loss).backward()
+    grads = [bad_z.grad, bad_weights.grad, *(parameter.grad for parameter in made.parameters())]
+    assert all(bool(grad.isfinite().all()) for grad in grads)
+    assert bad_z.grad[0].eq(0).all()
+    assert bad_weights.grad[0].eq(0).all()
+
+
 def test_no_rows():
     made, (z, ids, weights) = layer(), case(rows=0)
     output = made(z, ids, weights)
@@ -124,12 +166,32 @@ def test_state_and_sizes():
         ({"num_experts": 0}, "num_experts must be at least 1, got 0"),
         ({"num_levels": 0}, "num_levels must be at least 1, got 0"),
         ({"codebook_size": -1}, "codebook_size must be at least 1, got -1"),
+        ({"precision": "low"}, "precision must be one of 'exact', 'fast', got 'low'"),
         ({"shared": "last"}, "shared must be one of 'parallel', 'first', 'none', got 'last'"),
     ],
 )
 def test_what_does_not_fit(arguments, match):
     with raises("^MoEResidualVQ: " + match):
         MoEResidualVQ(**{"dim": 4, "num_experts": 2, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("dim", 4.0),
+        ("num_experts", None),
+        ("num_levels", "4"),
+        ("codebook_size", True),
+        ("shared_weight", "x"),
+        ("commitment_weight", None),
+        ("precision", 3),
+        ("check_finite", "yes"),
+        ("backend", 3),
+    ],
+)
+def test_a_wrong_type_is_named(name, value):
+    with raises(f"^MoEResidualVQ: {name} must be .*, got {type(value).__name__}", TypeError):
+        MoEResidualVQ(**{"dim": 4, "num_experts": 2, name: value})
 
 
 def test_the_operation_s_errors_come_through():

@@ -52,6 +52,23 @@ def test_a_row_halfway_between_two_codewords_takes_the_lower(run):
     assert run(uk.nearest_codeword, x, codebook).codes.tolist() == [1, 2, 0]
 
 
+def wide_ranging(rows=64, width=48):
+    """Rows whose values reach from 1e-3 to 1e5, so that float64 can't hold their products' sums exactly."""
+    return (normal(rows, width) * 10.0 ** integers(6, rows, width, seed=1, low=-3)).bfloat16().float()
+
+
+def test_exact_ties_take_the_lowest_index_where_products_are_rounded(run):
+    # 0.5 x and 1.5 x are both exactly 0.5 |x| away from x, and both are floats since x has few digits.
+    x = wide_ranging()
+    codebook = torch.cat([1.5 * x, 0.5 * x])[torch.randperm(128, generator=torch.Generator().manual_seed(2))]
+    distance = oracle.squared_distances(x, codebook)
+    best = distance.min(1, keepdim=True).values
+    assert int((distance == best).sum()) >= 120  # two for nearly all rows
+    assert torch.equal(run(uk.nearest_codeword, x, codebook).codes, (distance == best).long().argmax(1))
+    expanded = codebook.double().square().sum(1) - 2 * x.double() @ codebook.double().T
+    assert not torch.equal(expanded.argmin(1), distance.argmin(1))  # in float64, and still wrong
+
+
 def test_stats_count_what_was_planted(run):
     x, codebook = normal(100, 8), normal(20, 8, seed=1) * 3
     *_, none = run(uk.nearest_codeword, x, codebook, stats=True)
@@ -72,6 +89,18 @@ def test_near_ties_are_counted_to_the_digit_far_from_the_origin(run):
     off = torch.tensor([[1000.0, 1000.5 + 2**-10]])
     assert int(run(uk.nearest_codeword, middle.expand(7, 2), codebook, stats=True)[-1].near_ties) == 7
     assert int(run(uk.nearest_codeword, off.expand(7, 2), codebook, stats=True)[-1].near_ties) == 0
+
+
+def test_near_ties_are_counted_to_the_digit_where_products_are_rounded(run):
+    # Two codewords a row, 2^-6 apart: half of the rows in the middle between them, the others clearly nearer to one.
+    rows = wide_ranging() * 2.0**6
+    rows[:, 0] = 0
+    codebook = rows.repeat(2, 1)
+    codebook[64:, 0] = 2.0**-6
+    rows[::2, 0], rows[1::2, 0] = 2.0**-7, 2.0**-7 + 2.0**-10
+    codes, _, stats = run(uk.nearest_codeword, rows, codebook, stats=True)
+    assert int(stats.near_ties) == 32
+    assert codes.tolist() == [row if row % 2 == 0 else row + 64 for row in range(64)]
 
 
 def batches(x):

@@ -20,7 +20,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from unitok import Tokenizer, __version__
+from unitok import SemanticIds, Tokenizer, __version__
 from unitok.cli import app
 from unitok.collisions import RESOLVERS
 from unitok.data import EmbeddingInfo, generate_catalogue, read_domain, write_domain
@@ -214,6 +214,7 @@ def test_tokenize_appends(resolver: str, tmp_path: Path, catalogue: Path, fitted
     result = unitok("tokenize", fitted, tmp_path / "new", "--out", new, "--existing", old, "--json", *with_resolver)
     assert [json.loads(result.stdout)[name] for name in ("kept", "added")] == [60, 60]
     before, after = pq.read_table(old), pq.read_table(new)
+    assert before["suffix"].null_count == (60 if resolver == "none" else 0)
     assert after.slice(0, 60).equals(before)
     assert after["item_id"].to_pylist() == list(range(120))
     assert (len(set(after["semantic_id"].to_pylist())) == 120) == (resolver != "none")
@@ -256,12 +257,35 @@ def test_add_domain_changes_no_id(tmp_path: Path, catalogue: Path, domain: Path,
     assert pq.read_table(tmp_path / "ids.parquet").equals(pq.read_table(table))
     unitok("tokenize", extended, domain, "--domain", "garden", "--out", tmp_path / "garden.parquet")
     assert set(pq.read_table(tmp_path / "garden.parquet")["expert"].to_pylist()) == {2}
+    x = read_domain(catalogue / "kitchen").embeddings
+    old, new = (Tokenizer.from_pretrained(folder).tokenize(x) for folder in (fitted, extended))
+    assert (old.num_experts, new.num_experts) == (2, 3)
+    assert old.equals(new)
+    assert SemanticIds.concatenate([old[:9], new[9:]]).equals(new)
     # A table of the smaller tokenizer is good in the larger one, where the new domain is added to it.
     more = ("--domain", "garden", "--existing", table, "--out", tmp_path / "all.parquet")
     unitok("tokenize", extended, domain, *more)
     assert pq.read_table(tmp_path / "all.parquet").slice(0, 120).equals(pq.read_table(table))
     assert "the router's choice" in unitok(*added, "--out", frozen, "--mode", "frozen").stdout
     assert (frozen / "model.safetensors").read_bytes() == (fitted / "model.safetensors").read_bytes()
+
+
+def test_ids_of_a_tokenizer_that_took_in_another_domain_are_refused(
+    tmp_path: Path, catalogue: Path, domain: Path, fitted: Path, table: Path
+) -> None:
+    for name in ("garden", "perfume"):  # expert 2 of both, with other codebooks
+        added = tmp_path / f"{name} domain"
+        write_domain(added, read_domain(domain).embeddings[: 20 if name == "garden" else 40] * 1.0)
+        unitok("add-domain", fitted, added, "--name", name, "--out", tmp_path / name)
+        out = ("--out", tmp_path / f"{name}.parquet")
+        unitok("tokenize", tmp_path / name, added, "--domain", name, "--existing", table, *out)
+    for theirs, own in (("garden", "perfume"), ("perfume", "garden")):
+        file = tmp_path / f"{theirs}.parquet"
+        for tokenizer in (tmp_path / own, fitted):
+            line = refused("decode", tokenizer, file, "--out", tmp_path / "x.npy")
+            assert "Use the tokenizer that made them, or one that domains were added to since" in line
+            assert line == refused("tokenize", tokenizer, catalogue, "--existing", file, "--out", tmp_path / "y")
+        unitok("decode", tmp_path / own, table, "--out", tmp_path / f"{own}.npy")
 
 
 def test_add_domain_overwrites_nothing(tmp_path: Path, domain: Path, fitted: Path) -> None:
@@ -456,9 +480,17 @@ def test_broken_id_tables(tmp_path: Path, catalogue: Path, fitted: Path, table: 
     assert "suffix must be an integer" in said_of(with_column("suffix", pa.array([0.5] * 120)))
     assert "domain must be text" in said_of(with_column("domain", pa.array([1] * 120)))
     assert "must have 3 levels" in said_of(whole.append_column("c3", pa.array([0] * 120)))
-    noted = {"tokenizer": "0123456789abcdef", "resolver": "suffix"}
-    assert "of tokenizer" in said_of(whole.replace_schema_metadata({"unitok": json.dumps(noted)}))
-    assert "metadata must be whole" in said_of(whole.replace_schema_metadata({"unitok": "7"}))
+    note = json.loads(whole.schema.metadata[b"unitok"])
+    for part, value in (("base", "0" * 16), ("experts", ["0" * 16]), ("experts", [*note["tokenizer"]["experts"], "0"])):
+        foreign = {**note, "tokenizer": {**note["tokenizer"], part: value}}
+        assert "of tokenizer" in said_of(whole.replace_schema_metadata({"unitok": json.dumps(foreign)}))
+    for broken in ("7", json.dumps({**note, "tokenizer": "0" * 16})):
+        assert "metadata must be whole" in said_of(whole.replace_schema_metadata({"unitok": broken}))
+    bare = with_column("suffix", pa.nulls(120, pa.int32())).replace_schema_metadata(None)
+    pq.write_table(bare, file)
+    unitok("decode", fitted, file, "--out", tmp_path / "bare.npy")
+    line = refused("tokenize", fitted, catalogue, "--existing", file, "--out", tmp_path / "y.parquet")
+    assert "suffix must be an integer in every row, got 120 nulls" in line
     file.write_bytes(table.read_bytes()[:500])
     assert "can't be read" in refused("decode", fitted, file, "--out", tmp_path / "x.npy")
     line = refused("tokenize", fitted, catalogue, "--existing", table, "--resolver", "none", "--out", tmp_path / "y")

@@ -34,7 +34,7 @@ def test_collision_rate_counts_the_ids_that_are_missing() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
 def test_indistinguishable_rows_are_equal_to_the_bit(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(metrics, "_ROWS_AT_ONCE", 7)
     x = torch.randn(40, 6, generator=torch.Generator().manual_seed(0)).to(dtype)
     assert metrics.indistinguishable_rate(x) == 0
     x[3], x[30], x[12] = x[5], x[5], x[20]
@@ -173,7 +173,7 @@ def test_levels_that_repeat_each_other_are_found_whatever_their_names() -> None:
 
 
 def test_relative_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "ROWS_AT_ONCE", 3)
+    monkeypatch.setattr(metrics, "_ROWS_AT_ONCE", 3)
     target = torch.randn(10, 4, generator=torch.Generator().manual_seed(0)) + 5
     assert metrics.relative_error(target, target) == 0
     assert metrics.relative_error(target, torch.zeros(10, 4)) == pytest.approx(1)
@@ -196,6 +196,26 @@ def test_nothing_to_measure_is_nan_or_unused() -> None:
     assert metrics.redundant_levels(none, experts) == {}
 
 
-def test_shapes_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"codes must be \(N, L\) and experts \(N,\), got \(4, 2\) and \(4, 1\)"):
-        metrics.perplexity(torch.zeros(4, 2, dtype=torch.int64), torch.zeros(4, 1, dtype=torch.int64))
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda flat, codes: metrics.perplexity(codes, codes[:, :1]), r"experts \(N,\), got \(4, 2\) and \(4, 1\)"),
+        (lambda flat, codes: metrics.perplexity(flat), r"metrics: codes must be \(N, L\)"),
+        (lambda flat, codes: metrics.perplexity(codes, flat, 1), "perplexity: experts must be below 1, got 2"),
+        (lambda flat, codes: metrics.utilisation(codes, 9, flat, 2), "experts must be below 2, got 2"),
+        (lambda flat, codes: metrics.dead_codes(codes, 2), "dead_codes: codes must be below 2, got 2"),
+        (lambda flat, codes: metrics.collision_rate(flat), r"tokens must be \(N, T\), got shape \(4,\)"),
+        (
+            lambda flat, codes: metrics.indistinguishable_rate(codes),
+            r"floating point, got torch.int64 of shape \(4, 2\)",
+        ),
+        (lambda flat, codes: metrics.code_entropy(flat), r"code_entropy: codes must be \(N, L\), got shape \(4,\)"),
+        (lambda flat, codes: metrics.redundant_levels(flat, flat), r"codes must be \(N, L\), got shape \(4,\)"),
+        (lambda flat, codes: metrics.level_adjusted_mutual_information(flat), r"codes must be \(N, L\)"),
+        (lambda flat, codes: metrics.redundant_levels(codes, flat[:3]), "two vectors of one length"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(call, message: str) -> None:
+    flat = torch.full((4,), 2)
+    with pytest.raises(ValueError, match=message):
+        call(flat, torch.full((4, 2), 2))

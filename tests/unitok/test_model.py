@@ -13,7 +13,7 @@ from unitok import SemanticIds, UniTokConfig, UniTokModel
 from unitok.config import PRESETS
 from unitok.losses import reconstruction_loss
 from unitok.mixture import DenseMixtureVQ
-from unitok.start import start_codebooks, place_router
+from unitok.start import place_router, start_codebooks
 
 CHAINS = [name for name in PRESETS if name != "public_code"]
 WIDTH, EXPERTS, LEVELS, SIZE, DIM = 24, 4, 3, 16, 8

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from unitok.model import Routing
-from unitok.monitor import Snapshot, alarms, describe
+from unitok.monitor import Snapshot, alarms, describe, equal_hsic
+from unitok_kernels import hsic
 from unitok_kernels.nn import MoEResidualOutput
 
 ROWS, EXPERTS, LEVELS, SIZE = 600, 3, 3, 16
@@ -98,11 +99,24 @@ def test_a_level_that_repeats_another_is_named() -> None:
 
 
 def test_a_domain_whose_hsic_falls_behind_is_named() -> None:
-    hsic = {"books": 0.010, "games": 0.004, "toys": 0.011}
-    (alarm,) = alarms(record_of(planted(), hsic=hsic))
+    values = {"books": 0.010, "games": 0.004, "toys": 0.011}
+    (alarm,) = alarms(record_of(planted(), equal_hsic=values))
     assert alarm.startswith("domain behind: the HSIC of games is 0.004, of the others 0.01")
-    assert "calibration weight" in alarm
-    assert alarms(record_of(planted(), hsic=hsic | {"games": 0.006})) == []
+    assert "the calibration pulls on this" in alarm
+    assert alarms(record_of(planted(), equal_hsic=values | {"games": 0.006})) == []
+
+
+def test_domains_are_compared_on_equally_many_rows() -> None:
+    """Independent x and z: all that HSIC shows is its bias, which falls with the number of rows."""
+    sizes = (2000, 60, 10)
+    domains = torch.repeat_interleave(torch.arange(3), torch.tensor(sizes))
+    x, z = torch.randn(2, sum(sizes), 8, generator=torch.Generator().manual_seed(0))
+    unequal = hsic(x, z, domains, num_segments=3)
+    assert unequal[1] > 10 * unequal[0]
+    equal = equal_hsic(x, z, domains, ["books", "games", "toys"])
+    assert list(equal) == ["books", "games"]  # ten rows are too few to tell
+    assert 0.5 < equal["games"] / equal["books"] < 2
+    assert equal_hsic(x[-10:], z[-10:], domains[-10:], ["books", "games", "toys"]) == {}
 
 
 def test_a_dropped_domain_is_named() -> None:
@@ -114,7 +128,8 @@ def test_a_dropped_domain_is_named() -> None:
 
 def test_several_causes_are_all_named() -> None:
     codes = torch.zeros(ROWS, LEVELS, dtype=torch.int64)
-    record = record_of(planted(torch.zeros(ROWS).long(), codes), hsic={"books": 0.01, "games": 0.001, "toys": None})
+    record = record_of(planted(torch.zeros(ROWS).long(), codes), hsic={"books": 0.01, "games": 0.01, "toys": None})
+    record["equal_hsic"] = {"books": 0.01, "games": 0.001}
     kinds = {alarm.split(":")[0] for alarm in alarms(record)}
     assert kinds == {"router collapse", "dead codebook", "redundant level", "domain behind", "domain dropped"}
 

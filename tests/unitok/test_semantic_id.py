@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -35,12 +36,6 @@ def make_ids(rows: int, seed: int, *, levels: int = 2, slots: int = 1, codebook_
 
 def by_key(keys: list[int], ids: SemanticIds) -> dict[int, tuple[int, ...]]:
     return {key: tuple(row) for key, row in zip(keys, ids.tokens().tolist(), strict=True)}
-
-
-def full_ids(keys: list[int], ids: SemanticIds) -> dict[int, tuple[int, ...]]:
-    """The IDs by key, with suffix 0 where there is none, so that assignments with and without compare."""
-    suffix = torch.zeros(len(ids), dtype=torch.int64) if ids.suffix is None else ids.suffix
-    return by_key(keys, replace(ids, suffix=suffix))
 
 
 def test_layouts_begin_with_top1_and_name_their_vocabularies() -> None:
@@ -88,7 +83,7 @@ def test_rows_are_taken_and_put_together_again() -> None:
     assert ids[:2].last_codebooks is ids.last_codebooks
     assert len(ids[:0]) == 0
     assert not ids.equals(ids[:9])
-    assert not ids.equals(replace(ids, num_experts=4, last_codebooks=None))
+    assert not ids.equals(replace(ids, suffix=torch.zeros(10, dtype=torch.int64)))
     with pytest.raises(TypeError, match="slice, indices or a mask, got 3"):
         ids[3]
     with pytest.raises(ValueError, match="got part 1"):
@@ -305,20 +300,20 @@ def brute_reassign(ids: SemanticIds, keys: list[int], known: dict[int, tuple[int
 @pytest.mark.parametrize("rows", [0, 1, 25, 40, 120])
 @pytest.mark.parametrize("seed", range(3))
 def test_reassign_is_the_rule_item_by_item(rows: int, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("unitok.collisions.DISTANCES_AT_ONCE", 12)  # three movers a block
+    monkeypatch.setattr("unitok.collisions._DISTANCES_AT_ONCE", 12)  # three movers a block
     ids, keys = make_ids(rows, seed), torch.randperm(rows).tolist()
     first = ids[: rows // 3].assign(keys[: rows // 3], "reassign")
-    known = full_ids(keys[: rows // 3], first)
+    known = by_key(keys[: rows // 3], first)
     assert {key: row[:-1] for key, row in known.items()} == brute_reassign(ids[: rows // 3], keys[: rows // 3], {})
     whole = ids.assign(keys, "reassign", AssignedIds(keys[: rows // 3], first))
-    got = full_ids(keys, whole)
+    got = by_key(keys, whole)
     assert {key: got[key] for key in known} == known
     expected = brute_reassign(ids, keys, known)
     assert {key: got[key][:-1] for key in expected} == expected
     assert len(set(got.values())) == rows
     assert torch.equal(whole.slot_codes[:, 0], whole.codes)
-    if rows <= 25:  # fewer items than a family has codewords, all but surely: nothing left to tell apart
-        assert whole.suffix is None or whole.suffix.any()
+    crowd = Counter((*row[:-3], row[-2]) for row in got.values())  # by family: as many as K need no suffix
+    assert all(row[-1] == 0 for row in got.values() if crowd[(*row[:-3], row[-2])] <= 4)
 
 
 def test_reassign_falls_back_to_a_suffix_when_the_family_is_full() -> None:
@@ -336,8 +331,14 @@ def test_reassign_falls_back_to_a_suffix_when_the_family_is_full() -> None:
     ]  # ties between 1 and 2 take 1; then all are taken
     assert assigned.suffix.tolist() == [2, 1, 0, 0, 0, 0]
     roomy = ids[2:].assign(["d", "c", "b", "a"], "reassign")
-    assert roomy.suffix is None
+    assert roomy.suffix.tolist() == [0, 0, 0, 0]
     assert roomy.codes[:, 0].tolist() == [3, 2, 1, 0]
+    # Once the family has filled up, what was written before still holds to the byte.
+    later = ids.assign(["f", "e", "d", "c", "b", "a"], "reassign", AssignedIds(["d", "c", "b", "a"], roomy))
+    assert later[2:].equals(roomy)
+    assert later.suffix.tolist() == [2, 1, 0, 0, 0, 0]
+    assert later.to_text()[2:] == roomy.to_text()
+    assert np.array_equal(later.pack()[2:], roomy.pack())
 
 
 def test_reassign_needs_finite_residuals_of_what_it_moves() -> None:
@@ -362,7 +363,7 @@ def test_ids_do_not_depend_on_the_order_of_rows(rows: int, seed: int, resolver: 
     straight = ids.assign(keys, resolver)
     shuffled = ids[order].assign([keys[i] for i in order.tolist()], resolver)
     assert shuffled.equals(straight[order])
-    assert len(set(full_ids(keys, straight).values())) == rows
+    assert len(set(by_key(keys, straight).values())) == rows
 
 
 @settings(max_examples=40, deadline=None)
@@ -381,7 +382,7 @@ def test_adding_items_changes_no_old_id(rows: int, seed: int, cuts: tuple[int, i
         order = torch.randperm(len(part), generator=g)
         part_keys = [keys[i] for i in order.tolist()]
         assigned = part[order].assign(part_keys, resolver, existing)
-        new = full_ids(part_keys, assigned)
+        new = by_key(part_keys, assigned)
         assert {key: new[key] for key in old} == old
         assert len(set(new.values())) == len(part)
         existing, old = AssignedIds(part_keys, assigned), new
@@ -393,7 +394,7 @@ def test_newcomers_alone_respect_items_that_are_not_among_the_rows() -> None:
         old = ids[:50].assign(keys[:50], resolver)
         alone = ids[50:].assign(keys[50:], resolver, AssignedIds(keys[:50], old))
         together = ids.assign(keys, resolver, AssignedIds(keys[:50], old))
-        assert full_ids(keys[50:], alone) == {k: v for k, v in full_ids(keys, together).items() if k >= 50}
+        assert by_key(keys[50:], alone) == {k: v for k, v in by_key(keys, together).items() if k >= 50}
 
 
 def test_removed_items_leave_their_number_unused() -> None:
@@ -437,11 +438,39 @@ def test_existing_must_fit() -> None:
         ids.assign(range(10), existing=AssignedIds([1, 2], ids[:1].assign([1])))
 
 
-def test_ids_of_fewer_experts_still_count_as_existing() -> None:
-    ids = make_ids(10, 9)
-    before = AssignedIds(range(10), ids.assign(range(10)))
-    grown = replace(ids, num_experts=4, last_codebooks=None)
-    assert torch.equal(grown.assign(range(10), existing=before).tokens(), before.ids.tokens())
+def after_a_domain(ids: SemanticIds) -> SemanticIds:
+    """The same IDs, as the tokenizer gives them once a domain brought it an expert."""
+    return replace(ids, num_experts=4, last_codebooks=torch.cat([ids.last_codebooks, torch.ones(1, 4, 5)]))
+
+
+def test_ids_stay_themselves_when_experts_are_added() -> None:
+    ids = make_ids(10, 3, slots=2)
+    grown = after_a_domain(ids)
+    assert ids.equals(grown)
+    assert grown.equals(ids)
+    for parts in ([ids[:4], grown[4:]], [grown[:4], ids[4:]], [ids[:0], grown, ids[:0]]):
+        whole = SemanticIds.concatenate(parts)
+        assert whole.equals(ids)
+        assert whole.num_experts == 4
+        assert whole.last_codebooks is grown.last_codebooks
+    other = replace(ids, last_codebooks=ids.last_codebooks + 1)
+    for part in (other, after_a_domain(other), replace(ids, last_codebooks=None)):
+        with pytest.raises(ValueError, match="must agree in sizes, fields and codebooks, got part 1"):
+            SemanticIds.concatenate([grown, part])
+
+
+@pytest.mark.parametrize("resolver", ["suffix", "reassign"])
+def test_ids_of_fewer_experts_still_count_as_existing(resolver: str) -> None:
+    ids, keys = make_ids(90, 9), list(range(90))
+    before = ids[:50].assign(keys[:50], resolver)
+    newcomers = torch.arange(90) >= 70
+    grown = after_a_domain(ids)
+    grown = replace(grown, experts=torch.where(newcomers[:, None], 3, grown.experts))
+    for rows in (slice(90), slice(50, 90)):  # with the old items among them, and without
+        after = grown[rows].assign(keys[rows], resolver, AssignedIds(keys[:50], before))
+        both = {**by_key(keys[:50], before), **by_key(keys[rows], after)}
+        assert {key: both[key] for key in keys[:50]} == by_key(keys[:50], before)
+        assert len(set(both.values())) == 90
 
 
 def test_none_leaves_ids_as_they_are() -> None:

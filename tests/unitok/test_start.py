@@ -11,7 +11,7 @@ from torch import Tensor
 from unitok import UniTokModel
 from unitok.config import PRESETS
 from unitok.monitor import Snapshot, snapshot
-from unitok.start import kmeans_chain, revive_codewords, start_codebooks, place_router
+from unitok.start import kmeans_chain, place_router, revive_codewords, start_codebooks
 
 
 @pytest.fixture

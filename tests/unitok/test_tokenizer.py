@@ -21,7 +21,7 @@ from torch import Tensor
 from unitok import SemanticIds, Tokenizer, UniTokModel
 from unitok.config import PRESETS
 from unitok.data import EmbeddingInfo
-from unitok.tokenizer import SETTINGS, WEIGHTS
+from unitok.storage import SETTINGS, WEIGHTS
 
 EVERY = [(preset, top_k, None) for preset in PRESETS for top_k in (1, 2)] + [("normalised", 1, 0)]
 WIDTH, LEVELS, SIZE = 32, 3, 16
@@ -327,8 +327,7 @@ def test_decoding_rebuilds_items(any_tokenizer: Tokenizer, x: Tensor) -> None:
 @pytest.mark.parametrize("preset", PRESETS)
 def test_shared_codes_bring_latents_closer(preset: str, top_k: int, fitted, x: Tensor) -> None:
     tokenizer = fitted(preset=preset, top_k=top_k)
-    ids, (z, routing) = tokenizer.tokenize(x), tokenizer.routed(x, None)
-    target = tokenizer.model.quantize(z, routing).quantized  # what the decoder was trained on
+    ids, _, target = tokenizer.encode(x, None)  # the target is what the decoder was trained on
 
     def missed(emitted: SemanticIds) -> float:
         return float((tokenizer.model.latents(emitted) - target).square().sum().detach())

@@ -1,6 +1,6 @@
 """The faults that public code of this field has: one test each that would find it in ours.
 
-Trap 2, metrics that match token strings instead of items, is the recommender's.
+Trap 2, metrics that match token strings instead of items, is in test_ranking.py.
 """
 
 from __future__ import annotations

@@ -50,6 +50,14 @@ def test_prefixes_that_do_not_occur_lead_nowhere() -> None:
     assert trie.rows([2]).tolist() == []
 
 
+@pytest.mark.parametrize("node", [-1, 5])
+def test_nodes_that_are_not_there_are_refused(node: int) -> None:
+    trie = PrefixTrie.build(np.array([[1, 2], [1, 4]]))
+    for use in (trie.children, trie.rows, lambda node: trie.walk([], node)):
+        with pytest.raises(IndexError, match=rf"node must be in \[0, 4\), got {node}"):
+            use(node)
+
+
 def test_empty() -> None:
     trie = PrefixTrie.build(torch.zeros(0, 5, dtype=torch.int64))
     assert trie.num_nodes == 1

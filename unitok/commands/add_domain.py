@@ -43,7 +43,7 @@ def add_domain(
     from unitok import Tokenizer
     from unitok.data import read_domain
     from unitok.metrics import collision_rate
-    from unitok.tokenizer import SETTINGS
+    from unitok.storage import SETTINGS
 
     if (out / SETTINGS).exists() and not force:
         raise Refusal(f"{out}: a tokenizer is there already. Choose another folder, or pass --force to replace it.")

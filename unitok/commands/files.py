@@ -9,10 +9,10 @@ from pathlib import Path
 from unitok.commands.terminal import Refusal
 
 
-def check_free(*paths: Path, force: bool) -> None:
+def check_free(path: Path, *, force: bool) -> None:
     """Refuse to go on where a file is there already."""
-    if not force and (there := [path for path in paths if path.exists()]):
-        raise Refusal(f"{there[0]}: the file is there already. Choose another name, or pass --force to replace it.")
+    if not force and path.exists():
+        raise Refusal(f"{path}: the file is there already. Choose another name, or pass --force to replace it.")
 
 
 @contextmanager

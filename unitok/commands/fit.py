@@ -112,6 +112,8 @@ def fit(
         given = EmbeddingInfo(embedding_model, text_template)
         check_embedding(data, given, embedding)
         embedding = given
+    if top_k > max(len(parts) if num_experts is None else num_experts, 1):  # before anything is deleted
+        raise Refusal(f"--top-k: must be at most the number of experts, got {top_k} of {len(parts)} domains. Lower it.")
     if force:
         start_over(out)
     again = "the same command" + (" without --force" if force else "")
@@ -138,7 +140,7 @@ def fit(
 
 
 def _check_output(out: Path, force: bool) -> None:
-    from unitok.tokenizer import SETTINGS, WEIGHTS
+    from unitok.storage import SETTINGS, WEIGHTS
     from unitok.trainer import CHECKPOINT, HISTORY
 
     if out.exists() and not out.is_dir():

@@ -21,6 +21,7 @@ from unitok.data import CatalogueError
 from unitok.data.files import fault, integers, read_table
 
 _NOTE = b"unitok"
+_OF_EXPERTS = ("quantizer.codebooks", "mean_shared")  # the weights that have a row an expert
 _OTHERS = ("domain", "item_id", "semantic_id", "expert", "suffix")  # the columns that are no codes
 
 
@@ -29,7 +30,7 @@ class IdTable:
     """Items and their IDs, as a file holds them.
 
     Attributes:
-        table: columns domain, item_id, semantic_id, c0 .. c(L-1), expert, suffix (null where an ID has none).
+        table: columns domain, item_id, semantic_id, c0 .. c(L-1), expert, suffix (null under resolver none).
         codebook_size: K of the tokenizer.
         num_experts: E of the tokenizer.
     """
@@ -72,7 +73,7 @@ class IdTable:
 
     def write(self, file: Path, tokenizer: Tokenizer, resolver: str) -> None:
         """Write the file, with a note of what made it."""
-        note = {"tokenizer": fingerprint(tokenizer), "resolver": resolver}
+        note = {"tokenizer": _fingerprint(tokenizer), "resolver": resolver}
         pq.write_table(self.table.replace_schema_metadata({_NOTE: json.dumps(note)}), file)
 
     @classmethod
@@ -81,7 +82,7 @@ class IdTable:
 
         Args:
             file: the parquet file.
-            tokenizer: the one that made the IDs.
+            tokenizer: the one that made the IDs, or one that domains were added to since.
             resolver: the one that they must have been resolved by; None for any.
 
         Returns:
@@ -109,6 +110,8 @@ class IdTable:
         if not pa.types.is_integer(table["suffix"].type):
             got = table["suffix"].type
             raise fault(file, "suffix must be an integer or null in every row", got, "Write the column again")
+        if resolver not in (None, "none"):
+            integers(file, table, "suffix")
         read = cls(table.select(names), tokenizer.config.codebook_size, tokenizer.model.num_experts)
         try:
             _ = read.ids
@@ -122,13 +125,16 @@ def item_keys(domains: Iterable[str], items: Iterable[int]) -> list[str]:
     return [f"{domain}:{item}" for domain, item in zip(domains, items, strict=True)]
 
 
-def fingerprint(tokenizer: Tokenizer) -> str:
-    """Name a tokenizer by its encoder and decoder, which stay as they are when domains are added."""
-    digest = hashlib.sha256()
-    for part in (tokenizer.model.encoder, tokenizer.model.decoder):
-        for parameter in part.parameters():
-            digest.update(parameter.detach().numpy().tobytes())
-    return digest.hexdigest()[:16]
+def _fingerprint(tokenizer: Tokenizer) -> dict[str, Any]:
+    """Name a tokenizer by its weights: a digest of each expert's, to which domains add, and one of all others."""
+    base, experts = hashlib.sha256(), [hashlib.sha256() for _ in range(tokenizer.model.num_experts)]
+    for name, value in sorted(tokenizer.model.state_dict().items()):
+        if name in _OF_EXPERTS:
+            for digest, own in zip(experts, value, strict=True):
+                digest.update(own.numpy().tobytes())
+        else:
+            base.update(value.numpy().tobytes())
+    return {"base": base.hexdigest()[:16], "experts": [digest.hexdigest()[:16] for digest in experts]}
 
 
 def _small(column: torch.Tensor) -> pa.Array:
@@ -141,11 +147,13 @@ def _check_note(file: Path, note: bytes | None, tokenizer: Tokenizer, resolver: 
         return
     try:
         said = json.loads(note)
-        made_by, resolved_by = said["tokenizer"], said["resolver"]
+        base, experts, resolved_by = said["tokenizer"]["base"], list(said["tokenizer"]["experts"]), said["resolver"]
     except (ValueError, TypeError, KeyError) as error:
         raise fault(file, "the note 'unitok' in its metadata must be whole", repr(note), "Write it again") from error
-    if made_by != fingerprint(tokenizer):
+    own = _fingerprint(tokenizer)
+    if base != own["base"] or experts != own["experts"][: len(experts)]:
+        got = f"those of {base} with experts {', '.join(map(str, experts))}"
         step = "Use the tokenizer that made them, or one that domains were added to since"
-        raise fault(file, f"IDs must be of tokenizer {fingerprint(tokenizer)}", f"those of {made_by}", step)
+        raise fault(file, f"IDs must be of tokenizer {own['base']} with experts {', '.join(own['experts'])}", got, step)
     if resolver is not None and resolved_by != resolver:
         raise fault(file, f"IDs must be resolved by {resolver}", resolved_by, f"Pass --resolver {resolved_by}")

@@ -38,7 +38,8 @@ def tokenize(
     resolver: Annotated[
         str,
         choice(
-            "How items that share an ID are told apart: by one number more, by another last code, or not at all.",
+            "How items that share an ID are told apart: by one number more, by another last code (by the number where "
+            "all are taken), or not at all.",
             *("suffix", "reassign", "none"),
         ),
     ] = "suffix",
@@ -54,8 +55,9 @@ def tokenize(
     """Give every item its semantic ID.
 
     The file has a row an item: domain, item_id, semantic_id (text, as `<a_12><b_7><c_3><d_9><e_2><f_0>`), the codes c0,
-    c1, ..., expert and suffix. An item's codes depend on nothing but its own embedding and domain; a domain that the
-    tokenizer doesn't know goes to the experts that its router chooses.
+    c1, ..., expert and suffix (0 where an item needs none, empty with --resolver none). An item's codes depend on
+    nothing but its own embedding and domain; a domain that the tokenizer doesn't know goes to the experts that its
+    router chooses.
 
     For example:
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 import unitok_kernels as uk
 from unitok_kernels import checks
+from unitok_kernels.ops.common import PRECISIONS
 
 ARRANGEMENTS = ("parallel", "first", "none")
 
@@ -47,9 +48,13 @@ class MoEResidualVQ(nn.Module):
         shared: "parallel" | "first" | "none".
         shared_weight: weight of the shared chain under "parallel".
         commitment_weight: weight of the commitment term of the loss.
+        precision: "exact" | "fast"; see `nearest_codeword`.
+        check_finite: as in `moe_residual_encode`, for all operations of the layer.
+        backend: None | "reference" | "cpu" | "triton" | "cuda", for all operations of the layer.
 
     Raises:
-        ValueError: a size is below 1, or `shared` is unknown.
+        ValueError: a size is below 1, or `shared` or `precision` is unknown.
+        TypeError: an argument has the wrong type.
 
     Source:
         UniTok (TokenMoE), arXiv 2511.12922.
@@ -65,13 +70,21 @@ class MoEResidualVQ(nn.Module):
         shared: str = "parallel",
         shared_weight: float = 1.0,
         commitment_weight: float = 0.25,
+        precision: str = "exact",
+        check_finite: bool | None = None,
+        backend: str | None = None,
     ) -> None:
         super().__init__()
         sizes = {"dim": dim, "num_experts": num_experts, "num_levels": num_levels, "codebook_size": codebook_size}
+        checks.whole("MoEResidualVQ", **sizes)
+        checks.number("MoEResidualVQ", shared_weight=shared_weight, commitment_weight=commitment_weight)
+        checks.settings("MoEResidualVQ", check_finite=check_finite, backend=backend, precision=precision)
         for name, size in sizes.items():
             checks.at_least("MoEResidualVQ", name, size, 1, "Pass a positive size.")
         checks.one_of("MoEResidualVQ", "shared", shared, ARRANGEMENTS)
+        checks.one_of("MoEResidualVQ", "precision", precision, PRECISIONS)
         self.shared, self.shared_weight, self.commitment_weight = shared, shared_weight, commitment_weight
+        self.precision, self.check_finite, self.backend = precision, check_finite, backend
         shape = (num_levels, codebook_size, dim)
         self.codebooks = nn.Parameter(torch.randn(num_experts, *shape) / codebook_size)
         self.shared_codebooks = None if shared == "none" else nn.Parameter(torch.randn(*shape) / codebook_size)
@@ -90,24 +103,25 @@ class MoEResidualVQ(nn.Module):
         Raises:
             ValueError: shapes or values don't fit.
         """
+        common: dict[str, Any] = {"check_finite": self.check_finite, "backend": self.backend}
+        encoding = {**common, "precision": self.precision}
+        learning = {**common, "commitment_weight": self.commitment_weight}
         codebooks = self.codebooks.detach()
         if self.shared_codebooks is None or self.shared == "parallel":
             fixed = None if self.shared_codebooks is None else self.shared_codebooks.detach()
-            found = uk.moe_residual_encode(z, codebooks, expert_ids, expert_weights, fixed, self.shared_weight)
+            found = uk.moe_residual_encode(
+                z, codebooks, expert_ids, expert_weights, fixed, self.shared_weight, **encoding
+            )
             quantized, shared_codes, routed = found.combined, found.shared_codes, z
         else:
-            shared_codes, base, _ = uk.residual_encode(z, self.shared_codebooks)
+            shared_codes, base, _ = uk.residual_encode(z, self.shared_codebooks, **encoding)
             base = base.detach()
             routed = z - base
-            found = uk.moe_residual_encode(routed, codebooks, expert_ids, expert_weights)
+            found = uk.moe_residual_encode(routed, codebooks, expert_ids, expert_weights, **encoding)
             quantized = base + found.combined
-        loss = uk.moe_residual_loss(
-            routed, found.codes, self.codebooks, expert_ids, commitment_weight=self.commitment_weight
-        )
+        loss = uk.moe_residual_loss(routed, found.codes, self.codebooks, expert_ids, **learning)
         if self.shared_codebooks is not None and shared_codes is not None:
-            loss = loss + uk.residual_loss(
-                z, shared_codes, self.shared_codebooks, commitment_weight=self.commitment_weight
-            )
+            loss = loss + uk.residual_loss(z, shared_codes, self.shared_codebooks, **learning)
         return MoEResidualOutput(quantized, found.codes, shared_codes, loss, found.level_error)
 
     def extra_repr(self) -> str:

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from unitok_kernels import checks
+from unitok_kernels.ops.common import wide_dtype
 from unitok_kernels.ops.registry import define
 
 
-def _check(x: Tensor, codes: Tensor, num_codewords: int, check_codes: bool | None) -> None:
+def _check(x: Tensor, codes: Tensor, num_codewords: int, check_finite: bool | None) -> None:
     op = "codeword_statistics"
     checks.floating(op, "x", x, "(N, D)")
     checks.integral(op, "codes", codes, "(N,)")
@@ -18,15 +19,14 @@ def _check(x: Tensor, codes: Tensor, num_codewords: int, check_codes: bool | Non
     checks.one_device(op, x=x, codes=codes)
 
 
-def _fake(x: Tensor, codes: Tensor, num_codewords: int, check_codes: bool | None) -> tuple[Tensor, Tensor]:
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-    sums = x.new_empty(num_codewords, x.shape[1], dtype=wide)
+def _fake(x: Tensor, codes: Tensor, num_codewords: int, check_finite: bool | None) -> tuple[Tensor, Tensor]:
+    sums = x.new_empty(num_codewords, x.shape[1], dtype=wide_dtype(x))
     return sums, x.new_empty(num_codewords, dtype=torch.int64)
 
 
 _operation = define(
     "codeword_statistics",
-    "(Tensor x, Tensor codes, int num_codewords, bool? check_codes=None, str? backend=None) -> (Tensor, Tensor)",
+    "(Tensor x, Tensor codes, int num_codewords, bool? check_finite=None, str? backend=None) -> (Tensor, Tensor)",
     check=_check,
     fake=_fake,
 )
@@ -37,7 +37,7 @@ def codeword_statistics(
     codes: Tensor,
     num_codewords: int,
     *,
-    check_codes: bool | None = None,
+    check_finite: bool | None = None,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Sum and count the rows of each codeword, bitwise repeatably.
@@ -48,8 +48,8 @@ def codeword_statistics(
         x: (N, D) float; the rows. N = 0 works.
         codes: (N,) integer; -1 skips the row.
         num_codewords: K, at least 1.
-        check_codes: raise for codes outside -1 .. K - 1; None means on, except on CUDA, where it would synchronise.
-            Unchecked, such rows are skipped.
+        check_finite: raise for NaN and infinity, and for codes outside -1 .. K - 1; None means on, except on CUDA,
+            where it would synchronise. Unchecked, rows of such codes are skipped, and NaN stays in its sum.
         backend: None | "reference" | "cpu" | "triton" | "cuda".
 
     Returns:
@@ -63,5 +63,7 @@ def codeword_statistics(
         The update step of Lloyd, "Least squares quantization in PCM", 1982.
     """
     checks.tensors("codeword_statistics", x=x, codes=codes)
-    sums, counts = _operation(x, codes, num_codewords, check_codes, backend)
+    checks.whole("codeword_statistics", num_codewords=num_codewords)
+    checks.settings("codeword_statistics", check_finite=check_finite, backend=backend)
+    sums, counts = _operation(x, codes, num_codewords, check_finite, backend)
     return sums, counts

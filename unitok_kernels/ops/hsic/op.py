@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from unitok_kernels import checks
+from unitok_kernels.ops.common import wide_dtype
 from unitok_kernels.ops.registry import define
 
 
@@ -31,12 +32,8 @@ def _check(
     checks.one_device("hsic", x=x, z=z, segments=segments)
 
 
-def _wide(z: Tensor) -> torch.dtype:
-    return torch.float64 if z.dtype == torch.float64 else torch.float32
-
-
 def _fake(x: Tensor, z: Tensor, segments: Tensor, num_segments: int, *_: Any) -> Tensor:
-    return z.new_empty(num_segments, dtype=_wide(z))
+    return z.new_empty(num_segments, dtype=wide_dtype(z))
 
 
 def _check_backward(gradient: Tensor, *arguments: Any) -> None:
@@ -116,13 +113,19 @@ def hsic(
         "Similarity of neural network representations revisited", 2019 (CKA); UniTok, arXiv 2511.12922 (L_mi).
     """
     checks.tensors("hsic", x=x, z=z, segments=segments)
-    if isinstance(bandwidth, str) and bandwidth != "median":
+    checks.flag("hsic", normalised=normalised)
+    checks.settings("hsic", check_finite=check_finite, backend=backend)
+    if not isinstance(bandwidth, str):
+        checks.number("hsic", bandwidth=bandwidth)
+    elif bandwidth != "median":
         checks.fail("hsic", "bandwidth", "positive or 'median'", repr(bandwidth), "Pass a number or 'median'.")
     if num_segments is None:
         if segments.device.type != "cpu" or torch.compiler.is_compiling():
             where = "under torch.compile" if segments.device.type == "cpu" else f"on {segments.device.type}"
             checks.fail("hsic", "num_segments", f"given {where}", None, "Pass the number of domains.")
-        num_segments = int(segments.max()) + 1 if segments.numel() else 1
+        checks.integral("hsic", "segments", segments, "(N,)")
+        num_segments = max(int(segments.max()), 0) + 1 if segments.numel() else 1
+    checks.whole("hsic", num_segments=num_segments)
     sigma = None if isinstance(bandwidth, str) else float(bandwidth)
     values: Tensor = _operation(x, z, segments, num_segments, sigma, normalised, check_finite, backend)
     return values

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from unitok_kernels import checks
+from unitok_kernels.ops.common import finite_rows, wide_dtype
 
 _TILE_VALUES = 1 << 18  # a tile of whole rows of the kernel matrix stays in the second-level cache
 _MEDIAN_ROWS = 1024
@@ -69,7 +70,7 @@ def _gradient(a: _Gaussian, z: _Gaussian) -> Tensor:
 
 
 def _members(x: Tensor, z: Tensor, segments: Tensor, num_segments: int) -> Iterator[tuple[int, Tensor]]:
-    good = torch.isfinite(x).all(1) & torch.isfinite(z).all(1)
+    good = finite_rows(x) & finite_rows(z)
     for segment in range(num_segments):
         rows = (good & (segments == segment)).nonzero().squeeze(1)
         if rows.numel() >= 2:
@@ -89,7 +90,7 @@ def hsic(
     if checks.reads_data(check_finite, z):
         checks.finite("hsic", "x", x)
         checks.finite("hsic", "z", z)
-        checks.in_range("hsic", "segments", segments, num_segments)
+        checks.in_range("hsic", "segments", segments, num_segments, step="Number the domains from 0.")
     values = torch.zeros(num_segments, dtype=torch.float64, device=z.device)
     for segment, rows in _members(x, z, segments, num_segments):
         u, v = _Gaussian(x[rows].double(), bandwidth), _Gaussian(z[rows].double(), bandwidth)
@@ -97,7 +98,7 @@ def hsic(
         if normalised:
             value = value / _scale(u, v)
         values[segment] = value
-    return values.to(z.dtype if z.dtype == torch.float64 else torch.float32)
+    return values.to(wide_dtype(z))
 
 
 def _scale(u: _Gaussian, v: _Gaussian) -> Tensor:

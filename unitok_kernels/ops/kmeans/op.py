@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from unitok_kernels import checks
+from unitok_kernels.ops.common import wide_dtype
 from unitok_kernels.ops.registry import define
 
 STARTS = ("k-means++", "random")
@@ -24,6 +25,7 @@ def _check(
     check_finite: bool | None,
 ) -> None:
     checks.floating("kmeans", "x", x, "(N, D)")
+    checks.at_least("kmeans", "x's width", x.shape[1], 1, "Give the rows a feature.")
     checks.at_least("kmeans", "num_codewords", num_codewords, 1, "Ask for at least one codeword.")
     checks.at_least("kmeans", "iterations", iterations, 0, "0 keeps the start.")
     checks.at_least("kmeans", "x's rows", x.shape[0], num_codewords, "Ask for fewer codewords or give more rows.")
@@ -38,8 +40,7 @@ def _check(
 
 
 def _fake(x: Tensor, num_codewords: int, *_: Any) -> tuple[Tensor, Tensor]:
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-    codebook = x.new_empty(num_codewords, x.shape[1], dtype=wide)
+    codebook = x.new_empty(num_codewords, x.shape[1], dtype=wide_dtype(x))
     return codebook, x.new_empty(x.shape[0], dtype=torch.int64)
 
 
@@ -91,6 +92,9 @@ def kmeans(
         Lloyd, "Least squares quantization in PCM", 1982; Arthur and Vassilvitskii, "k-means++", 2007.
     """
     checks.tensors("kmeans", x=x)
+    checks.whole("kmeans", num_codewords=num_codewords, iterations=iterations, seed=seed)
+    checks.flag("kmeans", balanced=balanced)
+    checks.settings("kmeans", check_finite=check_finite, backend=backend)
     start = init if isinstance(init, Tensor) else None
     name = "tensor" if isinstance(init, Tensor) else init
     if not isinstance(name, str):

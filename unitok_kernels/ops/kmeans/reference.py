@@ -7,8 +7,8 @@ from torch import Tensor
 
 from unitok_kernels import checks
 from unitok_kernels.ops.codeword_statistics.reference import codeword_statistics
+from unitok_kernels.ops.common import finite_rows, search, wide
 from unitok_kernels.ops.kmeans.balanced import balanced_codes
-from unitok_kernels.ops.nearest_codeword.reference import finite_rows, search, wide
 
 
 def kmeans(
@@ -22,13 +22,15 @@ def kmeans(
     check_finite: bool | None,
 ) -> tuple[Tensor, Tensor]:
     """Reference of the operation."""
-    good = finite_rows("kmeans", "x", x, check_finite)
+    if checks.reads_data(check_finite, x):
+        checks.finite("kmeans", "x", x)
+        if start is not None:
+            checks.finite("kmeans", "init", start)
+    good = finite_rows(x)
     rows = wide(x)[good]
     checks.at_least(
         "kmeans", "x's finite rows", len(rows), num_codewords, "Repair the others or ask for fewer codewords."
     )
-    if start is not None and checks.reads_data(check_finite, start):
-        checks.finite("kmeans", "init", start)
     generator = torch.Generator().manual_seed(seed)
     if start is not None:
         codebook = wide(start).clone()

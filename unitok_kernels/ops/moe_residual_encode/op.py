@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from unitok_kernels import checks
+from unitok_kernels.ops.chains import expert_codes, gather_level
 from unitok_kernels.ops.codeword_statistics import codeword_statistics
-from unitok_kernels.ops.moe_residual_encode.chains import expert_codes, gather_level
-from unitok_kernels.ops.nearest_codeword.op import PRECISIONS
+from unitok_kernels.ops.common import PRECISIONS, wide, wide_dtype
 from unitok_kernels.ops.registry import define
 from unitok_kernels.ops.stats import as_record
 
@@ -74,36 +74,35 @@ def _fake(
     shared_codebooks: Tensor | None,
     *_: Any,
 ) -> tuple[Tensor, ...]:
-    wide = torch.float64 if z.dtype == torch.float64 else torch.float32
     levels = codebooks.shape[1]
     shared_levels = 0 if shared_codebooks is None else shared_codebooks.shape[0]
     return (  # the differentiable output comes first: torch.library.opcheck adds all outputs up in its dtype
         z.new_empty(z.shape),
         z.new_empty(*expert_ids.shape, levels, dtype=torch.int64),
         z.new_empty(z.shape[0], shared_levels, dtype=torch.int64),
-        z.new_empty(levels, dtype=wide),
-        z.new_empty(shared_levels, dtype=wide),
+        z.new_empty(levels, dtype=wide_dtype(z)),
+        z.new_empty(shared_levels, dtype=wide_dtype(z)),
         z.new_empty(2, dtype=torch.int64),
     )
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    z, codebooks, expert_ids, expert_weights, shared_codebooks, shared_weight, *_ = inputs
+    z, codebooks, expert_ids, expert_weights, shared_codebooks, ctx.shared_weight, *_, ctx.backend = inputs
     _, codes, shared_codes, *_ = output
     ctx.save_for_backward(codebooks, expert_ids, expert_weights, codes, shared_codes)
     ctx.shared = None if shared_codebooks is None else (shared_codebooks.shape, shared_codebooks.dtype)
-    ctx.shared_weight, ctx.dtype = shared_weight, z.dtype
+    ctx.dtype = z.dtype
 
 
 def _backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
     gradient = gradients[0]
     codebooks, expert_ids, expert_weights, codes, shared_codes = ctx.saved_tensors
     num_experts, levels, num_codewords, _ = codebooks.shape
-    gradient = gradient if gradient.dtype == torch.float64 else gradient.float()
-    weights = expert_weights.to(gradient.dtype)
-    reached = (codes[..., 0] >= 0).to(gradient.dtype)  # a bad row or expert decodes to nothing
+    gradient = wide(gradient)
+    weights = torch.where(codes[..., 0] >= 0, expert_weights.to(gradient.dtype), 0)  # a bad slot decodes to nothing
+    options = {"check_finite": False, "backend": ctx.backend}
 
-    by_z = (weights * reached).sum(1, keepdim=True) * gradient
+    by_z = weights.sum(1, keepdim=True) * gradient
     by_codebooks = torch.zeros_like(codebooks, dtype=gradient.dtype)
     by_weights = torch.zeros_like(weights)
     flat = expert_codes(codes, expert_ids, num_experts, num_codewords)
@@ -112,14 +111,14 @@ def _backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
             index = flat[:, slot, level]
             by_weights[:, slot] += (gather_level(codebooks, level, index) * gradient).sum(1)
             weighted = weights[:, slot, None] * gradient
-            sums, _ = codeword_statistics(weighted, index, num_experts * num_codewords, check_codes=False)
+            sums, _ = codeword_statistics(weighted, index, num_experts * num_codewords, **options)
             by_codebooks[:, level] += sums.view_as(by_codebooks[:, level])
 
     by_shared = None
     if ctx.shared is not None:
         shape, dtype = ctx.shared
         by_z = by_z + ctx.shared_weight * (shared_codes[:, :1] >= 0) * gradient
-        columns = [codeword_statistics(gradient, c, shape[1], check_codes=False)[0] for c in shared_codes.unbind(1)]
+        columns = [codeword_statistics(gradient, c, shape[1], **options)[0] for c in shared_codes.unbind(1)]
         by_shared = (ctx.shared_weight * torch.stack(columns)).to(dtype)
     return (
         by_z.to(ctx.dtype),
@@ -171,7 +170,7 @@ def moe_residual_encode(
         shared_weight: weight of the shared chain.
         precision: "exact" | "fast"; see `nearest_codeword`.
         check_finite: raise for NaN, infinity and expert ids out of range; None means on, except on CUDA, where it would
-            synchronise. Unchecked bad rows and bad experts get code -1 and decode to nothing.
+            synchronise. Unchecked bad rows, and slots with a bad expert or weight, get code -1 and decode to nothing.
         stats: append an `EncodeStats`.
         backend: None | "reference" | "cpu" | "triton" | "cuda".
 
@@ -188,6 +187,8 @@ def moe_residual_encode(
         UniTok (TokenMoE), arXiv 2511.12922.
     """
     checks.tensors(OP, z=z, codebooks=codebooks, expert_ids=expert_ids, expert_weights=expert_weights)
+    checks.number(OP, shared_weight=shared_weight)
+    checks.settings(OP, check_finite=check_finite, backend=backend, precision=precision, stats=stats)
     if shared_codebooks is not None:
         checks.tensors(OP, shared_codebooks=shared_codebooks)
     combined, codes, shared_codes, error, shared_error, counts = _operation(

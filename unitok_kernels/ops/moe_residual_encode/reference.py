@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from unitok_kernels import checks
-from unitok_kernels.ops.nearest_codeword.reference import finite_rows, wide
+from unitok_kernels.ops.common import finite_rows, wide
 from unitok_kernels.ops.residual_encode.reference import residual_encode
 
 
@@ -23,15 +23,17 @@ def moe_residual_encode(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Reference of the operation; always exact."""
     op = "moe_residual_encode"
-    good = finite_rows(op, "z", z, check_finite)
     num_experts, levels, _, width = codebooks.shape
     if checks.reads_data(check_finite, z):
+        checks.finite(op, "z", z)
         checks.finite(op, "codebooks", codebooks)
         checks.finite(op, "expert_weights", expert_weights)
         checks.in_range(op, "expert_ids", expert_ids, num_experts)
         if shared_codebooks is not None:
             checks.finite(op, "shared_codebooks", shared_codebooks)
-    rows, tables, weights = wide(z), wide(codebooks), wide(expert_weights)
+    rows, tables = wide(z), wide(codebooks)
+    good = finite_rows(z)[:, None] & torch.isfinite(expert_weights)
+    weights = torch.where(good, wide(expert_weights), 0)  # a bad slot decodes to nothing: not to 0 * NaN
 
     slots = expert_ids.shape[1]
     codes = torch.full((z.shape[0], slots, levels), -1, device=z.device)
@@ -42,7 +44,7 @@ def moe_residual_encode(
     for slot in range(slots):
         quantized = torch.zeros_like(rows)
         for expert in range(num_experts):
-            members = (good & (expert_ids[:, slot] == expert)).nonzero().squeeze(1)
+            members = (good[:, slot] & (expert_ids[:, slot] == expert)).nonzero().squeeze(1)
             if members.numel() == 0:
                 continue
             part = residual_encode(rows[members], tables[expert], precision, False, stats)

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from unitok_kernels import checks
+from unitok_kernels.ops.common import PRECISIONS, wide_dtype
 from unitok_kernels.ops.registry import define
 from unitok_kernels.ops.stats import as_record
-
-PRECISIONS = ("exact", "fast")
 
 
 class NearestCodeword(NamedTuple):
@@ -33,11 +32,10 @@ def _check(x: Tensor, codebook: Tensor, precision: str, check_finite: bool | Non
 
 
 def _fake(x: Tensor, codebook: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     rows = x.shape[0]
     return (
         x.new_empty(rows, dtype=torch.int64),
-        x.new_empty(rows, dtype=wide),
+        x.new_empty(rows, dtype=wide_dtype(x)),
         x.new_empty(2, dtype=torch.int64),
     )
 
@@ -86,6 +84,7 @@ def nearest_codeword(
         Linde, Buzo and Gray, "An algorithm for vector quantizer design", 1980.
     """
     checks.tensors("nearest_codeword", x=x, codebook=codebook)
+    checks.settings("nearest_codeword", check_finite=check_finite, backend=backend, precision=precision, stats=stats)
     codes, distance, counts = _operation(x, codebook, precision, check_finite, stats, backend)
     result = NearestCodeword(codes, distance)
     return (*result, as_record(counts)) if stats else result

@@ -12,7 +12,7 @@ from unitok_kernels.ops.codeword_statistics import codeword_statistics
 from unitok_kernels.ops.registry import define
 
 
-def _check(codes: Tensor, codebooks: Tensor, check_codes: bool | None) -> None:
+def _check(codes: Tensor, codebooks: Tensor, check_finite: bool | None) -> None:
     op = "residual_decode"
     checks.integral(op, "codes", codes, "(N, L)")
     checks.floating(op, "codebooks", codebooks, "(L, K, D)")
@@ -21,27 +21,26 @@ def _check(codes: Tensor, codebooks: Tensor, check_codes: bool | None) -> None:
     checks.one_device(op, codebooks=codebooks, codes=codes)
 
 
-def _fake(codes: Tensor, codebooks: Tensor, check_codes: bool | None) -> Tensor:
+def _fake(codes: Tensor, codebooks: Tensor, check_finite: bool | None) -> Tensor:
     return codebooks.new_empty(codes.shape[0], codebooks.shape[2])
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    codes, codebooks, *_ = inputs
+    codes, codebooks, _, ctx.backend = inputs
     ctx.save_for_backward(codes)
     ctx.num_codewords, ctx.dtype = codebooks.shape[1], codebooks.dtype
 
 
 def _backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, None, None]:
     (codes,) = ctx.saved_tensors
-    levels = [
-        codeword_statistics(gradient, column, ctx.num_codewords, check_codes=False)[0] for column in codes.unbind(1)
-    ]
+    options = {"check_finite": False, "backend": ctx.backend}
+    levels = [codeword_statistics(gradient, column, ctx.num_codewords, **options)[0] for column in codes.unbind(1)]
     return None, torch.stack(levels).to(ctx.dtype), None, None
 
 
 _operation = define(
     "residual_decode",
-    "(Tensor codes, Tensor codebooks, bool? check_codes=None, str? backend=None) -> Tensor",
+    "(Tensor codes, Tensor codebooks, bool? check_finite=None, str? backend=None) -> Tensor",
     check=_check,
     fake=_fake,
     setup=_setup,
@@ -50,7 +49,7 @@ _operation = define(
 
 
 def residual_decode(
-    codes: Tensor, codebooks: Tensor, *, check_codes: bool | None = None, backend: str | None = None
+    codes: Tensor, codebooks: Tensor, *, check_finite: bool | None = None, backend: str | None = None
 ) -> Tensor:
     """Sum the codewords that the codes name.
 
@@ -59,8 +58,8 @@ def residual_decode(
     Args:
         codes: (N, L) integer; -1 adds nothing. N = 0 works.
         codebooks: (L, K, D) float.
-        check_codes: raise for codes outside -1 .. K - 1; None means on, except on CUDA, where it would synchronise.
-            Unchecked, such codes add nothing.
+        check_finite: raise for NaN and infinity, and for codes outside -1 .. K - 1; None means on, except on CUDA,
+            where it would synchronise. Unchecked, such codes add nothing.
         backend: None | "reference" | "cpu" | "triton" | "cuda".
 
     Returns:
@@ -74,5 +73,6 @@ def residual_decode(
         Juang and Gray, "Multiple stage vector quantization for speech coding", 1982.
     """
     checks.tensors("residual_decode", codes=codes, codebooks=codebooks)
-    quantized: Tensor = _operation(codes, codebooks, check_codes, backend)
+    checks.settings("residual_decode", check_finite=check_finite, backend=backend)
+    quantized: Tensor = _operation(codes, codebooks, check_finite, backend)
     return quantized

@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 
 from unitok_kernels import checks
-from unitok_kernels.ops.nearest_codeword.reference import wide
+from unitok_kernels.ops.common import wide
 
 
-def residual_decode(codes: Tensor, codebooks: Tensor, check_codes: bool | None) -> Tensor:
+def residual_decode(codes: Tensor, codebooks: Tensor, check_finite: bool | None) -> Tensor:
     """Reference of the operation."""
     num_codewords = codebooks.shape[1]
-    if checks.reads_data(check_codes, codes):
+    if checks.reads_data(check_finite, codes):
+        checks.finite("residual_decode", "codebooks", codebooks, "Remove or repair it.")
         checks.in_range("residual_decode", "codes", codes, num_codewords, minimum=-1)
     tables = wide(codebooks)
     quantized = tables.new_zeros(codes.shape[0], codebooks.shape[2])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from unitok_kernels import checks
-from unitok_kernels.ops.nearest_codeword.op import PRECISIONS
+from unitok_kernels.ops.common import PRECISIONS, wide_dtype
 from unitok_kernels.ops.registry import define
 from unitok_kernels.ops.stats import as_record
 
@@ -33,12 +33,11 @@ def _check(z: Tensor, codebooks: Tensor, precision: str, check_finite: bool | No
 
 
 def _fake(z: Tensor, codebooks: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    wide = torch.float64 if z.dtype == torch.float64 else torch.float32
     levels = codebooks.shape[0]
     return (
         z.new_empty(z.shape[0], levels, dtype=torch.int64),
         z.new_empty(z.shape),
-        z.new_empty(levels, dtype=wide),
+        z.new_empty(levels, dtype=wide_dtype(z)),
         z.new_empty(2, dtype=torch.int64),
     )
 
@@ -87,6 +86,7 @@ def residual_encode(
         Juang and Gray, "Multiple stage vector quantization for speech coding", 1982.
     """
     checks.tensors("residual_encode", z=z, codebooks=codebooks)
+    checks.settings("residual_encode", check_finite=check_finite, backend=backend, precision=precision, stats=stats)
     *values, counts = _operation(z, codebooks, precision, check_finite, stats, backend)
     result = ResidualCodes(*values)
     return (*result, as_record(counts)) if stats else result

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from unitok_kernels import checks
-from unitok_kernels.ops.nearest_codeword.reference import finite_rows, search, wide
+from unitok_kernels.ops.common import finite_rows, search, wide
 
 
 class Chain(NamedTuple):
@@ -39,9 +39,10 @@ def residual_encode(
     z: Tensor, codebooks: Tensor, precision: str, check_finite: bool | None, stats: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Reference of the operation; always exact."""
-    good = finite_rows("residual_encode", "z", z, check_finite)
-    if checks.reads_data(check_finite, codebooks):
+    if checks.reads_data(check_finite, z):
+        checks.finite("residual_encode", "z", z)
         checks.finite("residual_encode", "codebooks", codebooks)
+    good = finite_rows(z)
     done = chain(wide(z)[good], wide(codebooks))
     codes = torch.full((z.shape[0], codebooks.shape[0]), -1, device=z.device)
     quantized = torch.zeros_like(z)

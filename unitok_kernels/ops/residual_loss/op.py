@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from unitok_kernels import checks
+from unitok_kernels.ops.chains import expert_codes, gather_level
 from unitok_kernels.ops.codeword_statistics import codeword_statistics
-from unitok_kernels.ops.moe_residual_encode.chains import expert_codes, gather_level
+from unitok_kernels.ops.common import wide, wide_dtype
 from unitok_kernels.ops.registry import define
 
 OP = "moe_residual_loss"
@@ -22,7 +23,7 @@ def _check(
     expert_ids: Tensor,
     codebook_weight: float,
     commitment_weight: float,
-    check_codes: bool | None,
+    check_finite: bool | None,
 ) -> None:
     checks.floating(OP, "z", z, "(N, D)")
     checks.integral(OP, "codes", codes, "(N, S, L)")
@@ -39,28 +40,29 @@ def _check(
 
 
 def _fake(z: Tensor, *_: Any) -> Tensor:
-    return z.new_empty((), dtype=torch.float64 if z.dtype == torch.float64 else torch.float32)
+    return z.new_empty((), dtype=wide_dtype(z))
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    z, codes, codebooks, expert_ids, ctx.codebook_weight, ctx.commitment_weight, *_ = inputs
+    z, codes, codebooks, expert_ids, ctx.codebook_weight, ctx.commitment_weight, _, ctx.backend = inputs
     ctx.save_for_backward(z, codes, codebooks, expert_ids)
 
 
 def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     z, codes, codebooks, expert_ids = ctx.saved_tensors
     num_experts, levels, num_codewords, _ = codebooks.shape
-    rows = z if z.dtype == torch.float64 else z.float()
+    rows = wide(z)
     by_z = torch.zeros_like(rows)
     by_codebooks = torch.zeros_like(codebooks, dtype=rows.dtype)
     flat = expert_codes(codes, expert_ids, num_experts, num_codewords)
+    options = {"check_finite": False, "backend": ctx.backend}
     for slot in range(codes.shape[1]):
         residual = rows
         for level in range(levels):
             index = flat[:, slot, level]
             residual = residual - gather_level(codebooks, level, index)
             by_z = by_z + torch.where(index[:, None] >= 0, residual, 0)
-            sums, _ = codeword_statistics(residual, index, num_experts * num_codewords, check_codes=False)
+            sums, _ = codeword_statistics(residual, index, num_experts * num_codewords, **options)
             by_codebooks[:, level] -= sums.view_as(by_codebooks[:, level])
     scale = 2 * gradient / max(z.shape[0], 1)
     return (
@@ -74,7 +76,7 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
 _operation = define(
     OP,
     "(Tensor z, Tensor codes, Tensor codebooks, Tensor expert_ids, float codebook_weight=1.0, "
-    "float commitment_weight=0.25, bool? check_codes=None, str? backend=None) -> Tensor",
+    "float commitment_weight=0.25, bool? check_finite=None, str? backend=None) -> Tensor",
     check=_check,
     fake=_fake,
     folder="residual_loss",
@@ -91,7 +93,7 @@ def moe_residual_loss(
     *,
     codebook_weight: float = 1.0,
     commitment_weight: float = 0.25,
-    check_codes: bool | None = None,
+    check_finite: bool | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """Train codewords towards the residuals they stand for, and residuals towards their codewords.
@@ -106,8 +108,8 @@ def moe_residual_loss(
         expert_ids: (N, S) integer.
         codebook_weight: weight of the codebook term.
         commitment_weight: weight of the commitment term.
-        check_codes: raise for codes and expert ids out of range; None means on, except on CUDA, where it would
-            synchronise. Unchecked ones are left out.
+        check_finite: raise for NaN and infinity, and for codes and expert ids out of range; None means on, except on
+            CUDA, where it would synchronise. Unchecked, such codes and ids are left out.
         backend: None | "reference" | "cpu" | "triton" | "cuda".
 
     Returns:
@@ -121,7 +123,11 @@ def moe_residual_loss(
         van den Oord et al., "Neural discrete representation learning", 2017, eq. 3; UniTok, arXiv 2511.12922.
     """
     checks.tensors(OP, z=z, codes=codes, codebooks=codebooks, expert_ids=expert_ids)
-    loss: Tensor = _operation(z, codes, codebooks, expert_ids, codebook_weight, commitment_weight, check_codes, backend)
+    checks.number(OP, codebook_weight=codebook_weight, commitment_weight=commitment_weight)
+    checks.settings(OP, check_finite=check_finite, backend=backend)
+    loss: Tensor = _operation(
+        z, codes, codebooks, expert_ids, codebook_weight, commitment_weight, check_finite, backend
+    )
     return loss
 
 
@@ -132,7 +138,7 @@ def residual_loss(
     *,
     codebook_weight: float = 1.0,
     commitment_weight: float = 0.25,
-    check_codes: bool | None = None,
+    check_finite: bool | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """Train one chain's codewords and commit its input to them: `moe_residual_loss` with a single expert.
@@ -145,7 +151,7 @@ def residual_loss(
         codebooks: (L, K, D) float.
         codebook_weight: weight of the codebook term.
         commitment_weight: weight of the commitment term.
-        check_codes: as in `moe_residual_loss`.
+        check_finite: as in `moe_residual_loss`.
         backend: None | "reference" | "cpu" | "triton" | "cuda".
 
     Returns:
@@ -158,8 +164,10 @@ def residual_loss(
     Source:
         van den Oord et al., "Neural discrete representation learning", 2017, eq. 3.
     """
-    checks.tensors("residual_loss", z=z, codes=codes, codebooks=codebooks)
     op = "residual_loss"  # shapes are told here, before they get the axis that the other operation wants
+    checks.tensors(op, z=z, codes=codes, codebooks=codebooks)
+    checks.number(op, codebook_weight=codebook_weight, commitment_weight=commitment_weight)
+    checks.settings(op, check_finite=check_finite, backend=backend)
     checks.floating(op, "z", z, "(N, D)")
     checks.integral(op, "codes", codes, "(N, L)")
     checks.floating(op, "codebooks", codebooks, "(L, K, D)")
@@ -175,6 +183,6 @@ def residual_loss(
         only,
         codebook_weight=codebook_weight,
         commitment_weight=commitment_weight,
-        check_codes=check_codes,
+        check_finite=check_finite,
         backend=backend,
     )

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from unitok_kernels import checks
-from unitok_kernels.ops.moe_residual_encode.chains import expert_codes, gather_level
-from unitok_kernels.ops.nearest_codeword.reference import wide
+from unitok_kernels.ops.chains import expert_codes, gather_level
+from unitok_kernels.ops.common import wide
 
 
 def moe_residual_loss(
@@ -17,11 +17,13 @@ def moe_residual_loss(
     expert_ids: Tensor,
     codebook_weight: float,
     commitment_weight: float,
-    check_codes: bool | None,
+    check_finite: bool | None,
 ) -> Tensor:
     """Reference of the operation: both terms have the same value, only their gradients differ."""
     num_experts, levels, num_codewords, _ = codebooks.shape
-    if checks.reads_data(check_codes, codes):
+    if checks.reads_data(check_finite, codes):
+        checks.finite("moe_residual_loss", "z", z, "Remove or repair it.")
+        checks.finite("moe_residual_loss", "codebooks", codebooks, "Remove or repair it.")
         checks.in_range("moe_residual_loss", "codes", codes, num_codewords, minimum=-1)
         checks.in_range("moe_residual_loss", "expert_ids", expert_ids, num_experts)
     flat = expert_codes(codes, expert_ids, num_experts, num_codewords)

@@ -70,5 +70,8 @@ def sinkhorn_assign(
         Cuturi, "Sinkhorn distances", 2013; Asano et al., "Self-labelling via simultaneous clustering", 2020.
     """
     checks.tensors("sinkhorn_assign", x=x, codebook=codebook)
+    checks.number("sinkhorn_assign", epsilon=epsilon)
+    checks.whole("sinkhorn_assign", iterations=iterations)
+    checks.settings("sinkhorn_assign", check_finite=check_finite, backend=backend)
     codes: Tensor = _operation(x, codebook, epsilon, iterations, check_finite, backend)
     return codes

@@ -8,16 +8,17 @@ import torch
 from torch import Tensor
 
 from unitok_kernels import checks
-from unitok_kernels.ops.nearest_codeword.reference import finite_rows
+from unitok_kernels.ops.common import finite_rows
 
 _BLOCK_ROWS = 1024
 
 
 def sinkhorn_assign(x: Tensor, codebook: Tensor, epsilon: float, iterations: int, check_finite: bool | None) -> Tensor:
     """Reference of the operation: only the potentials are kept, costs are made again a block of rows at a time."""
-    good = finite_rows("sinkhorn_assign", "x", x, check_finite)
-    if checks.reads_data(check_finite, codebook):
+    if checks.reads_data(check_finite, x):
+        checks.finite("sinkhorn_assign", "x", x)
         checks.finite("sinkhorn_assign", "codebook", codebook)
+    good = finite_rows(x)
     center = codebook.double().mean(0)
     rows, table = x[good].double() - center, codebook.double() - center
     norms = table.square().sum(1)

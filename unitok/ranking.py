@@ -1,0 +1,80 @@
+"""Ranking metrics over semantic IDs: of items, and, for comparison only, of IDs as if they were items.
+
+A recommender that generates names IDs, and items can share one. Counted by ID, every item of a crowded ID is a hit as
+soon as the ID is named, so that a tokenizer gains by colliding. Counted by item, the items of an ID share its credit.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+LEVELS = ("item", "token")
+
+
+def recall(ranked: Tensor, targets: Tensor, groups: Tensor, k: int, level: str = "item") -> float:
+    """How often the target is among the first k named.
+
+    Recall@k = mean_q credit_q [rank_q < k]; credit = 1 / (items of the target's ID) at the item level, 1 at the token
+    level.
+
+    Args:
+        ranked: (Q, R) int64, the IDs named for each query, best first, as numbers of `SemanticIds.groups`; -1 is none.
+        targets: (Q,) int64, the item that each query is after.
+        groups: (N,) int64, the ID of each item.
+        k: names that count.
+        level: "item" | "token"; the latter is inflated by collisions.
+
+    Returns:
+        float: in [0, 1]; NaN for no queries.
+
+    Raises:
+        ValueError: shapes don't fit, k is below 1, or the level is unknown.
+
+    Source:
+        The protocol of TIGER, arXiv 2305.05065, made to rank items.
+    """
+    rank, credit = _found(ranked, targets, groups, k, level)
+    return float((credit * (rank < k)).mean())
+
+
+def ndcg(ranked: Tensor, targets: Tensor, groups: Tensor, k: int, level: str = "item") -> float:
+    """How high the target stands among the first k named.
+
+    NDCG@k = mean_q credit_q [rank_q < k] / log2(rank_q + 2), one relevant item a query.
+
+    Args:
+        ranked: (Q, R) int64, the IDs named for each query, best first, as numbers of `SemanticIds.groups`; -1 is none.
+        targets: (Q,) int64, the item that each query is after.
+        groups: (N,) int64, the ID of each item.
+        k: names that count.
+        level: "item" | "token"; the latter is inflated by collisions.
+
+    Returns:
+        float: in [0, 1]; NaN for no queries.
+
+    Raises:
+        ValueError: shapes don't fit, k is below 1, or the level is unknown.
+
+    Source:
+        Jarvelin and Kekalainen, "Cumulated gain-based evaluation of IR techniques", 2002.
+    """
+    rank, credit = _found(ranked, targets, groups, k, level)
+    return float((credit * (rank < k) / (rank + 2).log2()).mean())
+
+
+def _found(ranked: Tensor, targets: Tensor, groups: Tensor, k: int, level: str) -> tuple[Tensor, Tensor]:
+    """(rank of the target's ID, R where it isn't named; credit), both (Q,) float64."""
+    if level not in LEVELS:
+        raise ValueError(f"ranking: level must be one of {', '.join(LEVELS)}, got {level!r}. Pick one of them.")
+    if k < 1:
+        raise ValueError(f"ranking: k must be at least 1, got {k}. 5 and 10 are usual.")
+    if ranked.dim() != 2 or targets.shape != ranked.shape[:1]:
+        shapes = f"{tuple(ranked.shape)} and {tuple(targets.shape)}"
+        raise ValueError(f"ranking: ranked and targets must be (Q, R) and (Q,), got {shapes}. Pass a list a query.")
+    wanted = groups[targets]
+    named = torch.cat([ranked == wanted[:, None], torch.ones_like(wanted[:, None], dtype=torch.bool)], 1)
+    rank = named.int().argmax(1).double()
+    rank[rank == ranked.shape[1]] = torch.inf
+    sizes = torch.bincount(groups)[wanted].double()
+    return rank, 1 / sizes if level == "item" else torch.ones_like(sizes)

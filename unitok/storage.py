@@ -1,0 +1,80 @@
+"""A tokenizer's two files: weights in safetensors, everything else in JSON; at any moment one whole pair is there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+WEIGHTS = "model.safetensors"
+SETTINGS = "tokenizer.json"
+FORMAT = 1
+
+
+def write_pair(folder: Path, state: dict[str, Tensor], settings: dict[str, Any]) -> None:
+    """Write weights and settings; a pair that is there is replaced.
+
+    The settings name the weights by their digest. Both are written in full beside the old pair before the first is
+    renamed, so that `read_pair` finds a pair that belongs together wherever a crash may fall.
+
+    Args:
+        folder: is made where it is missing.
+        state: the weights.
+        settings: plain data for JSON.
+
+    Raises:
+        OSError: the folder can't be written to.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    weights, described = folder / f"{WEIGHTS}.partial", folder / f"{SETTINGS}.partial"
+    try:
+        save_file({name: value.detach().contiguous() for name, value in state.items()}, weights)
+    except SafetensorError as error:
+        step = "Free space there, or mend its rights."
+        raise OSError(f"save_pretrained: {folder} must be writable, got {error}. {step}") from error
+    described.write_text(json.dumps({"format": FORMAT, "weights": _digest(weights), **settings}, indent=1))
+    for partial in (weights, described):
+        with partial.open("rb") as written:
+            os.fsync(written.fileno())
+    weights.replace(folder / WEIGHTS)
+    described.replace(folder / SETTINGS)
+
+
+def read_pair(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read settings and weights that belong together.
+
+    Args:
+        folder: the folder.
+
+    Returns:
+        tuple: settings and weights.
+
+    Raises:
+        FileNotFoundError: one of the files is missing.
+        ValueError: they are broken, don't belong together, or are of a later release.
+    """
+    for name in (SETTINGS, WEIGHTS):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(
+                f"from_pretrained: directory must hold {name}, got {folder}. Run `unitok fit`, or check the path."
+            )
+    digest = _digest(folder / WEIGHTS)
+    settings: dict[str, Any] = json.loads((folder / SETTINGS).read_text())
+    unfinished = folder / f"{SETTINGS}.partial"
+    if settings["weights"] != digest and unfinished.exists():  # a crash between the two renames
+        settings = json.loads(unfinished.read_text())
+    if settings["format"] > FORMAT:
+        raise ValueError(f"format {settings['format']} of a later release")
+    if settings["weights"] != digest:
+        raise ValueError(f"{WEIGHTS} isn't the one that {SETTINGS} was written with")
+    return settings, load_file(folder / WEIGHTS)
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
