@@ -127,9 +127,11 @@ def write_page(results: dict[str, Any], tokens: list[dict[str, Any]]) -> None:
     if not results:
         return
     first = next(iter(results.values()))
-    commits = {name: run["origin"]["commit"] for name, run in results.items()}
-    single = len(set(commits.values())) == 1
-    commit = commits.popitem()[1] if single else ", ".join(f"{c} ({name})" for name, c in commits.items())
+    runs_at: dict[str, list[str]] = {}
+    for name, run in results.items():
+        runs_at.setdefault(run["origin"]["commit"], []).append(name)
+    commit = max(runs_at, key=lambda c: len(runs_at[c]))
+    commit += "".join(f" ({', '.join(names)}: {c})" for c, names in runs_at.items() if c != commit)
     base = results.get("single codebook", {}).get("report", {}).get("overall", {}).get("error_of_latents")
     lines = [
         f"Measured {first['origin']['date']} at commit {commit} on {first['origin']['machine']} a run; "

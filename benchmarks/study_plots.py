@@ -39,7 +39,8 @@ def _draw_presets(results: dict[str, Any], path: Path) -> None:
     )
     left.set_xticks([i + 0.4 for i in range(len(domains))], [d.replace("_", "\n") for d in domains], fontsize=8)
     left.set(ylabel="collisions before resolution, %", title="Items whose ID another item has")
-    left.legend(fontsize=8)
+    left.set_ylim(top=1.25 * left.get_ylim()[1])
+    left.legend(fontsize=8, ncols=3, loc="upper left")
 
     overall = [results[name]["report"]["overall"] for name in names]
     places = range(len(names))
@@ -53,9 +54,7 @@ def _draw_presets(results: dict[str, Any], path: Path) -> None:
     routed = next(name for name in names if len(results[name]["report"]["expert_load"]) > 1)
     share = results[routed]["report"]["expert_by_domain"]
     image = right.imshow(share, vmin=0, vmax=1, cmap="viridis")
-    right.set_xticks(
-        range(len(domains)), [d.replace("_", " ")[:18] for d in domains], rotation=60, ha="right", fontsize=8
-    )
+    right.set_xticks(range(len(domains)), [d.replace("_", " ") for d in domains], rotation=60, ha="right", fontsize=8)
     right.set(ylabel="expert", title=f"Share of a domain's items by expert ({routed})")
     figure.colorbar(image, ax=right)
     figure.savefig(path, dpi=110)
@@ -67,11 +66,13 @@ def _draw_training(results: dict[str, Any], path: Path) -> None:
     curves = {
         "L_rec": lambda record: record.get("reconstruction"),
         "collisions, %": lambda record: 100 * record["collision_rate"] if "collision_rate" in record else None,
-        "mean HSIC over domains": lambda record: _mean(record.get("hsic", {})),
-        "Var of HSIC over domains": lambda record: record.get("hsic_variance"),
+        "HSIC in the batches, mean over domains": lambda record: _mean(record.get("hsic", {})),
+        "Var over domains of HSIC in the batches": lambda record: record.get("hsic_variance"),
     }
     for axis, (title, value) in zip(axes, curves.items(), strict=True):
         for name, run in results.items():
+            if "HSIC" in title and run["config"]["normalised_hsic"]:
+                continue  # it logs CKA, on a scale of its own
             points = [(r["epoch"] + 1, value(r)) for r in run["history"]]
             axis.plot(*zip(*[p for p in points if p[1] is not None], strict=True), label=name)
         axis.set(title=title, xlabel="epoch")
