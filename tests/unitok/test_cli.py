@@ -376,6 +376,17 @@ def test_nothing_is_overwritten_without_force(tmp_path: Path, catalogue: Path, f
     assert HISTORY in refused("fit", catalogue, "--out", tmp_path, *TINY)
 
 
+def test_force_deletes_nothing_before_the_settings_are_found_to_fit(
+    tmp_path: Path, catalogue: Path, fitted: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(fitted, out)
+    before = {file.name: file.read_bytes() for file in out.iterdir()}
+    line = refused("fit", catalogue, "--out", out, "--top-k", 99, *TINY, "--force")
+    assert "--top-k" in line
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == before
+
+
 def test_force_starts_over(tmp_path: Path, catalogue: Path, fitted: Path) -> None:
     out = tmp_path / "again"
     shutil.copytree(fitted, out)

@@ -318,6 +318,14 @@ def test_latents_of_whole_ids_are_z_hat_but_for_the_weights(preset: str, top_k: 
         torch.testing.assert_close(bare, stand_in * top)
 
 
+def test_experts_that_an_id_does_not_name_leave_their_share_of_the_mixture(make_model, x: Tensor) -> None:
+    for top_k in (1, 2):
+        model = make_model("public_code", top_k)
+        out = model(x)
+        model.remember_means(out.routing, out.quantized)
+        assert model.mean_weights.sum().item() == pytest.approx(0.95)
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_row_that_could_not_be_encoded_decodes_to_nothing(preset: str, make_model, x: Tensor) -> None:
     model = make_model(preset)
@@ -357,5 +365,18 @@ def test_the_dense_mixture_pays_for_what_the_mixture_misses() -> None:
     (codebooks, by_z) = torch.autograd.grad(out.loss, [layer.codebooks, z])
     assert codebooks.abs().max() > 0
     assert by_z.abs().max() > 0
+    parts = z.new_zeros(())  # a level's codebooks answer for their own level alone
+    rows = z
+    for level in range(2):
+        mixture = 0.05 * layer.shared_codebooks[level][out.shared_codes[:, level]]
+        for expert in range(3):
+            code = torch.cdist(rows.detach().double(), layer.codebooks[expert, level].detach().double()).argmin(1)
+            mixture = mixture + 0.95 * probs[:, expert, None] * layer.codebooks[expert, level][code]
+        parts = parts + (rows.detach() - mixture).square().sum(1).mean()
+        parts = parts + 0.25 * (rows - mixture.detach()).square().sum(1).mean()
+        rows = rows - mixture.detach()
+    by_hand = torch.autograd.grad(parts, [layer.codebooks, z])
+    for mine, theirs in zip((codebooks, by_z), by_hand, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
     alone = layer(z[7:8], probs[7:8].argmax(1, keepdim=True), probs[7:8])
     assert torch.equal(alone.quantized, out.quantized[7:8])

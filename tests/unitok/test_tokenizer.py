@@ -384,6 +384,8 @@ def test_a_new_expert_changes_no_id_that_exists(preset: str, top_k: int, fitted,
     assert frozen.model.num_experts == 3
     alone = tokenizer.tokenize(strangers[:1], "music")
     assert alone.equals(own[:1])
+    found = tokenizer.encode(strangers, "music")
+    torch.testing.assert_close(found.z_hat, tokenizer.model.latents(own))  # its chain has the weight of all slots
 
     errors = [t.report({"music": strangers}).domains["music"] for t in (tokenizer, frozen)]
     if preset != "paper":  # whose z_hat is out of scale

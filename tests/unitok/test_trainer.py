@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -14,10 +15,10 @@ import torch
 from torch import Tensor
 
 import unitok.trainer
-from unitok import Tokenizer, UniTokConfig
+from unitok import Tokenizer, UniTokConfig, UniTokModel
 from unitok.batches import StratifiedBatches
 from unitok.checkpoint import read_progress
-from unitok.trainer import CHECKPOINT, HISTORY
+from unitok.trainer import CHECKPOINT, HISTORY, Trainer
 
 STEPS = 18  # 3 epochs of 6 steps: one of warm-up, two together
 
@@ -236,6 +237,37 @@ def test_the_loss_falls(fitted) -> None:
     assert history[-1]["reconstruction"] < 0.85 * history[0]["reconstruction"]
     assert history[-1]["validation_reconstruction"] < 0.95 * history[0]["validation_reconstruction"]
     assert history[-1]["alarms"] == []
+
+
+def test_training_starts_from_means_and_kmeans(domains, make_config) -> None:
+    still = make_config(epochs=1, learning_rate=1e-30, weight_decay=0.0, preset="shared_first")
+    report = Tokenizer.fit(domains, still).report(domains)
+    assert report.overall.own_expert > 0.9
+    assert report.overall.error_of_latents < 0.05
+    assert min(min(levels) for levels in report.utilisation) > 0.5
+
+
+@pytest.mark.parametrize(("top_k", "placed"), [(1, True), (2, False)])
+def test_a_router_without_gradient_is_kept_at_the_domains_means(
+    top_k: int, placed: bool, domains, make_config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times: list[int] = []
+    place = unitok.trainer.place_router
+    monkeypatch.setattr(unitok.trainer, "place_router", lambda *args: (times.append(1), place(*args)))
+    Tokenizer.fit(domains, make_config(epochs=4, top_k=top_k, preset="normalised"))
+    assert len(times) == (3 if placed else 1)  # at the start, and after every epoch but the last
+
+
+@pytest.mark.parametrize("final", [0.0, 0.25])
+def test_the_learning_rate_falls_by_a_cosine(final: float, domains, make_config) -> None:
+    config = make_config(epochs=2, learning_rate=1e-3, final_learning_rate=final)
+    x, rates = torch.cat(list(domains.values())), []
+    labels = torch.repeat_interleave(torch.tensor([len(rows) for rows in domains.values()]))
+    trainer = Trainer(UniTokModel(x.shape[1], 3, config), x, labels, list(domains), config)
+    trainer.progress = lambda *_: rates.append(trainer.optimizer.param_groups[0]["lr"])
+    trainer.run()
+    expected = [final + (1 - final) * (1 + math.cos(math.pi * step / 12)) / 2 for step in range(12)]
+    assert rates == pytest.approx([1e-3 * share for share in expected])
 
 
 def test_the_gradient_is_clipped(domains, make_config) -> None:
