@@ -11,6 +11,7 @@ import dataclasses
 import datetime
 import json
 import platform
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,16 +25,19 @@ from study_plots import draw_study
 from unitok import LossWeights, Tokenizer, UniTokConfig, metrics
 from unitok.data import find_domains, read_catalogue
 
-RAW_OFF = LossWeights(calibration=0.0)
+ONE = LossWeights(beta=1.0)  # what the paper's unstated beta is most often read as
+OFF = LossWeights(beta=1.0, calibration=0.0)
 RUNS = {
-    "single codebook": UniTokConfig(num_experts=0),
-    "normalised": UniTokConfig(preset="normalised"),
-    "shared_first": UniTokConfig(preset="shared_first"),
-    "paper": UniTokConfig(preset="paper"),
-    "public_code": UniTokConfig(preset="public_code"),
-    "normalised, top-2": UniTokConfig(preset="normalised", top_k=2),
-    "normalised, no L_mi": UniTokConfig(preset="normalised", weights=RAW_OFF),
+    "single codebook": UniTokConfig(num_experts=0, weights=ONE),
+    "normalised (default)": UniTokConfig(preset="normalised"),
     "normalised, L_mi on CKA": UniTokConfig(preset="normalised", normalised_hsic=True),
+    "normalised, beta 1": UniTokConfig(preset="normalised", weights=ONE),
+    "normalised, L_mi on CKA, beta 1": UniTokConfig(preset="normalised", normalised_hsic=True, weights=ONE),
+    "normalised, no L_mi": UniTokConfig(preset="normalised", weights=OFF),
+    "normalised, beta 1, top-2": UniTokConfig(preset="normalised", weights=ONE, top_k=2),
+    "shared_first, beta 1": UniTokConfig(preset="shared_first", weights=ONE),
+    "paper, beta 1": UniTokConfig(preset="paper", weights=ONE),
+    "public_code, beta 1": UniTokConfig(preset="public_code", weights=ONE),
 }
 PAGE = Path("docs/results/presets.md")
 BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
@@ -59,7 +63,7 @@ def main() -> None:
 
 def kept(work: Path, name: str) -> Path:
     """Name the file of a finished run."""
-    return work / f"{name.replace(' ', '_').replace(',', '')}.json"
+    return work / f"{re.sub('[^a-zA-Z0-9-]+', '_', name).strip('_')}.json"
 
 
 def fit_once(name: str, config: UniTokConfig, options: argparse.Namespace) -> None:
