@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import unitok_kernels as uk
-from unitok.config import UniTokConfig
+from unitok.config import LossWeights, UniTokConfig
 from unitok.model import ModelOutput
 
 _FEWEST_ROWS = 4  # under these an estimate of HSIC says nothing
@@ -61,7 +61,7 @@ def calibration_loss(
     domains: Tensor,
     num_domains: int,
     *,
-    beta: float = 1.0,
+    beta: float = LossWeights.beta,
     bandwidth: float | str = "median",
     normalised: bool = False,
 ) -> Calibration:

@@ -87,7 +87,7 @@ def test_a_domain_of_few_rows_is_dropped_and_said(batch) -> None:
     few = torch.cat([(domains != 1).nonzero().squeeze(1), (domains == 1).nonzero().squeeze(1)[:3]])
     whole = calibration_loss(x, z, domains, 3)
     z = z[few].clone().requires_grad_()
-    found = calibration_loss(x[few], z, domains[few], 3)
+    found = calibration_loss(x[few], z, domains[few], 3, beta=1.0)
     assert found.values.isnan().tolist() == [False, True, False]
     kept = whole.values[[0, 2]]
     assert found.variance.item() == pytest.approx(kept.var(correction=0).item())
@@ -154,9 +154,10 @@ def neglecting_model(make_config, **changes) -> tuple[UniTokModel, Tensor, Tenso
     return model, x, torch.arange(3).repeat_interleave(64)
 
 
+@pytest.mark.parametrize("beta", [1.0, LossWeights().beta])
 @pytest.mark.parametrize("normalised", [False, True])
-def test_alone_it_lowers_the_variance_over_domains(normalised: bool, make_config) -> None:
-    weights = LossWeights(0.0, 0.0, calibration=1.0, beta=1.0)
+def test_alone_it_lowers_the_variance_over_domains(normalised: bool, beta: float, make_config) -> None:
+    weights = LossWeights(0.0, 0.0, calibration=1.0, beta=beta)
     model, x, domains = neglecting_model(make_config, weights=weights, normalised_hsic=normalised)
 
     @torch.no_grad()
@@ -176,3 +177,25 @@ def test_alone_it_lowers_the_variance_over_domains(normalised: bool, make_config
     assert after < before / 3
     assert last[1] > 1.2 * first[1]
     assert all(math.isfinite(value) for value in last)
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+def test_on_domains_of_unlike_variety_the_default_beta_lowers_it(normalised: bool, make_config) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.cat(
+        [s * torch.randn(96, 16, generator=generator) + torch.randn(16, generator=generator) for s in (0.2, 1, 3)]
+    )
+    x = torch.nn.functional.normalize(x, dim=1)
+    domains = torch.arange(3).repeat_interleave(96)
+
+    torch.manual_seed(0)
+    encoder = UniTokModel(16, 3, make_config()).encoder
+    optimizer = torch.optim.Adam(encoder.parameters(), lr=1e-3)
+    variances = []
+    for _ in range(51):
+        calibrated = calibration_loss(x, encoder(x), domains, 3, normalised=normalised)
+        variances.append(float(calibrated.variance.detach()))
+        optimizer.zero_grad()
+        calibrated.loss.backward()
+        optimizer.step()
+    assert variances[-1] < 0.7 * variances[0]
