@@ -22,7 +22,7 @@ def test_trap_1_the_calibration_is_not_zero_and_moves_the_encoder(
     small_domains: dict[str, Tensor], make_config: Callable[..., UniTokConfig]
 ) -> None:
     torch.manual_seed(0)
-    model = UniTokModel(32, 3, make_config(weights=LossWeights(0.0, 0.0, calibration=1.0)))
+    model = UniTokModel(32, 3, make_config(weights=LossWeights(0.0, 0.0, calibration=1.0, beta=1.0)))
     x = torch.cat([rows[:40] for rows in small_domains.values()])
     domains = torch.arange(3).repeat_interleave(40)
     found = losses(x, model(x), domains, 3, model.config)
@@ -38,7 +38,7 @@ def test_trap_1_the_calibration_is_not_zero_and_moves_the_encoder(
 
     last = []
     for weight in (0.0, 3.0):  # of CKA, which a few steps can move
-        config = make_config(epochs=2, weights=LossWeights(calibration=weight), normalised_hsic=True)
+        config = make_config(epochs=2, weights=LossWeights(calibration=weight, beta=1.0), normalised_hsic=True)
         last.append(Tokenizer.fit(small_domains, config).history[-1])
     assert all(last[1]["hsic"][name] > last[0]["hsic"][name] + 0.01 for name in small_domains)
 
