@@ -48,7 +48,8 @@ class LossWeights:
         commitment: of the commitment term inside L_rq.
         calibration: of L_mi = Var_k[I_k] - beta Mean_k[I_k], I_k the HSIC of domain k.
         beta: weight of the mean inside L_mi. The paper gives none. At 1 the mean's pull is a thousand times the
-            variance's, and the raw form raises the variance that it is to lower; at 1e-3 both forms lower it (docs/results/presets.md).
+            variance's, and the raw form raises the variance that it is to lower; at 1e-3 both forms lower it
+            (docs/results/presets.md).
 
     Raises:
         ValueError: a weight is negative or no finite number.
