@@ -1,0 +1,102 @@
+// Residual chains on a block of rows. Read inside a kernel, once an instruction set, after search.h.
+namespace unitok::UNITOK_ISA {
+
+// Below so many rows, packing a codebook takes longer than searching it as it is.
+constexpr int64_t kFewRows = 16;
+
+// The codebooks of one chain, (L, K, D) float32 of the caller, packed where that pays.
+class Chain {
+ public:
+  Chain() = default;
+  Chain(const float* codebooks, int64_t levels, int64_t codewords, int64_t width)
+      : codebooks_(codebooks), codewords_(codewords), width_(width), packed_(static_cast<std::size_t>(levels)) {}
+
+  void pack(int64_t level) { packed_[static_cast<std::size_t>(level)] = Packed(table(level), codewords_, width_); }
+
+  bool finite() const {
+    return std::all_of(packed_.begin(), packed_.end(), [](const Packed& p) { return p.finite(); });
+  }
+  const float* table(int64_t level) const { return codebooks_ + level * codewords_ * width_; }
+  const Packed& packed(int64_t level) const { return packed_[static_cast<std::size_t>(level)]; }
+  int64_t levels() const { return static_cast<int64_t>(packed_.size()); }
+  int64_t codewords() const { return codewords_; }
+  int64_t width() const { return width_; }
+
+ private:
+  const float* codebooks_ = nullptr;
+  int64_t codewords_ = 0, width_ = 0;
+  std::vector<Packed> packed_;
+};
+
+// residual -= codeword, quantized += codeword; returns the lanes of the new residual's squares.
+inline V step(float* residual, float* quantized, const float* codeword, int64_t width) {
+  V squares = zero();
+  int64_t d = 0;
+  for (; d + kLanes <= width; d += kLanes) {
+    const V c = load(codeword + d), r = sub(load(residual + d), c);
+    store(quantized + d, add(load(quantized + d), c));
+    store(residual + d, r);
+    squares = fma(r, r, squares);
+  }
+  if (d < width) {
+    const V c = load_first(codeword + d, static_cast<int>(width - d)), r = sub(load(residual + d), c);
+    store(quantized + d, add(load(quantized + d), c));
+    store(residual + d, r);
+    squares = fma(r, r, squares);
+  }
+  return squares;
+}
+
+// One thread's memory for chains.
+class Walker {
+ public:
+  Walker() = default;
+  Walker(int64_t levels, int64_t codewords, int64_t width) : searcher_(codewords, width), codes_(levels * kBlock) {}
+
+  // Runs `count` <= kBlock rows through a chain. residual and quantized have `stride` floats a row, zeros beyond the
+  // width; both are overwritten, quantized from whatever it holds on. errors[level] is raised by the sum of the squares
+  // of what is left.
+  void run(const Chain& chain, float* residual, float* quantized, int64_t count, int64_t stride, bool stats,
+           double* errors, Counts& counts, bool& finite) {
+    const bool packed = chain.packed(0).vectors() > 0;
+    for (int64_t level = 0; level < chain.levels(); ++level) {
+      const float* table = chain.table(level);
+      int64_t* codes = codes_.data() + level * kBlock;
+      if (packed) {
+        searcher_.search(chain.packed(level), residual, count, stride, stats, codes, counts);
+      } else {
+        for (int64_t i = 0; i < count; ++i)
+          codes[i] = search_row(residual + i * stride, table, chain.codewords(), chain.width(), searcher_.distances(),
+                                stats, counts, finite);
+      }
+      V squares = zero();
+      for (int64_t i = 0; i < count; ++i) {
+        squares = add(squares, step(residual + i * stride, quantized + i * stride, table + codes[i] * chain.width(),
+                                    chain.width()));
+      }
+      float lanes[kLanes];
+      store(lanes, squares);
+      for (float lane : lanes) errors[level] += static_cast<double>(lane);
+    }
+  }
+
+  // The code of row i of the last run.
+  int64_t code(int64_t i, int64_t level) const { return codes_[level * kBlock + i]; }
+
+ private:
+  Searcher searcher_;
+  Buffer<int64_t> codes_;
+};
+
+// Widens a row into `stride` floats; a row that isn't finite becomes zeros, and false is returned.
+inline bool take_row(const Rows& rows, int64_t i, float* to, int64_t stride) {
+  widen(rows.row(i), rows.type, rows.width, to);
+  V check = zero();
+  for (int64_t d = rows.width; d < stride; ++d) to[d] = 0;
+  for (int64_t d = 0; d < stride; d += kLanes) check = fma(load(to + d), zero(), check);
+  if (sum(check) == 0) return true;
+  std::fill(to, to + stride, 0.0f);
+  return false;
+}
+
+}  // namespace unitok::UNITOK_ISA

@@ -1,0 +1,96 @@
+#ifndef UNITOK_ISA
+
+#include "residual_encode.h"
+
+#define UNITOK_SOURCE "residual_encode.cpp"
+#include "each_isa.h"
+
+namespace unitok {
+
+int residual_encode(const Rows& z, const float* codebooks, int64_t levels, int64_t codewords, int64_t* codes,
+                    void* quantized, float* level_error, int64_t* counts, const EncodeOptions& options) {
+  UNITOK_DISPATCH(residual_encode(z, codebooks, levels, codewords, codes, quantized, level_error, counts, options));
+}
+
+}  // namespace unitok
+
+#else
+
+#include "search.h"
+
+#include "chain.h"
+
+namespace unitok::UNITOK_ISA {
+
+int residual_encode(const Rows& z, const float* codebooks, int64_t levels, int64_t codewords, int64_t* codes,
+                    void* quantized, float* level_error, int64_t* counts, const EncodeOptions& options) {
+  const int64_t width = z.width, stride = round_up(width, kLanes), blocks = ceil_div(z.count, kBlock);
+  Chain chain(codebooks, levels, codewords, width);
+  std::atomic<int> status{kFine};
+  if (z.count > kFewRows) {
+    parallel(levels, options.threads, [&](int64_t level, int) { chain.pack(level); });
+    if (!chain.finite()) status |= kBadCodebook;
+  }
+
+  struct Worker {
+    Walker walker;
+    Buffer<float> residual, quantized;
+    Counts counts;
+    int64_t bad_rows = 0;
+  };
+  const int threads = static_cast<int>(std::min<int64_t>(options.threads, std::max<int64_t>(blocks, 1)));
+  std::vector<Worker> workers(static_cast<std::size_t>(threads));
+  for (Worker& worker : workers) {
+    worker.walker = Walker(levels, codewords, width);
+    worker.residual = Buffer<float>(kBlock * stride);
+    worker.quantized = Buffer<float>(kBlock * stride);
+  }
+  Buffer<double> errors(blocks * levels);
+  std::fill_n(errors.data(), errors.size(), 0.0);
+  char* const out = static_cast<char*>(quantized);
+  const int64_t row_bytes = width * size_of(z.type);
+
+  parallel(blocks, threads, [&](int64_t block, int index) {
+    Worker& own = workers[static_cast<std::size_t>(index)];
+    const int64_t first = block * kBlock, count = std::min(kBlock, z.count - first);
+    float* const residual = own.residual.data();
+    float* const sum = own.quantized.data();
+    int64_t members[kBlock], taken = 0;
+    for (int64_t i = 0; i < count; ++i) {
+      if (take_row(z, first + i, residual + taken * stride, stride)) {
+        members[taken++] = first + i;
+      } else {
+        std::fill_n(codes + (first + i) * levels, levels, int64_t{-1});
+        std::memset(out + (first + i) * row_bytes, 0, static_cast<std::size_t>(row_bytes));
+      }
+    }
+    own.bad_rows += count - taken;
+    std::fill_n(sum, taken * stride, 0.0f);
+    bool finite = true;
+    own.walker.run(chain, residual, sum, taken, stride, options.stats, errors.data() + block * levels, own.counts, finite);
+    if (!finite) status |= kBadCodebook;
+    for (int64_t i = 0; i < taken; ++i) {
+      for (int64_t level = 0; level < levels; ++level) codes[members[i] * levels + level] = own.walker.code(i, level);
+      narrow(sum + i * stride, z.type, width, out + members[i] * row_bytes);
+    }
+  });
+
+  int64_t bad_rows = 0;
+  counts[0] = counts[1] = 0;
+  for (const Worker& worker : workers) {
+    bad_rows += worker.bad_rows;
+    counts[0] += worker.counts.rescored;
+    counts[1] += worker.counts.near_ties;
+  }
+  const double values = static_cast<double>(std::max<int64_t>((z.count - bad_rows) * width, 1));
+  for (int64_t level = 0; level < levels; ++level) {
+    double total = 0;
+    for (int64_t block = 0; block < blocks; ++block) total += errors[block * levels + level];
+    level_error[level] = static_cast<float>(total / values);
+  }
+  return status | (bad_rows > 0 ? kBadRow : kFine);
+}
+
+}  // namespace unitok::UNITOK_ISA
+
+#endif

@@ -1,0 +1,336 @@
+// The exact nearest-codeword search, a block of rows at a time. Read inside a kernel, once an instruction set.
+//
+// Codebooks are packed [tile][D][lanes of a tile] after centring on their mean m. A register tile of kRows rows x kVectors
+// vectors of codewords starts from |c - m|^2 / 2 and subtracts (r - m).(c - m) by one FMA chain over D, so that the
+// accumulator ends as the score. The best and the second best score of each lane stay in registers; the number of the
+// vector rides in the last kTagBits bits of the score, so that an index costs one operation a vector.
+//
+// With u = 2^-24, |r|, |c| the lengths after centring and no assumption on the data, a score is off by at most
+//     E = (D + 4) u (|r| |c| + |c|^2 / 2) + (D + 4) 2^-126
+// (D roundings of the chain, one of each centred value, one of the norm; the last term covers underflow), and by a further
+// 2^-19 of its own size through the tag. Where the runner-up is closer than twice that, the row is searched again by
+// differencing, `search_row`, whose error is relative to the distance itself; where even that can't tell, the
+// candidates' distances are taken in double precision in one order. So a code is the argmin of those distances on
+// every instruction set, for every batch and every number of threads.
+namespace unitok::UNITOK_ISA {
+
+constexpr int kRows = 6;
+#if UNITOK_LEVEL == 512
+constexpr int kVectors = 4;
+#elif UNITOK_LEVEL == 2
+constexpr int kVectors = 2;
+#else
+constexpr int kVectors = 1;
+#endif
+constexpr int kTagBits = 4;
+constexpr int kChunk = 1 << kTagBits;     // vectors that a tag can tell apart
+constexpr int64_t kBlock = 16 * kRows;    // rows that go through all levels while they sit in the first-level cache
+constexpr float kUnit = 0x1p-24f;
+constexpr double kNearTie = 1e-5;
+
+// What the searches of one thread count; see EncodeStats.
+struct Counts {
+  int64_t rescored = 0, near_ties = 0;
+};
+
+// The squared distance that decides: double precision, eight interleaved sums.
+inline double squared_distance(const float* a, const float* b, int64_t width) {
+  D8 total = zero8();
+  int64_t d = 0;
+  for (; d + 8 <= width; d += 8) {
+    const D8 difference = sub(load8(a + d), load8(b + d));
+    total = fma(difference, difference, total);
+  }
+  if (d < width) {
+    float x[8] = {}, y[8] = {};
+    std::memcpy(x, a + d, static_cast<std::size_t>(width - d) * 4);
+    std::memcpy(y, b + d, static_cast<std::size_t>(width - d) * 4);
+    const D8 difference = sub(load8(x), load8(y));
+    total = fma(difference, difference, total);
+  }
+  return sum(total);
+}
+
+// Searches one row by differencing, straight from the codebook as the caller has it.
+//   row: (D) followed by zeros to a whole vector; table: (K, D); distances: scratch, (K) rounded up to kLanes.
+// Returns the code; `finite` turns false where a distance is not finite.
+inline int64_t search_row(const float* row, const float* table, int64_t codewords, int64_t width, float* distances,
+                          bool stats, Counts& counts, bool& finite) {
+  const int64_t whole = width / kLanes * kLanes;
+  const int rest = static_cast<int>(width - whole);
+  float nearest = FLT_MAX, check = 0;
+  for (int64_t k = 0; k < codewords; ++k) {
+    const float* c = table + k * width;
+    V total = zero();
+    for (int64_t d = 0; d < whole; d += kLanes) {
+      const V difference = sub(load(row + d), load(c + d));
+      total = fma(difference, difference, total);
+    }
+    if (rest > 0) {
+      const V difference = sub(load(row + whole), load_first(c + whole, rest));
+      total = fma(difference, difference, total);
+    }
+    const float distance = sum(total);
+    distances[k] = distance;
+    check += distance;
+    nearest = distance < nearest ? distance : nearest;
+  }
+  if (!std::isfinite(check)) finite = false;
+
+  // Each term and each addition rounds once: relative to the distance, but for underflow.
+  const float error = static_cast<float>(width + 4) * kUnit;
+  float reach = nearest * (1 + 3 * error) + static_cast<float>(width + 4) * 0x1p-124f;
+  const float certain = reach;
+  if (stats) reach *= 1 + 2 * static_cast<float>(kNearTie);
+  for (int64_t k = codewords; k % kLanes != 0; ++k) distances[k] = std::numeric_limits<float>::quiet_NaN();
+  int64_t code = 0, near = 0, certain_near = 0;
+  for (int64_t first = codewords; first > 0;) {  // downwards, so that the lowest candidate stays
+    first = (first - 1) / kLanes * kLanes;
+    const V some = load(distances + first);
+    const uint32_t mask = at_most(some, splat(reach));
+    if (mask == 0) continue;
+    code = first + __builtin_ctz(mask);
+    near += __builtin_popcount(mask);
+    certain_near += __builtin_popcount(at_most(some, splat(certain)));
+  }
+  counts.rescored += certain_near > 1;
+  if (near <= 1) return code;
+
+  double best = std::numeric_limits<double>::infinity(), second = best;
+  for (int64_t k = code; k < codewords; ++k) {
+    if (!(distances[k] <= reach)) continue;
+    const double distance = squared_distance(row, table + k * width, width);
+    if (distance < best) {
+      second = best;
+      best = distance;
+      code = k;
+    } else if (distance < second) {
+      second = distance;
+    }
+  }
+  counts.near_ties += stats && second - best < kNearTie * best;
+  return code;
+}
+
+// A codebook as the block search wants it.
+class Packed {
+ public:
+  Packed() = default;
+  Packed(const float* table, int64_t codewords, int64_t width)
+      : table_(table),
+        codewords_(codewords),
+        width_(width),
+        vectors_(ceil_div(codewords, kLanes)),
+        mean_(round_up(width, kLanes)),
+        tiles_(vectors_ * kLanes * width),
+        half_norms_(vectors_ * kLanes) {
+    std::vector<double> mean(static_cast<std::size_t>(width), 0.0);
+    for (int64_t k = 0; k < codewords; ++k)
+      for (int64_t d = 0; d < width; ++d) mean[static_cast<std::size_t>(d)] += static_cast<double>(table[k * width + d]);
+    std::fill(mean_.data(), mean_.data() + mean_.size(), 0.0f);
+    for (int64_t d = 0; d < width; ++d) {
+      mean_[d] = static_cast<float>(mean[static_cast<std::size_t>(d)] / static_cast<double>(codewords));
+    }
+    double longest = 0;
+    for (int64_t first = 0; first < vectors_; first += kVectors) {
+      const int64_t vectors = std::min<int64_t>(kVectors, vectors_ - first), lanes = vectors * kLanes;
+      float* tile = tiles_.data() + first * kLanes * width;
+      for (int64_t lane = 0; lane < lanes; ++lane) {
+        const int64_t k = first * kLanes + lane;
+        if (k >= codewords) {  // never the nearest; finite, so that a tag doesn't make it NaN
+          for (int64_t d = 0; d < width; ++d) tile[d * lanes + lane] = 0;
+          half_norms_[k] = 3e38f;
+          continue;
+        }
+        const float* c = table + k * width;
+        double norm = 0;
+        for (int64_t d = 0; d < width; ++d) {
+          const double centred = static_cast<double>(c[d]) - static_cast<double>(mean_[d]);
+          norm += centred * centred;
+          tile[d * lanes + lane] = c[d] - mean_[d];
+        }
+        half_norms_[k] = static_cast<float>(norm / 2);
+        if (!(norm <= longest)) longest = norm;
+      }
+    }
+    longest_ = static_cast<float>(std::sqrt(longest) * (1 + 1e-6));
+  }
+
+  const float* table() const { return table_; }
+  int64_t codewords() const { return codewords_; }
+  int64_t width() const { return width_; }
+  int64_t vectors() const { return vectors_; }
+  const float* mean() const { return mean_.data(); }
+  const float* tile(int64_t first_vector) const { return tiles_.data() + first_vector * kLanes * width_; }
+  const float* half_norms(int64_t first_vector) const { return half_norms_.data() + first_vector * kLanes; }
+  float longest() const { return longest_; }  // the largest |c - mean|; NaN or infinite where a codeword is
+  bool finite() const { return std::isfinite(longest_); }
+
+ private:
+  const float* table_ = nullptr;
+  int64_t codewords_ = 0, width_ = 0, vectors_ = 0;
+  Buffer<float> mean_, tiles_, half_norms_;
+  float longest_ = 0;
+};
+
+// Best and second best score of each lane, for the rows of a block.
+struct Lanes {
+  V best[kBlock], second[kBlock];
+};
+
+// One thread's memory for searches of codebooks up to a size.
+class Searcher {
+ public:
+  Searcher() = default;
+  Searcher(int64_t codewords, int64_t width)
+      : stride_(round_up(width, kLanes)),
+        centred_(kBlock * stride_),
+        distances_(round_up(codewords, kLanes)),
+        state_(1),
+        merged_(codewords > kChunk * kLanes ? 1 : 0),
+        chunk_of_(codewords > kChunk * kLanes ? kBlock : 0) {}
+
+  // Finds the codes of `count` <= kBlock rows of `stride` floats, zeros beyond the width.
+  void search(const Packed& codebook, const float* rows, int64_t count, int64_t stride, bool stats, int64_t* codes,
+              Counts& counts) {
+    const int64_t padded = round_up(count, kRows);
+    centre(codebook, rows, count, stride, padded);
+    const int64_t vectors = codebook.vectors();
+    for (int64_t chunk = 0; chunk < vectors; chunk += kChunk) {
+      sweep(codebook, chunk, std::min<int64_t>(vectors, chunk + kChunk), padded);
+      if (vectors > kChunk) merge(chunk, padded);
+    }
+    const Lanes& found = vectors > kChunk ? merged_[0] : state_[0];
+    for (int64_t i = 0; i < count; ++i) {
+      const float best = least(found.best[i]);
+      const uint32_t lanes = at_most(found.best[i], splat(best));
+      const float second = least(pick_below(splat(best), found.best[i], found.best[i], found.second[i]));
+      const float length = lengths_[i / kRows], longest = codebook.longest();
+      const float size = std::max(std::fabs(best), std::fabs(second));
+      float margin = 2 * bound(codebook.width(), length, longest) + 0x1p-18f * size;
+      if (stats) margin += static_cast<float>(kNearTie) * (length + longest) * (length + longest);
+      if ((lanes & (lanes - 1)) == 0 && second - best > margin) {
+        const int lane = __builtin_ctz(lanes);
+        const int64_t vector = bits_of(best) & (kChunk - 1);
+        const int64_t chunk = vectors > kChunk ? chunk_of(i, lane) : 0;
+        codes[i] = (chunk + vector) * kLanes + lane;
+      } else {
+        bool finite = true;
+        codes[i] = search_row(rows + i * stride, codebook.table(), codebook.codewords(), codebook.width(),
+                              distances_.data(), stats, counts, finite);
+      }
+    }
+  }
+
+  float* distances() { return distances_.data(); }
+
+ private:
+  static float bound(int64_t width, float row, float longest) {
+    const float steps = static_cast<float>(width + 4);
+    return steps * kUnit * 1.001f * (row * longest + 0.5f * longest * longest) + steps * 0x1p-126f;
+  }
+
+  int64_t chunk_of(int64_t row, int lane) const {
+    float chunk[kLanes];
+    store(chunk, chunk_of_[row]);
+    return static_cast<int64_t>(chunk[lane]);
+  }
+
+  // r - mean, and for each group of kRows rows a bound on the largest |r - mean| among them.
+  void centre(const Packed& codebook, const float* rows, int64_t count, int64_t stride, int64_t padded) {
+    for (int64_t group = 0; group < padded; group += kRows) {
+      V squares = zero();
+      for (int64_t i = group; i < group + kRows; ++i) {
+        float* to = centred_.data() + i * stride_;
+        if (i >= count) {
+          std::fill(to, to + stride_, 0.0f);
+          continue;
+        }
+        V square = zero();
+        for (int64_t d = 0; d < stride_; d += kLanes) {
+          const V value = sub(load(rows + i * stride + d), load(codebook.mean() + d));
+          store(to + d, value);
+          square = fma(value, value, square);
+        }
+        squares = max(square, squares);
+      }
+      lengths_[group / kRows] = std::sqrt(sum(squares)) * 1.0001f;
+    }
+  }
+
+  template <int Vectors>
+  void tile(const Packed& codebook, int64_t vector, int tag, int64_t padded) {
+    const int64_t width = codebook.width();
+    const float* const packed = codebook.tile(vector);
+    const float* const norms = codebook.half_norms(vector);
+    const V keep = splat(float_of(~static_cast<uint32_t>(kChunk - 1)));
+    for (int64_t group = 0; group < padded; group += kRows) {
+      const float* r = centred_.data() + group * stride_;
+      V score[kRows][Vectors];
+      for (int v = 0; v < Vectors; ++v)
+        for (int i = 0; i < kRows; ++i) score[i][v] = load(norms + v * kLanes);
+      const float* c = packed;
+      for (int64_t d = 0; d < width; ++d, c += Vectors * kLanes) {
+        V codeword[Vectors];
+        for (int v = 0; v < Vectors; ++v) codeword[v] = load(c + v * kLanes);
+        for (int i = 0; i < kRows; ++i) {
+          const V value = splat(r[i * stride_ + d]);
+          for (int v = 0; v < Vectors; ++v) score[i][v] = fnma(value, codeword[v], score[i][v]);
+        }
+      }
+      for (int i = 0; i < kRows; ++i) {
+        V best = state_[0].best[group + i], second = state_[0].second[group + i];
+        for (int v = 0; v < Vectors; ++v) {
+          const V tagged = splice(score[i][v], splat(float_of(static_cast<uint32_t>(tag + v))), keep);
+          second = min(max(best, tagged), second);
+          best = min(tagged, best);
+        }
+        state_[0].best[group + i] = best;
+        state_[0].second[group + i] = second;
+      }
+    }
+  }
+
+  void sweep(const Packed& codebook, int64_t from, int64_t to, int64_t padded) {
+    for (int64_t i = 0; i < padded; ++i) state_[0].best[i] = state_[0].second[i] = splat(FLT_MAX);
+    for (int64_t vector = from; vector < to; vector += kVectors) {
+      const int tag = static_cast<int>(vector - from);
+      switch (std::min<int64_t>(kVectors, codebook.vectors() - vector)) {
+        case 1: tile<1>(codebook, vector, tag, padded); break;
+#if UNITOK_LEVEL > 0
+        case 2: tile<2>(codebook, vector, tag, padded); break;
+#endif
+#if UNITOK_LEVEL == 512
+        case 3: tile<3>(codebook, vector, tag, padded); break;
+        case 4: tile<4>(codebook, vector, tag, padded); break;
+#endif
+      }
+    }
+  }
+
+  // Adds a chunk's lanes to those of the chunks before it.
+  void merge(int64_t chunk, int64_t padded) {
+    Lanes& all = merged_[0];
+    const V number = splat(static_cast<float>(chunk));
+    for (int64_t i = 0; i < padded; ++i) {
+      const V best = state_[0].best[i], second = state_[0].second[i];
+      if (chunk == 0) {
+        all.best[i] = best;
+        all.second[i] = second;
+        chunk_of_[i] = number;
+        continue;
+      }
+      all.second[i] = min(min(all.second[i], second), max(all.best[i], best));
+      chunk_of_[i] = pick_below(best, all.best[i], number, chunk_of_[i]);
+      all.best[i] = min(all.best[i], best);
+    }
+  }
+
+  int64_t stride_ = 0;
+  Buffer<float> centred_, distances_;
+  Buffer<Lanes> state_, merged_;
+  Buffer<V> chunk_of_;
+  float lengths_[kBlock / kRows] = {};
+};
+
+}  // namespace unitok::UNITOK_ISA
