@@ -1,12 +1,10 @@
 """The native module; everything else is in pyproject.toml. Nothing here, and nothing in csrc, knows of torch."""
 
 import os
-import sys
 from pathlib import Path
 
 from pybind11.setup_helpers import ParallelCompile, Pybind11Extension
 from setuptools import setup
-from setuptools.command.build_ext import build_ext
 
 FLAGS = [
     "-O3",
@@ -20,22 +18,6 @@ FLAGS = [
     "-Wno-psabi",
 ]
 
-
-class BuildWhatCompiles(build_ext):
-    """Without a compiler the install goes on, in plain Python, and says so once."""
-
-    def build_extension(self, ext):
-        try:
-            super().build_extension(ext)
-        except Exception as error:
-            if os.environ.get("UNITOK_NATIVE") == "1":
-                raise
-            print(f"unitok: {ext.name} was not built ({error}); the reference backend stands in.", file=sys.stderr)
-
-    def get_outputs(self):
-        return [path for path in super().get_outputs() if Path(path).exists()]
-
-
 cpu = Pybind11Extension(
     "unitok_kernels._cpu",
     ["csrc/bindings_cpu.cpp", *sorted(map(str, Path("csrc/cpu").glob("*.cpp")))],
@@ -44,7 +26,7 @@ cpu = Pybind11Extension(
     cxx_std=17,
     extra_compile_args=[*FLAGS, *os.environ.get("UNITOK_CXXFLAGS", "").split()],
     extra_link_args=["-pthread"],
-    optional=True,
+    optional=True,  # without a compiler the install goes on with a warning, and the reference backend stands in
 )
 ParallelCompile("MAX_JOBS").install()
-setup(ext_modules=[cpu], cmdclass={"build_ext": BuildWhatCompiles})
+setup(ext_modules=[cpu])
