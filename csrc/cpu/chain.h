@@ -1,4 +1,4 @@
-// Residual chains on a block of rows. Read inside a kernel, once an instruction set, after search.h.
+// Residual chains on a block of rows. Read inside a kernel, once an instruction set, after shortlist.h.
 namespace unitok::UNITOK_ISA {
 
 // Below so many rows, packing a codebook takes longer than searching it as it is.
@@ -9,10 +9,16 @@ class Chain {
  public:
   Chain() = default;
   Chain(const float* codebooks, int64_t levels, int64_t codewords, int64_t width)
-      : codebooks_(codebooks), codewords_(codewords), width_(width), packed_(static_cast<std::size_t>(levels)) {}
+      : codebooks_(codebooks), codewords_(codewords), width_(width), packed_(static_cast<std::size_t>(levels)), shortlists_(packed_.size()) {}
 
   // Packs one level; of all or of none.
-  void pack(int64_t level) { packed_[static_cast<std::size_t>(level)] = Packed(table(level), codewords_, width_); }
+  void pack(int64_t level, bool fast) {
+    Packed& packed = packed_[static_cast<std::size_t>(level)];
+    packed = Packed(table(level), codewords_, width_);
+    const bool fits = width_ >= kNarrowest && width_ <= kWidest && packed.finite();
+    if (fast && fits && UNITOK_LEVEL == 512 && has_vnni())
+      shortlists_[static_cast<std::size_t>(level)] = Shortlist(packed);
+  }
 
   bool finite() const {
     return std::all_of(packed_.begin(), packed_.end(), [](const Packed& p) { return p.finite(); });
@@ -20,6 +26,7 @@ class Chain {
   const float* table(int64_t level) const { return codebooks_ + level * codewords_ * width_; }
   bool is_packed() const { return packed_[0].vectors() > 0; }
   const Packed& packed(int64_t level) const { return packed_[static_cast<std::size_t>(level)]; }
+  const Shortlist& shortlist(int64_t level) const { return shortlists_[static_cast<std::size_t>(level)]; }
   int64_t levels() const { return static_cast<int64_t>(packed_.size()); }
   int64_t codewords() const { return codewords_; }
   int64_t width() const { return width_; }
@@ -28,6 +35,7 @@ class Chain {
   const float* codebooks_ = nullptr;
   int64_t codewords_ = 0, width_ = 0;
   std::vector<Packed> packed_;
+  std::vector<Shortlist> shortlists_;
 };
 
 // residual -= codeword, quantized += codeword; returns the lanes of the new residual's squares.
@@ -54,14 +62,21 @@ class Walker {
  public:
   Walker() = default;
   // For chains of at most so many levels and codewords.
-  Walker(int64_t levels, int64_t codewords, int64_t width, bool stats)
-      : stats_(stats), searcher_(codewords, width), codes_(levels * kBlock) {}
+  Walker(int64_t levels, int64_t codewords, int64_t width, bool fast, bool stats)
+      : stats_(stats), searcher_(codewords, width), codes_(levels * kBlock) {
+    if (fast) fast_ = ShortlistSearcher(codewords, width);
+  }
 
   Counts counts;
   bool finite = true;  // false once an unpacked codebook was seen to hold NaN or infinity
 
   // Finds the codes of `count` <= kBlock rows of `stride` floats, zeros beyond the width, on one level.
   void find(const Chain& chain, int64_t level, const float* rows, int64_t count, int64_t stride, int64_t* codes) {
+    if (chain.is_packed() && chain.shortlist(level).usable()) {
+      fast_.search(chain.packed(level), chain.shortlist(level), rows, count, stride, stats_, codes, searcher_.distances(),
+                   counts);
+      return;
+    }
     if (chain.is_packed()) {
       searcher_.search(chain.packed(level), rows, count, stride, stats_, codes, counts);
       return;
@@ -94,6 +109,7 @@ class Walker {
  private:
   bool stats_ = false;
   Searcher searcher_;
+  ShortlistSearcher fast_;
   Buffer<int64_t> codes_;
 };
 

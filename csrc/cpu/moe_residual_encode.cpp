@@ -18,6 +18,8 @@ int moe_residual_encode(const Rows& z, const Chains& chains, const Routes& route
 
 #include "search.h"
 
+#include "shortlist.h"
+
 #include "chain.h"
 
 namespace unitok::UNITOK_ISA {
@@ -91,7 +93,7 @@ int moe_residual_encode(const Rows& z, const Chains& chains, const Routes& route
   for (int64_t level = 0; z.count > kFewRows && level < shared_levels; ++level) to_pack.emplace_back(&shared_chain, level);
   parallel(static_cast<int64_t>(to_pack.size()), options.threads, [&](int64_t task, int) {
     const auto& [chain, level] = to_pack[static_cast<std::size_t>(task)];
-    chain->pack(level);
+    chain->pack(level, options.fast);
     if (!chain->packed(level).finite()) status |= kBadCodebook;
   });
 
@@ -99,7 +101,7 @@ int moe_residual_encode(const Rows& z, const Chains& chains, const Routes& route
   const int threads = static_cast<int>(std::min<int64_t>(options.threads, std::max<int64_t>(most_blocks, 1)));
   std::vector<Worker> workers(static_cast<std::size_t>(threads));
   for (Worker& worker : workers) {
-    worker.walker = Walker(std::max(levels, shared_levels), std::max(chains.codewords, shared.codewords), width, options.stats);
+    worker.walker = Walker(std::max(levels, shared_levels), std::max(chains.codewords, shared.codewords), width, options.fast, options.stats);
     for (Buffer<float>* buffer : {&worker.rows, &worker.residual, &worker.quantized, &worker.combined})
       *buffer = Buffer<float>(kBlock * stride);
   }

@@ -18,6 +18,8 @@ int nearest_codeword(const Rows& x, const float* codebook, int64_t codewords, in
 
 #include "search.h"
 
+#include "shortlist.h"
+
 #include "chain.h"
 
 namespace unitok::UNITOK_ISA {
@@ -26,7 +28,7 @@ int nearest_codeword(const Rows& x, const float* codebook, int64_t codewords, in
                      int64_t* counts, const EncodeOptions& options) {
   const int64_t width = x.width, stride = round_up(width, kLanes), blocks = ceil_div(x.count, kBlock);
   Chain chain(codebook, 1, codewords, width);
-  if (x.count > kFewRows) chain.pack(0);
+  if (x.count > kFewRows) chain.pack(0, options.fast);
   std::atomic<int> status{chain.finite() ? kFine : kBadCodebook};
 
   struct Worker {
@@ -36,7 +38,7 @@ int nearest_codeword(const Rows& x, const float* codebook, int64_t codewords, in
   const int threads = static_cast<int>(std::min<int64_t>(options.threads, std::max<int64_t>(blocks, 1)));
   std::vector<Worker> workers(static_cast<std::size_t>(threads));
   for (Worker& worker : workers) {
-    worker.walker = Walker(1, codewords, width, options.stats);
+    worker.walker = Walker(1, codewords, width, options.fast, options.stats);
     worker.rows = Buffer<float>(kBlock * stride);
   }
   parallel(blocks, threads, [&](int64_t block, int index) {

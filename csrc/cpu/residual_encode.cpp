@@ -18,6 +18,8 @@ int residual_encode(const Rows& z, const float* codebooks, int64_t levels, int64
 
 #include "search.h"
 
+#include "shortlist.h"
+
 #include "chain.h"
 
 namespace unitok::UNITOK_ISA {
@@ -28,7 +30,7 @@ int residual_encode(const Rows& z, const float* codebooks, int64_t levels, int64
   Chain chain(codebooks, levels, codewords, width);
   int status = kFine;
   if (z.count > kFewRows) {
-    parallel(levels, options.threads, [&](int64_t level, int) { chain.pack(level); });
+    parallel(levels, options.threads, [&](int64_t level, int) { chain.pack(level, options.fast); });
     if (!chain.finite()) status = kBadCodebook;
   }
 
@@ -40,7 +42,7 @@ int residual_encode(const Rows& z, const float* codebooks, int64_t levels, int64
   const int threads = static_cast<int>(std::min<int64_t>(options.threads, std::max<int64_t>(blocks, 1)));
   std::vector<Worker> workers(static_cast<std::size_t>(threads));
   for (Worker& worker : workers) {
-    worker.walker = Walker(levels, codewords, width, options.stats);
+    worker.walker = Walker(levels, codewords, width, options.fast, options.stats);
     worker.residual = Buffer<float>(kBlock * stride);
     worker.quantized = Buffer<float>(kBlock * stride);
   }

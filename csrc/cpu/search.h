@@ -51,65 +51,71 @@ inline double exact_distance(const float* a, const float* b, int64_t width) {
   return sum(total);
 }
 
-// Searches one row by differencing, straight from the codebook as the caller has it.
-//   row: (D) followed by zeros to a whole vector; table: (K, D); distances: scratch, (K) rounded up to kLanes.
-// Returns the code; `finite` turns false where a distance is not finite.
-inline int64_t search_row(const float* row, const float* table, int64_t codewords, int64_t width, float* distances,
-                          bool stats, Counts& counts, bool& finite) {
-  const int64_t whole = width / kLanes * kLanes;
-  const int rest = static_cast<int>(width - whole);
-  float nearest = FLT_MAX, check = 0;
-  for (int64_t k = 0; k < codewords; ++k) {
-    const float* c = table + k * width;
-    V total = zero();
-    for (int64_t d = 0; d < whole; d += kLanes) {
-      const V difference = sub(load(row + d), load(c + d));
-      total = fma(difference, difference, total);
-    }
-    if (rest > 0) {
-      const V difference = sub(load(row + whole), load_first(c + whole, rest));
-      total = fma(difference, difference, total);
-    }
-    const float distance = sum(total);
-    distances[k] = distance;
-    check += distance;
-    nearest = distance < nearest ? distance : nearest;
+// The squared distance in float32, off by at most (D + 4) u of itself, and by underflow. `row` ends in zeros.
+inline float near_distance(const float* row, const float* codeword, int64_t width) {
+  V total = zero();
+  int64_t d = 0;
+  for (; d + kLanes <= width; d += kLanes) {
+    const V difference = sub(load(row + d), load(codeword + d));
+    total = fma(difference, difference, total);
   }
-  if (!std::isfinite(check)) finite = false;
+  if (d < width) {
+    const V difference = sub(load(row + d), load_first(codeword + d, static_cast<int>(width - d)));
+    total = fma(difference, difference, total);
+  }
+  return sum(total);
+}
 
-  // Each term and each addition rounds once: relative to the distance, but for underflow.
+// Picks the nearest of `count` codewords, in ascending order, by their distances in float32; where these can't tell, by
+// `exact_distance`. Without `candidates` they are all. distances: (count) rounded up to kLanes, overwritten beyond.
+inline int64_t pick(const float* row, const float* table, const int64_t* candidates, int64_t count, int64_t width,
+                    float* distances, float nearest, bool stats, Counts& counts) {
   const float error = static_cast<float>(width + 4) * kUnit;
-  float reach = nearest * (1 + 3 * error) + static_cast<float>(width + 4) * 0x1p-124f;
-  const float certain = reach;
-  if (stats) reach *= 1 + 2 * static_cast<float>(kNearTie);
-  for (int64_t k = codewords; k % kLanes != 0; ++k) distances[k] = std::numeric_limits<float>::quiet_NaN();
-  int64_t code = 0, near = 0, certain_near = 0;
-  for (int64_t first = codewords; first > 0;) {  // downwards, so that the lowest candidate stays
-    first = (first - 1) / kLanes * kLanes;
-    const V some = load(distances + first);
+  const float certain = nearest * (1 + 3 * error) + static_cast<float>(width + 4) * 0x1p-124f;
+  const float reach = stats ? certain * (1 + 2 * static_cast<float>(kNearTie)) : certain;
+  for (int64_t i = count; i % kLanes != 0; ++i) distances[i] = std::numeric_limits<float>::quiet_NaN();
+  int64_t first = 0, near = 0, certain_near = 0;
+  for (int64_t i = round_up(count, kLanes); i > 0;) {  // downwards, so that the first candidate stays
+    i -= kLanes;
+    const V some = load(distances + i);
     const uint32_t mask = at_most(some, splat(reach));
     if (mask == 0) continue;
-    code = first + __builtin_ctz(mask);
+    first = i + __builtin_ctz(mask);
     near += __builtin_popcount(mask);
     certain_near += __builtin_popcount(at_most(some, splat(certain)));
   }
   counts.rescored += certain_near > 1;
-  if (near <= 1) return code;
+  const auto codeword = [&](int64_t i) { return candidates == nullptr ? i : candidates[i]; };
+  if (near <= 1) return codeword(first);
 
   double best = std::numeric_limits<double>::infinity(), second = best;
-  for (int64_t k = code; k < codewords; ++k) {
-    if (!(distances[k] <= reach)) continue;
-    const double distance = exact_distance(row, table + k * width, width);
+  int64_t code = codeword(first);
+  for (int64_t i = first; i < count; ++i) {
+    if (!(distances[i] <= reach)) continue;
+    const double distance = exact_distance(row, table + codeword(i) * width, width);
     if (distance < best) {
       second = best;
       best = distance;
-      code = k;
+      code = codeword(i);
     } else if (distance < second) {
       second = distance;
     }
   }
   counts.near_ties += stats && second - best < kNearTie * best;
   return code;
+}
+
+// Searches one row straight from the codebook as the caller has it. `finite` turns false where a distance is not finite.
+inline int64_t search_row(const float* row, const float* table, int64_t codewords, int64_t width, float* distances,
+                          bool stats, Counts& counts, bool& finite) {
+  float nearest = FLT_MAX, check = 0;
+  for (int64_t k = 0; k < codewords; ++k) {
+    distances[k] = near_distance(row, table + k * width, width);
+    check += distances[k];
+    nearest = distances[k] < nearest ? distances[k] : nearest;
+  }
+  if (!std::isfinite(check)) finite = false;
+  return pick(row, table, nullptr, codewords, width, distances, nearest, stats, counts);
 }
 
 // A codebook as the block search wants it.
