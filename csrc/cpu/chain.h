@@ -9,7 +9,11 @@ class Chain {
  public:
   Chain() = default;
   Chain(const float* codebooks, int64_t levels, int64_t codewords, int64_t width)
-      : codebooks_(codebooks), codewords_(codewords), width_(width), packed_(static_cast<std::size_t>(levels)), shortlists_(packed_.size()) {}
+      : codebooks_(codebooks),
+        codewords_(codewords),
+        width_(width),
+        packed_(static_cast<std::size_t>(levels)),
+        shortlists_(packed_.size()) {}
 
   // Packs one level; of all or of none.
   void pack(int64_t level, bool fast) {
@@ -73,8 +77,8 @@ class Walker {
   // Finds the codes of `count` <= kBlock rows of `stride` floats, zeros beyond the width, on one level.
   void find(const Chain& chain, int64_t level, const float* rows, int64_t count, int64_t stride, int64_t* codes) {
     if (chain.is_packed() && chain.shortlist(level).usable()) {
-      fast_.search(chain.packed(level), chain.shortlist(level), rows, count, stride, stats_, codes, searcher_.distances(),
-                   counts);
+      fast_.search(chain.packed(level), chain.shortlist(level), rows, count, stride, stats_, codes,
+                   searcher_.distances(), counts);
       return;
     }
     if (chain.is_packed()) {

@@ -73,24 +73,26 @@ int moe_residual_encode(const Rows& z, const Chains& chains, const Routes& route
   const int64_t levels = chains.levels, slots = routes.slots, shared_levels = shared.experts > 0 ? shared.levels : 0;
   std::atomic<int> status{kFine};
 
-  std::vector<int64_t> load(static_cast<std::size_t>(chains.experts), 0);
+  std::vector<int64_t> routed(static_cast<std::size_t>(chains.experts), 0);
   for (int64_t i = 0; i < z.count * slots; ++i) {
     const int64_t expert = routes.experts[i];
     if (expert >= 0 && expert < chains.experts) {
-      ++load[static_cast<std::size_t>(expert)];
+      ++routed[static_cast<std::size_t>(expert)];
     } else {
       status |= kBadExpert;
     }
+    if (!std::isfinite(routes.weights[i])) status |= kBadWeight;
   }
   std::vector<Chain> experts;
-  std::vector<std::pair<Chain*, int64_t>> to_pack;
+  std::vector<std::pair<Chain*, int64_t> > to_pack;
   for (int64_t e = 0; e < chains.experts; ++e)
     experts.emplace_back(chains.codebooks + e * levels * chains.codewords * width, levels, chains.codewords, width);
   Chain shared_chain;
   if (shared_levels > 0) shared_chain = Chain(shared.codebooks, shared_levels, shared.codewords, width);
   for (std::size_t e = 0; e < experts.size(); ++e)
-    for (int64_t level = 0; load[e] > kFewRows && level < levels; ++level) to_pack.emplace_back(&experts[e], level);
-  for (int64_t level = 0; z.count > kFewRows && level < shared_levels; ++level) to_pack.emplace_back(&shared_chain, level);
+    for (int64_t level = 0; routed[e] > kFewRows && level < levels; ++level) to_pack.emplace_back(&experts[e], level);
+  for (int64_t level = 0; z.count > kFewRows && level < shared_levels; ++level)
+    to_pack.emplace_back(&shared_chain, level);
   parallel(static_cast<int64_t>(to_pack.size()), options.threads, [&](int64_t task, int) {
     const auto& [chain, level] = to_pack[static_cast<std::size_t>(task)];
     chain->pack(level, options.fast);
@@ -101,7 +103,8 @@ int moe_residual_encode(const Rows& z, const Chains& chains, const Routes& route
   const int threads = static_cast<int>(std::min<int64_t>(options.threads, std::max<int64_t>(most_blocks, 1)));
   std::vector<Worker> workers(static_cast<std::size_t>(threads));
   for (Worker& worker : workers) {
-    worker.walker = Walker(std::max(levels, shared_levels), std::max(chains.codewords, shared.codewords), width, options.fast, options.stats);
+    worker.walker = Walker(std::max(levels, shared_levels), std::max(chains.codewords, shared.codewords), width,
+                           options.fast, options.stats);
     for (Buffer<float>* buffer : {&worker.rows, &worker.residual, &worker.quantized, &worker.combined})
       *buffer = Buffer<float>(kBlock * stride);
   }
@@ -150,7 +153,7 @@ int moe_residual_encode(const Rows& z, const Chains& chains, const Routes& route
           const V weight = splat(weight_of(i));
           for (int64_t d = 0; d < stride; d += kLanes) {
             float* const to = combined + i * stride + d;
-            store(to, add(unitok::UNITOK_ISA::load(to), mul(weight, unitok::UNITOK_ISA::load(quantized + (i - begin) * stride + d))));
+            store(to, add(load(to), mul(weight, load(quantized + (i - begin) * stride + d))));
           }
         }
       };
@@ -166,7 +169,8 @@ int moe_residual_encode(const Rows& z, const Chains& chains, const Routes& route
           const int64_t expert = expert_of(begin);
           for (end = begin + 1; end < taken && expert_of(end) == expert;) ++end;
           if (expert >= 0) {
-            take(experts[static_cast<std::size_t>(expert)], begin, end, errors, [&](int64_t i) { return routes.weights[place(i)]; });
+            take(experts[static_cast<std::size_t>(expert)], begin, end, errors,
+                 [&](int64_t i) { return routes.weights[place(i)]; });
             errors[sums - 2] += static_cast<double>(end - begin);
           }
           for (int64_t i = begin; i < end; ++i)
@@ -181,7 +185,8 @@ int moe_residual_encode(const Rows& z, const Chains& chains, const Routes& route
             out.shared_codes[members[i] * shared_levels + level] = own.walker.code(i, level);
       }
       errors[sums - 1] += static_cast<double>(taken);
-      for (int64_t i = 0; i < taken; ++i) narrow(combined + i * stride, z.type, width, combined_out + members[i] * row_bytes);
+      for (int64_t i = 0; i < taken; ++i)
+        narrow(combined + i * stride, z.type, width, combined_out + members[i] * row_bytes);
     });
 
     for (int64_t block = 0; block < blocks; ++block)
@@ -190,7 +195,8 @@ int moe_residual_encode(const Rows& z, const Chains& chains, const Routes& route
 
   const double* const all = total.data();
   for (int64_t level = 0; level < levels; ++level)
-    out.level_error[level] = static_cast<float>(all[level] / (std::max(all[sums - 2], 1.0) * static_cast<double>(width)));
+    out.level_error[level] =
+        static_cast<float>(all[level] / (std::max(all[sums - 2], 1.0) * static_cast<double>(width)));
   for (int64_t level = 0; level < shared_levels; ++level)
     out.shared_error[level] =
         static_cast<float>(all[levels + level] / (std::max(all[sums - 1], 1.0) * static_cast<double>(width)));
@@ -200,8 +206,6 @@ int moe_residual_encode(const Rows& z, const Chains& chains, const Routes& route
     out.counts[1] += worker.walker.counts.near_ties;
     if (!worker.walker.finite) status |= kBadCodebook;
   }
-  for (int64_t i = 0; i < z.count * slots; ++i)
-    if (!std::isfinite(routes.weights[i])) status |= kBadWeight;
   return status;
 }
 

@@ -29,9 +29,9 @@ struct MoeCodes {
   int64_t* counts;        // (2)
 };
 
-// combined = sum_s w_s Q_{e_s}(z) + shared_weight Q_shared(z), added up in float32 in this order. `shared` has one chain, or
-// none. Rows that aren't finite get codes of -1 and zeros; so do slots with a bad expert or weight, for their part.
-// Returns Status bits.
+// combined = sum_s w_s Q_{e_s}(z) + shared_weight Q_shared(z), added up in float32 in this order. `shared` has one
+// chain, or none. Rows that aren't finite get codes of -1 and zeros; so do slots with a bad expert or weight, for their
+// part. Returns Status bits.
 int moe_residual_encode(const Rows& z, const Chains& chains, const Routes& routes, const Chains& shared,
                         float shared_weight, const MoeCodes& out, const EncodeOptions& options);
 

@@ -58,8 +58,7 @@ int nearest_codeword(const Rows& x, const float* codebook, int64_t codewords, in
     for (int64_t i = 0; i < taken; ++i) {
       codes[members[i]] = found[i];
       const float* const codeword = codebook + found[i] * width;
-      squared_distance[members[i]] = static_cast<float>(exact_distance(
-          own.rows.data() + i * stride, codeword, width));
+      squared_distance[members[i]] = static_cast<float>(exact_distance(own.rows.data() + i * stride, codeword, width));
     }
   });
   counts[0] = counts[1] = 0;

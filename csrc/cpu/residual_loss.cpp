@@ -13,9 +13,9 @@ int residual_loss(const Rows& z, const int64_t* codes, const Chains& chains, con
 }
 
 void moe_residual_encode_backward(const float* gradient, int64_t count, int64_t width, const Chains& chains,
-                                  const Routes& routes, const int64_t* codes, const Chains& shared,
-                                  float shared_weight, const int64_t* shared_codes, float* by_z, float* by_weights,
-                                  float* by_codebooks, float* by_shared, int threads) {
+                                  const Routes& routes, const int64_t* codes, const Chains& shared, float shared_weight,
+                                  const int64_t* shared_codes, float* by_z, float* by_weights, float* by_codebooks,
+                                  float* by_shared, int threads) {
   UNITOK_DISPATCH(moe_residual_encode_backward(gradient, count, width, chains, routes, codes, shared, shared_weight,
                                                shared_codes, by_z, by_weights, by_codebooks, by_shared, threads));
 }
@@ -71,7 +71,9 @@ int residual_loss(const Rows& z, const int64_t* codes, const Chains& chains, con
             if (code[level] != -1) status |= kBadCode;
             continue;
           }
-          residual = sub(residual, load_first(codeword(chains.codebooks, chains, width, expert, level, code[level], column), lanes));
+          residual =
+              sub(residual,
+                  load_first(codeword(chains.codebooks, chains, width, expert, level, code[level], column), lanes));
           sum = add(sum, residual);
           squares = fma(residual, residual, squares);
           if (by_codebooks == nullptr) continue;
@@ -92,13 +94,15 @@ int residual_loss(const Rows& z, const int64_t* codes, const Chains& chains, con
 }
 
 void moe_residual_encode_backward(const float* gradient, int64_t count, int64_t width, const Chains& chains,
-                                  const Routes& routes, const int64_t* codes, const Chains& shared,
-                                  float shared_weight, const int64_t* shared_codes, float* by_z, float* by_weights,
-                                  float* by_codebooks, float* by_shared, int threads) {
+                                  const Routes& routes, const int64_t* codes, const Chains& shared, float shared_weight,
+                                  const int64_t* shared_codes, float* by_z, float* by_weights, float* by_codebooks,
+                                  float* by_shared, int threads) {
   const int64_t levels = chains.levels, slots = routes.slots, shared_levels = shared.experts > 0 ? shared.levels : 0;
   constexpr int64_t kTask = 256;
   // A slot that got no code has no part in anything: its weight may be NaN.
-  const auto encoded = [&](int64_t place) { return inside(routes.experts[place], chains.experts) && codes[place * levels] >= 0; };
+  const auto encoded = [&](int64_t place) {
+    return inside(routes.experts[place], chains.experts) && codes[place * levels] >= 0;
+  };
 
   parallel(ceil_div(count, kTask), threads, [&](int64_t task, int) {
     for (int64_t n = task * kTask; n < std::min(count, (task + 1) * kTask); ++n) {

@@ -18,11 +18,11 @@ struct LossWeights {
 int residual_loss(const Rows& z, const int64_t* codes, const Chains& chains, const int64_t* experts, int64_t slots,
                   LossWeights weights, float* loss, float* by_z, float* by_codebooks, int threads);
 
-// The gradients of moe_residual_encode from that of its combined rows, (N, D) float32: by_z and by_weights (N, S), and where
-// they aren't null by_codebooks (E, L, K, D) and by_shared (L, K, D) of the shared chain.
+// The gradients of moe_residual_encode from that of its combined rows, (N, D) float32: by_z and by_weights (N, S), and
+// where they aren't null by_codebooks (E, L, K, D) and by_shared (L, K, D) of the shared chain.
 void moe_residual_encode_backward(const float* gradient, int64_t count, int64_t width, const Chains& chains,
-                                  const Routes& routes, const int64_t* codes, const Chains& shared,
-                                  float shared_weight, const int64_t* shared_codes, float* by_z, float* by_weights,
-                                  float* by_codebooks, float* by_shared, int threads);
+                                  const Routes& routes, const int64_t* codes, const Chains& shared, float shared_weight,
+                                  const int64_t* shared_codes, float* by_z, float* by_weights, float* by_codebooks,
+                                  float* by_shared, int threads);
 
 }  // namespace unitok

@@ -1,15 +1,15 @@
 // The exact nearest-codeword search, a block of rows at a time. Read inside a kernel, once an instruction set.
 //
-// Codebooks are packed [tile][D][lanes of a tile] after centring on their mean m. A register tile of kRows rows x kVectors
-// vectors of codewords starts from |c - m|^2 / 2 and subtracts (r - m).(c - m) by one FMA chain over D, so that the
-// accumulator ends as the score. The best and the second best score of each lane stay in registers; the number of the
-// vector rides in the last kTagBits bits of the score, so that an index costs one operation a vector.
+// Codebooks are packed [tile][D][lanes of a tile] after centring on their mean m. A register tile of kRows rows x
+// kVectors vectors of codewords starts from |c - m|^2 / 2 and subtracts (r - m).(c - m) by one FMA chain over D, so
+// that the accumulator ends as the score. The best and the second best score of each lane stay in registers; the number
+// of the vector rides in the last kTagBits bits of the score, so that an index costs one operation a vector.
 //
 // With u = 2^-24, |r|, |c| the lengths after centring and no assumption on the data, a score is off by at most
 //     E = (D + 4) u (|r| |c| + |c|^2 / 2) + (D + 4) 2^-126
-// (D roundings of the chain, one of each centred value, one of the norm; the last term covers underflow), and by a further
-// 2^-19 of its own size through the tag. Where the runner-up is closer than twice that, the row is searched again by
-// differencing, `search_row`, whose error is relative to the distance itself; where even that can't tell, the
+// (D roundings of the chain, one of each centred value, one of the norm; the last term covers underflow), and by a
+// further 2^-19 of its own size through the tag. Where the runner-up is closer than twice that, the row is searched
+// again by differencing, `search_row`, whose error is relative to the distance itself; where even that can't tell, the
 // candidates' distances are taken in double precision in one order. So a code is the argmin of those distances on
 // every instruction set, for every batch and every number of threads.
 namespace unitok::UNITOK_ISA {
@@ -23,8 +23,8 @@ constexpr int kVectors = 2;
 constexpr int kVectors = 1;
 #endif
 constexpr int kTagBits = 4;
-constexpr int kChunk = 1 << kTagBits;     // vectors that a tag can tell apart
-constexpr int64_t kBlock = 16 * kRows;    // rows that go through all levels while they sit in the first-level cache
+constexpr int kChunk = 1 << kTagBits;   // vectors that a tag can tell apart
+constexpr int64_t kBlock = 16 * kRows;  // rows that go through all levels while they sit in the first-level cache
 constexpr float kUnit = 0x1p-24f;
 constexpr double kNearTie = 1e-5;
 
@@ -105,7 +105,8 @@ inline int64_t pick(const float* row, const float* table, const int64_t* candida
   return code;
 }
 
-// Searches one row straight from the codebook as the caller has it. `finite` turns false where a distance is not finite.
+// Searches one row straight from the codebook as the caller has it. `finite` turns false where a distance is not
+// finite.
 inline int64_t search_row(const float* row, const float* table, int64_t codewords, int64_t width, float* distances,
                           bool stats, Counts& counts, bool& finite) {
   float nearest = FLT_MAX, check = 0;
@@ -132,7 +133,8 @@ class Packed {
         half_norms_(vectors_ * kLanes) {
     std::vector<double> mean(static_cast<std::size_t>(width), 0.0);
     for (int64_t k = 0; k < codewords; ++k)
-      for (int64_t d = 0; d < width; ++d) mean[static_cast<std::size_t>(d)] += static_cast<double>(table[k * width + d]);
+      for (int64_t d = 0; d < width; ++d)
+        mean[static_cast<std::size_t>(d)] += static_cast<double>(table[k * width + d]);
     std::fill(mean_.data(), mean_.data() + mean_.size(), 0.0f);
     for (int64_t d = 0; d < width; ++d) {
       mean_[d] = static_cast<float>(mean[static_cast<std::size_t>(d)] / static_cast<double>(codewords));
@@ -152,7 +154,8 @@ class Packed {
         }
         std::fill(tile + d * lanes + real, tile + (d + 1) * lanes, 0.0f);
       }
-      for (int64_t lane = 0; lane < lanes; ++lane) {  // padding is never the nearest; finite, so that a tag leaves it a number
+      for (int64_t lane = 0; lane < lanes;
+           ++lane) {  // padding is never the nearest; finite, so that a tag leaves it a number
         half_norms_[first * kLanes + lane] = lane < real ? static_cast<float>(norms[lane] / 2) : 3e38f;
         if (!(norms[lane] <= longest)) longest = norms[lane];
       }

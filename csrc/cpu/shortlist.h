@@ -1,12 +1,13 @@
-// precision="fast": an int8 shortlist for the exact search. Read inside a kernel, once an instruction set, after search.h.
+// precision="fast": an int8 shortlist for the exact search. Read inside a kernel, once an instruction set, after
+// search.h.
 //
 // Centred rows r and codewords c are rounded to r = a p + e, c = b q + f with int8 p, q, one scale a per row and one
 // scale b per codebook. Since r.c - a b p.q = e.c + (a p).f, the score |c|^2 / 2 - a b p.q is off by at most
 //     B = |e| |c| + (|r| + |e|) |f|
-// by Cauchy-Schwarz, where |c| and |f| are the largest of the codebook, and |r| and |e| are the row's own, all measured. The
-// products p.q are exact in int32. So the nearest codeword is among those whose score lies within 2 B (and a term for
-// float32's own rounding) of the least; where they are several, their distances decide as in the exact search. Codes
-// are the same; at D = 128 four products an instruction and lane instead of one.
+// by Cauchy-Schwarz, where |c| and |f| are the largest of the codebook, and |r| and |e| are the row's own, all
+// measured. The products p.q are exact in int32. So the nearest codeword is among those whose score lies within 2 B
+// (and a term for float32's own rounding) of the least; where they are several, their distances decide as in the exact
+// search. Codes are the same; at D = 128 four products an instruction and lane instead of one.
 namespace unitok::UNITOK_ISA {
 
 constexpr int64_t kWidest = 1 << 15;  // p.q stays in int32
@@ -114,8 +115,8 @@ class ShortlistSearcher {
           nearest = std::min(nearest, distances[j]);
         }
         Counts own;
-        codes[first + i] = pick(row, codebook.table(), candidates_.data(), found, codebook.width(), distances, nearest,
-                                stats, own);
+        codes[first + i] =
+            pick(row, codebook.table(), candidates_.data(), found, codebook.width(), distances, nearest, stats, own);
         counts.near_ties += own.near_ties;
         ++counts.rescored;
       }
@@ -124,7 +125,8 @@ class ShortlistSearcher {
 
  private:
   // p + 128 for each row, and how far above the least score a candidate may lie, in units of a b.
-  void quantize(const Packed& codebook, const Shortlist& list, const float* rows, int64_t count, int64_t stride, bool stats) {
+  void quantize(const Packed& codebook, const Shortlist& list, const float* rows, int64_t count, int64_t stride,
+                bool stats) {
     const int64_t width = codebook.width();
     const float longest = codebook.longest();
     std::memset(rows_.data(), 128, static_cast<std::size_t>(rows_.size()));
