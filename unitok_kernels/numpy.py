@@ -1,0 +1,334 @@
+"""Encoding and decoding with numpy and the native module alone: no torch is imported.
+
+For the same input these give the codes and vectors that the operations of `unitok_kernels` give on the backend "cpu".
+`threads` is the number of threads; None takes OMP_NUM_THREADS, or every processor that this process may use.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unitok_kernels import backends, rules
+
+try:
+    _cpu: Any = importlib.import_module("unitok_kernels._cpu")
+except ImportError as error:
+    raise ImportError(
+        f"unitok_kernels.numpy: the native module must be built, got {error}. To build it, {backends.REMEDY}."
+    ) from error
+
+__all__ = ["MoEResidualCodes", "ResidualCodes", "decode", "encode", "moe_encode", "ordered_linear"]
+
+Array = NDArray[Any]
+
+_HALVES = {np.dtype(np.float32): 0, np.dtype(np.float16): 1}  # `Float` in csrc/cpu/number.h
+_PRECISIONS = ("exact", "fast")
+
+
+class ResidualCodes(NamedTuple):
+    """Result of `encode`, as of `unitok_kernels.residual_encode`."""
+
+    codes: NDArray[np.int64]
+    quantized: Array
+    level_error: NDArray[np.float32]
+
+
+class MoEResidualCodes(NamedTuple):
+    """Result of `moe_encode`, as of `unitok_kernels.moe_residual_encode`."""
+
+    codes: NDArray[np.int64]
+    shared_codes: NDArray[np.int64] | None
+    combined: Array
+    level_error: NDArray[np.float32]
+    shared_level_error: NDArray[np.float32] | None
+
+
+def encode(
+    z: Array, codebooks: Array, *, precision: str = "exact", check_finite: bool = True, threads: int | None = None
+) -> ResidualCodes:
+    """Quantise rows by one chain of codebooks, each on what the last one left.
+
+    r_0 = z;  code_l = argmin_k |r_l - C_lk|^2;  r_{l+1} = r_l - C_l,code_l;  quantized = sum_l C_l,code_l.
+
+    Args:
+        z: (N, D) float32 or float16; the rows. N = 0 works.
+        codebooks: (L, K, D) float32 or float16.
+        precision: "exact" | "fast"; see `unitok_kernels.nearest_codeword`.
+        check_finite: raise for NaN and infinity. Unchecked bad rows get code -1 on every level, decode to nothing and
+            are left out of level_error.
+        threads: how many; see above.
+
+    Returns:
+        ResidualCodes: codes (N, L) int64; quantized (N, D) in z's dtype; level_error (L,) float32.
+
+    Raises:
+        ValueError: shapes or values don't fit.
+        TypeError: an argument isn't an array or has the wrong dtype.
+
+    Source:
+        Juang and Gray, "Multiple stage vector quantization for speech coding", 1982.
+    """
+    op = "encode"
+    z, codebooks = _floats(op, "z", z, "(N, D)"), _codebooks(op, "codebooks", codebooks, "LKD")
+    rules.same(op, "z", z.shape[1], "codebooks", codebooks.shape[2], "width")
+    _settings(op, precision, check_finite)
+    found, status = _encode(z, codebooks, precision, _threads(op, threads))
+    if status and check_finite:
+        _finite(op, "z", z)
+        _finite(op, "codebooks", codebooks)
+    return found
+
+
+def decode(codes: Array, codebooks: Array, *, check_finite: bool = True) -> Array:
+    """Sum the codewords that the codes name.
+
+    quantized_n = sum_l C_l,code_nl.
+
+    Args:
+        codes: (N, L) integer; -1 adds nothing. N = 0 works.
+        codebooks: (L, K, D) float32 or float16.
+        check_finite: raise for NaN and infinity, and for codes outside -1 .. K - 1; unchecked, such codes add nothing.
+
+    Returns:
+        ndarray: (N, D), the float32 sum in level order, rounded once to codebooks' dtype.
+
+    Raises:
+        ValueError: shapes or codes don't fit.
+        TypeError: an argument isn't an array or has the wrong dtype.
+
+    Source:
+        Juang and Gray, "Multiple stage vector quantization for speech coding", 1982.
+    """
+    op = "decode"
+    codes, tables = _integers(op, "codes", codes, "(N, L)"), _codebooks(op, "codebooks", codebooks, "LKD")
+    rules.same(op, "codes", codes.shape[1], "codebooks", tables.shape[0], "number of levels")
+    rules.flag(op, check_finite=check_finite)
+    size = tables.shape[1]
+    if check_finite:
+        _finite(op, "codebooks", tables, "Remove or repair it.")
+        _in_range(op, "codes", codes, size, minimum=-1)
+    quantized = np.zeros((len(codes), tables.shape[2]), np.float32)
+    for column, table in zip(codes.T, tables, strict=True):
+        named = (column >= 0) & (column < size)
+        quantized += np.where(named[:, None], table[np.where(named, column, 0)], np.float32(0))
+    return quantized.astype(codebooks.dtype.newbyteorder("="))
+
+
+def moe_encode(
+    z: Array,
+    codebooks: Array,
+    expert_ids: Array,
+    expert_weights: Array,
+    shared_codebooks: Array | None = None,
+    shared_weight: float = 1.0,
+    *,
+    precision: str = "exact",
+    check_finite: bool = True,
+    threads: int | None = None,
+) -> MoEResidualCodes:
+    """Quantise rows by the chains of their experts and, where there is one, of a shared expert.
+
+    combined = sum_s w_s Q_{e_s}(z) + shared_weight Q_shared(z), each Q a chain as in `encode`.
+
+    Args:
+        z: (N, D) float32 or float16. N = 0 works.
+        codebooks: (E, L, K, D) float32 or float16.
+        expert_ids: (N, S) integer in 0 .. E - 1.
+        expert_weights: (N, S) float32 or float16.
+        shared_codebooks: (L', K', D) float32 or float16, or None.
+        shared_weight: weight of the shared chain.
+        precision: "exact" | "fast"; see `unitok_kernels.nearest_codeword`.
+        check_finite: raise for NaN, infinity and expert ids out of range. Unchecked, bad slots get code -1 and decode
+            to nothing.
+        threads: how many; see above.
+
+    Returns:
+        MoEResidualCodes: codes (N, S, L) int64, shared_codes (N, L') int64 or None, combined (N, D) in z's dtype,
+        level_error (L,) float32 and shared_level_error (L',) float32 or None.
+
+    Raises:
+        ValueError: shapes or values don't fit.
+        TypeError: an argument isn't an array or has the wrong dtype.
+
+    Source:
+        UniTok (TokenMoE), arXiv 2511.12922.
+    """
+    op = "moe_encode"
+    z, tables = _floats(op, "z", z, "(N, D)"), _codebooks(op, "codebooks", codebooks, "ELKD")
+    ids, given = (
+        _integers(op, "expert_ids", expert_ids, "(N, S)"),
+        _floats(op, "expert_weights", expert_weights, "(N, S)"),
+    )
+    rules.same(op, "z", z.shape[1], "codebooks", tables.shape[3], "width")
+    for name, value in (("expert_ids", ids), ("expert_weights", given)):
+        rules.same(op, name, value.shape[0], "z", z.shape[0], "length")
+    rules.same(op, "expert_weights", given.shape[1], "expert_ids", ids.shape[1], "slots")
+    rules.at_least(op, "expert_ids", ids.shape[1], 1, "Give every row at least one slot.")
+    shared = None if shared_codebooks is None else _codebooks(op, "shared_codebooks", shared_codebooks, "LKD")
+    if shared is not None:
+        rules.same(op, "shared_codebooks", shared.shape[2], "z", z.shape[1], "width")
+    _settings(op, precision, check_finite)
+    workers = _threads(op, threads)
+    if check_finite:
+        for name, array in (("z", z), ("codebooks", tables), ("expert_weights", given), ("shared_codebooks", shared)):
+            if array is not None:
+                _finite(op, name, array)
+        _in_range(op, "expert_ids", ids, len(tables))
+
+    rows = z.astype(np.float32)
+    good = np.isfinite(rows).all(1, keepdims=True) & np.isfinite(given)
+    weights = np.where(good, given, 0).astype(np.float32)
+    codes = np.full((*ids.shape, tables.shape[1]), -1, np.int64)
+    combined, squared_error, encoded = np.zeros_like(rows), np.zeros(tables.shape[1]), 0
+    for slot in range(ids.shape[1]):
+        quantized = np.zeros_like(rows)
+        for expert, chain in enumerate(tables):
+            members = np.flatnonzero(good[:, slot] & (ids[:, slot] == expert))
+            if len(members):
+                found, _ = _encode(rows[members], chain, precision, workers)
+                codes[members, slot], quantized[members] = found.codes, found.quantized
+                squared_error += found.level_error.astype(np.float64) * found.quantized.size
+                encoded += found.quantized.size
+        combined += weights[:, slot, None] * quantized
+    level_error = (squared_error / max(encoded, 1)).astype(np.float32)
+    if shared is None:
+        return MoEResidualCodes(codes, None, combined.astype(z.dtype), level_error, None)
+    found, _ = _encode(rows, shared, precision, workers)
+    combined += np.float32(shared_weight) * found.quantized
+    return MoEResidualCodes(codes, found.codes, combined.astype(z.dtype), level_error, found.level_error)
+
+
+def ordered_linear(
+    x: Array, weight: Array, bias: Array, *, relu: bool = False, threads: int | None = None
+) -> NDArray[np.float64]:
+    """Apply a linear layer in double precision, with sums in one order: no row's result depends on another row.
+
+    y_no = b_o + sum_i x_ni W_oi; see `unitok_kernels.ops.ordered_linear`.
+
+    Args:
+        x: (N, I) float32 or float64. N = 0 works.
+        weight: (O, I) float32 or float64.
+        bias: (O,) float32 or float64.
+        relu: clamp the result at 0 from below.
+        threads: how many; see above.
+
+    Returns:
+        ndarray: (N, O) float64.
+
+    Raises:
+        ValueError: shapes don't fit.
+        TypeError: an argument isn't an array or has the wrong dtype.
+
+    Source:
+        UniTok.
+    """
+    op, sizes = "ordered_linear", (4, 8)
+    x, weight = _floats(op, "x", x, "(N, I)", sizes), _floats(op, "weight", weight, "(O, I)", sizes)
+    added = _floats(op, "bias", bias, "(O,)", sizes).astype(np.float64)
+    rules.same(op, "x", x.shape[1], "weight", weight.shape[1], "width")
+    rules.same(op, "bias", len(added), "weight", len(weight), "length")
+    rules.flag(op, relu=relu)
+    y = np.empty((len(x), len(weight)))
+    _cpu.ordered_linear(
+        x.ctypes.data,
+        x.itemsize == 8,
+        *x.shape,
+        weight.ctypes.data,
+        weight.itemsize == 8,
+        len(weight),
+        added.ctypes.data,
+        relu,
+        y.ctypes.data,
+        _threads(op, threads),
+    )
+    return y
+
+
+def _encode(z: Array, codebooks: Array, precision: str, threads: int) -> tuple[ResidualCodes, int]:
+    levels, size, width = codebooks.shape
+    tables = np.require(codebooks, np.float32, ("C", "A"))
+    found = ResidualCodes(np.empty((len(z), levels), np.int64), np.empty_like(z), np.empty(levels, np.float32))
+    counts = np.empty(2, np.int64)
+    status = _cpu.residual_encode(
+        z.ctypes.data,
+        _HALVES[z.dtype],
+        len(z),
+        width,
+        tables.ctypes.data,
+        levels,
+        size,
+        found.codes.ctypes.data,
+        found.quantized.ctypes.data,
+        found.level_error.ctypes.data,
+        counts.ctypes.data,
+        threads,
+        precision == "fast",
+        False,
+    )
+    return found, status
+
+
+def _threads(op: str, threads: int | None) -> int:
+    rules.threads(op, threads)
+    if threads is not None:
+        return int(threads)
+    told = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # a list has a number a level of nesting
+    if told.isdigit() and int(told) > 0:
+        return int(told)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _settings(op: str, precision: str, check_finite: bool) -> None:
+    rules.typed(op, "precision", precision, (str,), "a str")
+    rules.one_of(op, "precision", precision, _PRECISIONS)
+    rules.flag(op, check_finite=check_finite)
+
+
+def _array(op: str, name: str, value: object) -> Array:
+    if not isinstance(value, np.ndarray):
+        step = "Convert it with numpy.asarray."
+        rules.fail(op, name, "a numpy.ndarray", type(value).__name__, step, TypeError)
+    return value
+
+
+def _floats(op: str, name: str, value: Array, shape: str, sizes: tuple[int, ...] = (2, 4)) -> Array:
+    value = _array(op, name, value)
+    if value.dtype.kind != "f" or value.itemsize not in sizes:
+        rule = " or ".join(f"float{8 * size}" for size in sorted(sizes, key=lambda size: size != 4))
+        rules.fail(op, name, rule, value.dtype, f"Convert it with {name}.astype('float32').", TypeError)
+    rules.rank(op, name, value, shape)
+    return np.require(value, value.dtype.newbyteorder("="), ("C", "A"))
+
+
+def _codebooks(op: str, name: str, value: Array, letters: str) -> Array:
+    found = _floats(op, name, value, f"({', '.join(letters)})")
+    rules.not_empty(op, name, found, letters)
+    return found.astype(np.float32, copy=False)
+
+
+def _integers(op: str, name: str, value: Array, shape: str) -> NDArray[np.int64]:
+    value = _array(op, name, value)
+    if value.dtype.kind not in "iu" or value.dtype == np.uint64:
+        step = f"Convert it with {name}.astype('int64')."
+        rules.fail(op, name, "an integer array", value.dtype, step, TypeError)
+    rules.rank(op, name, value, shape)
+    return value.astype(np.int64, copy=False)
+
+
+def _finite(op: str, name: str, value: Array, step: str = rules.REPAIR) -> None:
+    good = np.isfinite(value)
+    if not good.all():
+        index = tuple(np.argwhere(~good.all(-1))[0].tolist())
+        rules.not_finite(op, name, float(value[index][~good[index]][0]), index, step)
+
+
+def _in_range(op: str, name: str, value: NDArray[np.int64], limit: int, *, minimum: int = 0) -> None:
+    bad = (value < minimum) | (value >= limit)
+    if bad.any():
+        index = tuple(np.argwhere(bad)[0].tolist())
+        rules.out_of_range(op, name, int(value[index]), index, minimum, limit, rules.OWNER)
