@@ -122,12 +122,13 @@ class UniTokModel(nn.Module):
         """Experts that the router chooses among; 0 without a router."""
         return 0 if self.router is None else self.router.out_features
 
-    def route(self, logits: Tensor | None, z: Tensor) -> Routing:
+    def route(self, logits: Tensor | None, z: Tensor, probs: Tensor | None = None) -> Routing:
         """Choose experts by the router's logits.
 
         Args:
             logits: (N, E) float, or None for the single codebook.
             z: (N, D); gives rows, dtype and device.
+            probs: (N, E), the softmax of the logits where the caller has it.
 
         Returns:
             Routing: probabilities, experts and weights in z's dtype.
@@ -135,7 +136,7 @@ class UniTokModel(nn.Module):
         if logits is None:
             ones = z.new_ones(len(z), 1)
             return Routing(ones, torch.zeros_like(ones, dtype=torch.int64), ones)
-        probs = F.softmax(logits, 1)
+        probs = F.softmax(logits, 1) if probs is None else probs
         experts = logits.sort(dim=1, descending=True, stable=True).indices[:, : self.config.top_k]
         top = probs.gather(1, experts)
         if self.preset.renormalise:

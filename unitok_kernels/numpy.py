@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from unitok_kernels import backends, rules
+from unitok_kernels import arrays, backends, rules
 
 try:
     _cpu: Any = importlib.import_module("unitok_kernels._cpu")
@@ -74,13 +74,13 @@ def encode(
         Juang and Gray, "Multiple stage vector quantization for speech coding", 1982.
     """
     op = "encode"
-    z, codebooks = _floats(op, "z", z, "(N, D)"), _codebooks(op, "codebooks", codebooks, "LKD")
+    z, codebooks = arrays.floating(op, "z", z, "(N, D)"), _codebooks(op, "codebooks", codebooks, "LKD")
     rules.same(op, "z", z.shape[1], "codebooks", codebooks.shape[2], "width")
     _settings(op, precision, check_finite)
     found, status = _encode(z, codebooks, precision, _threads(op, threads))
     if status and check_finite:
-        _finite(op, "z", z)
-        _finite(op, "codebooks", codebooks)
+        arrays.finite(op, "z", z)
+        arrays.finite(op, "codebooks", codebooks)
     return found
 
 
@@ -105,13 +105,13 @@ def decode(codes: Array, codebooks: Array, *, check_finite: bool = True) -> Arra
         Juang and Gray, "Multiple stage vector quantization for speech coding", 1982.
     """
     op = "decode"
-    codes, tables = _integers(op, "codes", codes, "(N, L)"), _codebooks(op, "codebooks", codebooks, "LKD")
+    codes, tables = arrays.integral(op, "codes", codes, "(N, L)"), _codebooks(op, "codebooks", codebooks, "LKD")
     rules.same(op, "codes", codes.shape[1], "codebooks", tables.shape[0], "number of levels")
     rules.flag(op, check_finite=check_finite)
     size = tables.shape[1]
     if check_finite:
-        _finite(op, "codebooks", tables, "Remove or repair it.")
-        _in_range(op, "codes", codes, size, minimum=-1)
+        arrays.finite(op, "codebooks", tables, "Remove or repair it.")
+        arrays.in_range(op, "codes", codes, size, minimum=-1)
     quantized = np.zeros((len(codes), tables.shape[2]), np.float32)
     for column, table in zip(codes.T, tables, strict=True):
         named = (column >= 0) & (column < size)
@@ -159,10 +159,10 @@ def moe_encode(
         UniTok (TokenMoE), arXiv 2511.12922.
     """
     op = "moe_encode"
-    z, tables = _floats(op, "z", z, "(N, D)"), _codebooks(op, "codebooks", codebooks, "ELKD")
+    z, tables = arrays.floating(op, "z", z, "(N, D)"), _codebooks(op, "codebooks", codebooks, "ELKD")
     ids, given = (
-        _integers(op, "expert_ids", expert_ids, "(N, S)"),
-        _floats(op, "expert_weights", expert_weights, "(N, S)"),
+        arrays.integral(op, "expert_ids", expert_ids, "(N, S)"),
+        arrays.floating(op, "expert_weights", expert_weights, "(N, S)"),
     )
     rules.same(op, "z", z.shape[1], "codebooks", tables.shape[3], "width")
     for name, value in (("expert_ids", ids), ("expert_weights", given)):
@@ -177,8 +177,8 @@ def moe_encode(
     if check_finite:
         for name, array in (("z", z), ("codebooks", tables), ("expert_weights", given), ("shared_codebooks", shared)):
             if array is not None:
-                _finite(op, name, array)
-        _in_range(op, "expert_ids", ids, len(tables))
+                arrays.finite(op, name, array)
+        arrays.in_range(op, "expert_ids", ids, len(tables))
 
     rows = z.astype(np.float32)
     good = np.isfinite(rows).all(1, keepdims=True) & np.isfinite(given)
@@ -228,8 +228,8 @@ def ordered_linear(
         UniTok.
     """
     op, sizes = "ordered_linear", (4, 8)
-    x, weight = _floats(op, "x", x, "(N, I)", sizes), _floats(op, "weight", weight, "(O, I)", sizes)
-    added = _floats(op, "bias", bias, "(O,)", sizes).astype(np.float64)
+    x, weight = arrays.floating(op, "x", x, "(N, I)", sizes), arrays.floating(op, "weight", weight, "(O, I)", sizes)
+    added = arrays.floating(op, "bias", bias, "(O,)", sizes).astype(np.float64)
     rules.same(op, "x", x.shape[1], "weight", weight.shape[1], "width")
     rules.same(op, "bias", len(added), "weight", len(weight), "length")
     rules.flag(op, relu=relu)
@@ -289,46 +289,7 @@ def _settings(op: str, precision: str, check_finite: bool) -> None:
     rules.flag(op, check_finite=check_finite)
 
 
-def _array(op: str, name: str, value: object) -> Array:
-    if not isinstance(value, np.ndarray):
-        step = "Convert it with numpy.asarray."
-        rules.fail(op, name, "a numpy.ndarray", type(value).__name__, step, TypeError)
-    return value
-
-
-def _floats(op: str, name: str, value: Array, shape: str, sizes: tuple[int, ...] = (2, 4)) -> Array:
-    value = _array(op, name, value)
-    if value.dtype.kind != "f" or value.itemsize not in sizes:
-        rule = " or ".join(f"float{8 * size}" for size in sorted(sizes, key=lambda size: size != 4))
-        rules.fail(op, name, rule, value.dtype, f"Convert it with {name}.astype('float32').", TypeError)
-    rules.rank(op, name, value, shape)
-    return np.require(value, value.dtype.newbyteorder("="), ("C", "A"))
-
-
 def _codebooks(op: str, name: str, value: Array, letters: str) -> Array:
-    found = _floats(op, name, value, f"({', '.join(letters)})")
+    found = arrays.floating(op, name, value, f"({', '.join(letters)})")
     rules.not_empty(op, name, found, letters)
     return found.astype(np.float32, copy=False)
-
-
-def _integers(op: str, name: str, value: Array, shape: str) -> NDArray[np.int64]:
-    value = _array(op, name, value)
-    if value.dtype.kind not in "iu" or value.dtype == np.uint64:
-        step = f"Convert it with {name}.astype('int64')."
-        rules.fail(op, name, "an integer array", value.dtype, step, TypeError)
-    rules.rank(op, name, value, shape)
-    return value.astype(np.int64, copy=False)
-
-
-def _finite(op: str, name: str, value: Array, step: str = rules.REPAIR) -> None:
-    good = np.isfinite(value)
-    if not good.all():
-        index = tuple(np.argwhere(~good.all(-1))[0].tolist())
-        rules.not_finite(op, name, float(value[index][~good[index]][0]), index, step)
-
-
-def _in_range(op: str, name: str, value: NDArray[np.int64], limit: int, *, minimum: int = 0) -> None:
-    bad = (value < minimum) | (value >= limit)
-    if bad.any():
-        index = tuple(np.argwhere(bad)[0].tolist())
-        rules.out_of_range(op, name, int(value[index]), index, minimum, limit, rules.OWNER)

@@ -178,7 +178,7 @@ def test_what_is_no_array_or_of_another_type_is_refused():
     z, codebooks = normal(6, 3).numpy(), normal(2, 4, 3, seed=1).numpy()
     with raises("encode: z must be a numpy.ndarray, got list. Convert it with numpy.asarray.", TypeError):
         un.encode(z.tolist(), codebooks)
-    with raises("encode: z must be float32 or float16, got float64. Convert it with z.astype", TypeError):
+    with raises("encode: z must be float16 or float32, got float64. Convert it with z.astype", TypeError):
         un.encode(z.astype(np.float64), codebooks)
     with raises("ordered_linear: x must be float32 or float64, got int64", TypeError):
         un.ordered_linear(z.astype(np.int64), z, z[:, 0])
