@@ -131,20 +131,19 @@ class ServingTokenizer:
             rules.fail("tokenize", "domain", f"one of {known}", repr(domain), "Add it with Tokenizer.add_domain.")
         z = self._latents(rows)
         if self.router is None:
-            experts = np.zeros((len(z), 1), np.int64)
-            return self._items(experts, moe_encode(z, self.codebooks, experts, _ones(experts)).codes, None)
+            return self._items(np.zeros((len(z), 1), np.int64), z, None)
         logits = ordered_linear(z, *self.router, threads=self.threads)
         experts = top_experts(logits, self.config.top_k)
         own = None if domain is None else self.experts[domain]
         if own is not None:  # the router's fill the other slots
             experts = np.concatenate([np.full_like(experts[:, :1], own), experts[:, :-1]], axis=1)
         if self.preset.dense:
-            return self._items(experts, *self._dense(z, experts, softmax(logits).astype(np.float32)))
+            return self._item_ids(experts, *self._dense(z, experts, softmax(logits).astype(np.float32)))
+        if self.preset.shared == "parallel":
+            return self._items(experts, z, self.shared_codebooks)
         assert self.shared_codebooks is not None
         shared = encode(z, self.shared_codebooks, threads=self.threads)
-        routed = z - shared.quantized if self.preset.shared == "first" else z
-        found = moe_encode(routed, self.codebooks, experts, _ones(experts), threads=self.threads)
-        return self._items(experts, found.codes, shared.codes)
+        return self._items(experts, z - shared.quantized, None)._replace(shared_codes=shared.codes)
 
     def _latents(self, rows: Floats) -> Floats:
         z = np.empty((len(rows), self.config.codebook_dim), np.float32)
@@ -169,10 +168,10 @@ class ServingTokenizer:
             z = z - mixture
         return np.stack(emitted, 2), np.stack(shared_codes, 1)
 
-    def _items(self, experts: Codes, codes: Codes, shared_codes: Codes | None) -> ItemIds:
+    def _items(self, experts: Codes, z: Floats, shared_codebooks: Floats | None) -> ItemIds:
+        weights = np.ones(experts.shape, np.float32)  # of a sum that nobody asks for
+        found = moe_encode(z, self.codebooks, experts, weights, shared_codebooks, threads=self.threads)
+        return self._item_ids(experts, found.codes, found.shared_codes)
+
+    def _item_ids(self, experts: Codes, codes: Codes, shared_codes: Codes | None) -> ItemIds:
         return ItemIds(codes[:, 0], experts, shared_codes, codes if self.config.top_k > 1 else None)
-
-
-def _ones(experts: Codes) -> Floats:
-    """Weights of chains whose sum nobody asks for."""
-    return np.ones(experts.shape, np.float32)

@@ -41,7 +41,7 @@ def integral(op: str, name: str, value: object, shape: str) -> NDArray[np.int64]
         step = f"Convert it with {name}.astype('int64')."
         rules.fail(op, name, "an integer array", found.dtype, step, TypeError)
     rules.rank(op, name, found, shape)
-    return found.astype(np.int64, copy=False)
+    return np.require(found, np.int64, ("C", "A"))
 
 
 def finite(op: str, name: str, value: Array, step: str = rules.REPAIR) -> None:

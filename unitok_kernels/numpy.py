@@ -26,7 +26,7 @@ __all__ = ["MoEResidualCodes", "ResidualCodes", "decode", "encode", "moe_encode"
 
 Array = NDArray[Any]
 
-_HALVES = {np.dtype(np.float32): 0, np.dtype(np.float16): 1}  # `Float` in csrc/cpu/number.h
+_FLOATS = {np.dtype(np.float32): 0, np.dtype(np.float16): 1}  # `Float` in csrc/cpu/number.h
 _PRECISIONS = ("exact", "fast")
 
 
@@ -77,7 +77,25 @@ def encode(
     z, codebooks = arrays.floating(op, "z", z, "(N, D)"), _codebooks(op, "codebooks", codebooks, "LKD")
     rules.same(op, "z", z.shape[1], "codebooks", codebooks.shape[2], "width")
     _settings(op, precision, check_finite)
-    found, status = _encode(z, codebooks, precision, _threads(op, threads))
+    levels, size, width = codebooks.shape
+    found = ResidualCodes(np.empty((len(z), levels), np.int64), np.empty_like(z), np.empty(levels, np.float32))
+    counts = np.empty(2, np.int64)
+    status = _cpu.residual_encode(
+        z.ctypes.data,
+        _FLOATS[z.dtype],
+        len(z),
+        width,
+        codebooks.ctypes.data,
+        levels,
+        size,
+        found.codes.ctypes.data,
+        found.quantized.ctypes.data,
+        found.level_error.ctypes.data,
+        counts.ctypes.data,
+        _threads(op, threads),
+        precision == "fast",
+        False,
+    )
     if status and check_finite:
         arrays.finite(op, "z", z)
         arrays.finite(op, "codebooks", codebooks)
@@ -172,35 +190,49 @@ def moe_encode(
     shared = None if shared_codebooks is None else _codebooks(op, "shared_codebooks", shared_codebooks, "LKD")
     if shared is not None:
         rules.same(op, "shared_codebooks", shared.shape[2], "z", z.shape[1], "width")
+    rules.number(op, shared_weight=shared_weight)
     _settings(op, precision, check_finite)
-    workers = _threads(op, threads)
-    if check_finite:
-        for name, array in (("z", z), ("codebooks", tables), ("expert_weights", given), ("shared_codebooks", shared)):
-            if array is not None:
-                arrays.finite(op, name, array)
-        arrays.in_range(op, "expert_ids", ids, len(tables))
-
-    rows = z.astype(np.float32)
-    good = np.isfinite(rows).all(1, keepdims=True) & np.isfinite(given)
-    weights = np.where(good, given, 0).astype(np.float32)
-    codes = np.full((*ids.shape, tables.shape[1]), -1, np.int64)
-    combined, squared_error, encoded = np.zeros_like(rows), np.zeros(tables.shape[1]), 0
-    for slot in range(ids.shape[1]):
-        quantized = np.zeros_like(rows)
-        for expert, chain in enumerate(tables):
-            members = np.flatnonzero(good[:, slot] & (ids[:, slot] == expert))
-            if len(members):
-                found, _ = _encode(rows[members], chain, precision, workers)
-                codes[members, slot], quantized[members] = found.codes, found.quantized
-                squared_error += found.level_error.astype(np.float64) * found.quantized.size
-                encoded += found.quantized.size
-        combined += weights[:, slot, None] * quantized
-    level_error = (squared_error / max(encoded, 1)).astype(np.float32)
+    weights = given.astype(np.float32, copy=False)
+    experts, levels, size, width = tables.shape
+    shared_levels, shared_size = (0, 0) if shared is None else shared.shape[:2]
+    codes, combined = np.empty((*ids.shape, levels), np.int64), np.empty_like(z)
+    shared_codes, counts = np.empty((len(z), shared_levels), np.int64), np.empty(2, np.int64)
+    level_error, shared_error = np.empty(levels, np.float32), np.empty(shared_levels, np.float32)
+    status = _cpu.moe_residual_encode(
+        z.ctypes.data,
+        _FLOATS[z.dtype],
+        len(z),
+        width,
+        tables.ctypes.data,
+        experts,
+        levels,
+        size,
+        ids.ctypes.data,
+        weights.ctypes.data,
+        ids.shape[1],
+        0 if shared is None else shared.ctypes.data,
+        shared_levels,
+        shared_size,
+        shared_weight,
+        combined.ctypes.data,
+        codes.ctypes.data,
+        shared_codes.ctypes.data,
+        level_error.ctypes.data,
+        shared_error.ctypes.data,
+        counts.ctypes.data,
+        _threads(op, threads),
+        precision == "fast",
+        False,
+    )
+    if status and check_finite:
+        for name, array in (("z", z), ("codebooks", tables), ("expert_weights", given)):
+            arrays.finite(op, name, array)
+        arrays.in_range(op, "expert_ids", ids, experts)
+        if shared is not None:
+            arrays.finite(op, "shared_codebooks", shared)
     if shared is None:
-        return MoEResidualCodes(codes, None, combined.astype(z.dtype), level_error, None)
-    found, _ = _encode(rows, shared, precision, workers)
-    combined += np.float32(shared_weight) * found.quantized
-    return MoEResidualCodes(codes, found.codes, combined.astype(z.dtype), level_error, found.level_error)
+        return MoEResidualCodes(codes, None, combined, level_error, None)
+    return MoEResidualCodes(codes, shared_codes, combined, level_error, shared_error)
 
 
 def ordered_linear(
@@ -247,30 +279,6 @@ def ordered_linear(
         _threads(op, threads),
     )
     return y
-
-
-def _encode(z: Array, codebooks: Array, precision: str, threads: int) -> tuple[ResidualCodes, int]:
-    levels, size, width = codebooks.shape
-    tables = np.require(codebooks, np.float32, ("C", "A"))
-    found = ResidualCodes(np.empty((len(z), levels), np.int64), np.empty_like(z), np.empty(levels, np.float32))
-    counts = np.empty(2, np.int64)
-    status = _cpu.residual_encode(
-        z.ctypes.data,
-        _HALVES[z.dtype],
-        len(z),
-        width,
-        tables.ctypes.data,
-        levels,
-        size,
-        found.codes.ctypes.data,
-        found.quantized.ctypes.data,
-        found.level_error.ctypes.data,
-        counts.ctypes.data,
-        threads,
-        precision == "fast",
-        False,
-    )
-    return found, status
 
 
 def _threads(op: str, threads: int | None) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from numbers import Integral
+from numbers import Integral, Real
 from typing import NoReturn, Protocol
 
 REPAIR = "Remove or repair it; with check_finite=False a bad row gets the code -1."
@@ -33,6 +33,12 @@ def typed(operation: str, name: str, value: object, kinds: tuple[type, ...], rul
     """Refuse a setting of another type; a bool is no number."""
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
         fail(operation, name, rule, type(value).__name__, "Convert it.", TypeError)
+
+
+def number(operation: str, **arguments: object) -> None:
+    """Refuse anything that isn't a real number."""
+    for name, value in arguments.items():
+        typed(operation, name, value, (Real,), "a float or an int")  # numpy's numbers are Real
 
 
 def flag(operation: str, **arguments: object) -> None:

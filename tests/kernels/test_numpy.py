@@ -188,6 +188,9 @@ def test_what_is_no_array_or_of_another_type_is_refused():
         un.encode(z, codebooks, precision="best")
     with raises("encode: check_finite must be a bool, got NoneType", TypeError):
         un.encode(z, codebooks, check_finite=None)
+    one = np.ones((6, 1), np.float32)
+    with raises("moe_encode: shared_weight must be a float or an int, got str", TypeError):
+        un.moe_encode(z, codebooks[None], one.astype(int), one, codebooks, "0.5")
     with raises("encode: threads must be at least 1, got 0"):
         un.encode(z, codebooks, threads=0)
     with raises("encode: threads must be an int or None, got float", TypeError):
