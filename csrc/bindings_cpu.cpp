@@ -6,6 +6,7 @@
 #include "isa.h"
 #include "moe_residual_encode.h"
 #include "nearest_codeword.h"
+#include "ordered_linear.h"
 #include "residual_encode.h"
 #include "residual_loss.h"
 
@@ -70,6 +71,15 @@ PYBIND11_MODULE(_cpu, m) {
         return unitok::nearest_codeword(rows(x, type, count, width), at<const float>(codebook), codewords,
                                         at<int64_t>(codes), at<float>(squared_distance), at<int64_t>(counts),
                                         {threads, fast, stats});
+      },
+      py::call_guard<gil_scoped_release>());
+  m.def(
+      "ordered_linear",
+      [](Address x, bool x_wide, int64_t count, int64_t width, Address weight, bool weight_wide, int64_t outputs,
+         Address bias, bool relu, Address y, int threads) {
+        unitok::ordered_linear({at<const void>(x), x_wide, count, width},
+                               {at<const void>(weight), weight_wide, outputs, width}, at<const double>(bias), relu,
+                               at<double>(y), threads);
       },
       py::call_guard<gil_scoped_release>());
   m.def(

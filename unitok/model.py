@@ -15,8 +15,9 @@ from unitok.config import PRESETS, UniTokConfig
 from unitok.mixture import DenseMixtureVQ
 from unitok.semantic_id import SemanticIds
 from unitok_kernels.nn import MoEResidualOutput, MoEResidualVQ
+from unitok_kernels.ops.ordered_linear import ordered_linear
 
-_BLOCK_ROWS = 256  # rows of a stable encoding, short ones padded
+_BLOCK_ROWS = 1024  # rows whose hidden layers are held at once
 
 
 class Routing(NamedTuple):
@@ -121,12 +122,13 @@ class UniTokModel(nn.Module):
         """Experts that the router chooses among; 0 without a router."""
         return 0 if self.router is None else self.router.out_features
 
-    def route(self, logits: Tensor | None, z: Tensor) -> Routing:
+    def route(self, logits: Tensor | None, z: Tensor, probs: Tensor | None = None) -> Routing:
         """Choose experts by the router's logits.
 
         Args:
             logits: (N, E) float, or None for the single codebook.
             z: (N, D); gives rows, dtype and device.
+            probs: (N, E), the softmax of the logits where the caller has it.
 
         Returns:
             Routing: probabilities, experts and weights in z's dtype.
@@ -134,9 +136,9 @@ class UniTokModel(nn.Module):
         if logits is None:
             ones = z.new_ones(len(z), 1)
             return Routing(ones, torch.zeros_like(ones, dtype=torch.int64), ones)
-        probs = F.softmax(logits, 1)
-        ordered, order = probs.sort(dim=1, descending=True, stable=True)
-        top, experts = ordered[:, : self.config.top_k], order[:, : self.config.top_k]
+        probs = F.softmax(logits, 1) if probs is None else probs
+        experts = logits.sort(dim=1, descending=True, stable=True).indices[:, : self.config.top_k]
+        top = probs.gather(1, experts)
         if self.preset.renormalise:
             top = top / top.sum(1, keepdim=True)
         return Routing(probs.to(z.dtype), experts, (self.preset.routed_scale * top).to(z.dtype))
@@ -173,32 +175,25 @@ class UniTokModel(nn.Module):
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Encode rows so that a row's result doesn't depend on its batch.
 
-        A matrix product in float32 rounds differently for other batch sizes. This one runs in float64, in blocks of
-        one size, and rounds once at the end. That no row of a block fares otherwise than another is tested, not proven:
-        it is a matter of the BLAS, and `unitok doctor` looks at the one that is here.
+        A matrix product of a BLAS rounds differently for other batch sizes. Here each sum has an order of its own,
+        whatever the batch, the instruction set and the number of threads, and z is rounded once, from float64; the
+        router reads it as rounded. See `unitok_kernels.ops.ordered_linear`; where the native module is missing, padded
+        blocks of one size stand in, which is tested, not proven, and `unitok doctor` looks at the BLAS that is here.
 
         Args:
-            x: (N, D_in) float.
+            x: (N, D_in) float32 or float64.
 
         Returns:
             tuple: z (N, D) float32, and the router's logits (N, E) float64, or None without a router.
         """
         layers = [m for m in self.encoder if isinstance(m, nn.Linear)]
-        encoder = [(m.weight.double().T, m.bias.double()) for m in layers]
-        router = None if self.router is None else (self.router.weight.double().T, self.router.bias.double())
         z = x.new_empty(len(x), self.config.codebook_dim, dtype=torch.float32)
-        logits = None if router is None else x.new_empty(len(x), router[1].numel(), dtype=torch.float64)
         for start in range(0, len(x), _BLOCK_ROWS):
-            rows = x[start : start + _BLOCK_ROWS].double()
-            count = len(rows)
-            hidden = F.pad(rows, (0, 0, 0, _BLOCK_ROWS - count))
-            for depth, (weight, bias) in enumerate(encoder):
-                hidden = torch.addmm(bias, hidden.relu() if depth else hidden, weight)
-            hidden = hidden.float()
-            z[start : start + count] = hidden[:count]
-            if router is not None and logits is not None:
-                logits[start : start + count] = torch.addmm(router[1], hidden.double(), router[0])[:count]
-        return z, logits
+            hidden = x[start : start + _BLOCK_ROWS]
+            for layer in layers:
+                hidden = ordered_linear(hidden, layer.weight, layer.bias, relu=layer is not layers[-1])
+            z[start : start + _BLOCK_ROWS] = hidden
+        return z, None if self.router is None else ordered_linear(z, self.router.weight, self.router.bias)
 
     def codewords(self, codes: Tensor, experts: Tensor) -> Tensor:
         """Sum the codewords of one expert's chain a row.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from unitok.collisions import row_groups
+from unitok.plain import letters, token_text
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -128,9 +129,7 @@ class TokenForms:
         Source: UniTok, arXiv 2511.12922, eq. 7.
         """
         self.check_encoded("to_text")
-        tokens = self.tokens(layout)
-        template = "".join(f"<{_letters(column)}_%d>" for column in range(tokens.shape[1]))
-        return [template % tuple(row) for block in tokens.split(2**16) for row in block.tolist()]
+        return token_text(self.tokens(layout).numpy())
 
     def pack(self, layout: str = "top1") -> np.ndarray:
         """Pack `tokens(layout)` into the smallest type that holds every column's vocabulary.
@@ -219,11 +218,11 @@ class TokenForms:
         found = texts[0].count("<") if len(texts) else 0
         width = _width(layout, num_levels, found)
         width += found == width + 1
-        pattern = re.compile("".join(rf"<{_letters(column)}_(0|[1-9]\d{{0,8}})>" for column in range(width)), re.A)
+        pattern = re.compile("".join(rf"<{letters(column)}_(0|[1-9]\d{{0,8}})>" for column in range(width)), re.A)
         tokens = np.empty((len(texts), width), dtype=np.int64)
         for row, text in enumerate(texts):
             if (match := pattern.fullmatch(text)) is None:
-                example = "".join(f"<{_letters(column)}_0>" for column in range(width))
+                example = "".join(f"<{letters(column)}_0>" for column in range(width))
                 raise ValueError(
                     f"from_text: texts must look like {example}, got {text!r} in row {row}. Name "
                     "the layout and num_levels that they were written with."
@@ -298,9 +297,3 @@ def _width(layout: str, num_levels: int, columns: int) -> int:
     if layout == "all_slots":
         return (num_levels + 1) * max(1, columns // (num_levels + 1))
     return 2 * num_levels + 1 if layout == "top1_shared" else num_levels + 1
-
-
-def _letters(column: int) -> str:
-    """The name of a column in the text form: a .. z, aa, ab, and so on."""
-    tail = chr(ord("a") + column % 26)
-    return tail if column < 26 else _letters(column // 26 - 1) + tail

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from unitok.config import UniTokConfig
@@ -18,10 +17,11 @@ from unitok.data.catalogue import EmbeddingInfo
 from unitok.mixture import DenseMixtureVQ
 from unitok.model import Routing, UniTokModel
 from unitok.monitor import snapshot
+from unitok.plain import embeddings, softmax
 from unitok.report import Report, make_report
 from unitok.semantic_id import SemanticIds
 from unitok.start import kmeans_chain
-from unitok.storage import SETTINGS, read_pair, write_pair
+from unitok.storage import NOT_WHOLE, SETTINGS, not_whole, read_pair, write_pair
 from unitok.trainer import Progress, Trainer
 from unitok_kernels import checks, residual_encode
 
@@ -274,7 +274,8 @@ class Tokenizer:
             "embedding": None if self.embedding is None else dataclasses.asdict(self.embedding),
             "history": self.history,
         }
-        write_pair(folder, self.model.state_dict(), settings)
+        state = {name: value.cpu().contiguous().numpy() for name, value in self.model.state_dict().items()}
+        write_pair(folder, state, settings)
 
     @classmethod
     def from_pretrained(cls, directory: str | Path) -> Tokenizer:
@@ -292,7 +293,8 @@ class Tokenizer:
         """
         folder = Path(directory)
         try:
-            settings, state = read_pair(folder)
+            settings, arrays = read_pair("from_pretrained", folder)
+            state = {name: torch.from_numpy(value) for name, value in arrays.items()}
             domains = [DomainInfo(**domain) for domain in settings["domains"]]
             embedding = settings["embedding"] and EmbeddingInfo(**settings["embedding"])
             config = UniTokConfig.from_dict(settings["config"])
@@ -304,10 +306,8 @@ class Tokenizer:
             model.load_state_dict(state)
             tokenizer = cls(model, domains, embedding)
             tokenizer.history = settings["history"]
-        except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-            raise ValueError(
-                f"from_pretrained: directory must hold a whole tokenizer, got {folder}: {error}. Fit or copy it again."
-            ) from error
+        except NOT_WHOLE as error:
+            raise not_whole("from_pretrained", folder, error) from error
         return tokenizer
 
     def check_embedding(self, what: str, embedding: EmbeddingInfo | None) -> None:
@@ -344,7 +344,7 @@ class Tokenizer:
             ValueError: the domain is unknown.
         """
         z, logits = self.model.encode(x)
-        routing = self.model.route(logits, z)
+        routing = self.model.route(logits, z, None if logits is None else torch.from_numpy(softmax(logits.numpy())))
         expert = None if domain is None else self._known(domain).expert
         if expert is not None:  # its own expert takes the weight of all slots; the router's fill the others, unweighted
             own = torch.full_like(routing.experts[:, :1], expert)
@@ -374,11 +374,8 @@ class Tokenizer:
 
 def _rows(what: str, name: str, x: Rows) -> Tensor:
     if isinstance(x, np.ndarray):
-        if x.dtype.kind != "f" or x.dtype.itemsize > 8:
-            step = f"Convert it with {name}.astype('float32')."
-            checks.fail(what, name, "float16, float32 or float64", x.dtype, step, TypeError)
-        # a copy in the machine's byte order: arrays that are mapped from a file are read-only
-        x = torch.from_numpy(x.astype(x.dtype.newbyteorder("="), order="C"))
+        array = embeddings(what, name, x)
+        return torch.from_numpy(array if array.flags.writeable else array.copy())  # what is mapped from a file is not
     checks.tensors(what, **{name: x})
     checks.floating(what, name, x, "(N, D_in)")
     rows = x.detach().float().cpu()

@@ -2,8 +2,9 @@
 
 A backend is one file an operation, `ops/<operation>/<backend>.py`, and one line in `_BACKENDS`. The rules:
 an explicit `backend=` wins, then the environment variable UNITOK_BACKEND, then the first entry of
-`_PREFERENCE` for the tensor's device that can take the call. The first two are demands: if they can't be met, the
-call raises rather than quietly running something else.
+`_PREFERENCE` for the tensor's device that can take the call. The first two are demands, and so is the instruction set
+that UNITOK_CPU names for the backend "cpu": if they can't be met, the call raises rather than quietly running something
+else.
 """
 
 from __future__ import annotations
@@ -21,15 +22,33 @@ if TYPE_CHECKING:
     import torch
 
 _OPS = Path(__file__).parent / "ops"
+_CPU = "unitok_kernels._cpu"
+
+
+REMEDY = "install a C++17 compiler, such as by `apt install g++`, and UniTok again by `pip install --force-reinstall .`"
 
 
 def _native(module: str) -> Callable[[], str | None]:
     def missing() -> str | None:
         if importlib.util.find_spec(module) is None:
             return f"the native module {module} is not built"
+        try:
+            importlib.import_module(module)
+        except ImportError as error:  # built for another Python or C library
+            return f"the native module {module} can't be loaded: {error}"
         return None
 
     return missing
+
+
+def _cpu_missing() -> str | None:
+    if (reason := _native(_CPU)()) is not None:
+        return f"{reason} ({REMEDY})"
+    try:
+        importlib.import_module(_CPU).instruction_set()
+    except ValueError as error:  # of UNITOK_CPU, which it has worded
+        return str(error).rstrip(".")
+    return None
 
 
 def _triton_missing() -> str | None:
@@ -44,7 +63,7 @@ def _triton_missing() -> str | None:
 
 _BACKENDS: dict[str, Callable[[], str | None]] = {
     "reference": lambda: None,
-    "cpu": _native("unitok_kernels._cpu"),
+    "cpu": _cpu_missing,
     "triton": _triton_missing,
     "cuda": _native("unitok_kernels._cuda"),
 }
@@ -90,6 +109,26 @@ def available() -> dict[str, bool]:
     return {name: _why_not(name) is None for name in _BACKENDS}
 
 
+def instruction_set() -> str | None:
+    """Name the instruction set that the CPU kernels use: the best there is, or the one that UNITOK_CPU names.
+
+    Returns:
+        str: "avx512", "avx2" or "generic"; None where the kernels can't run.
+    """
+    return None if _why_not("cpu") else importlib.import_module(_CPU).instruction_set()
+
+
+def instruction_sets() -> list[str]:
+    """List the instruction sets that the CPU kernels could use here, the plainest first; none where they can't run."""
+    return [] if _why_not("cpu") else importlib.import_module(_CPU).instruction_sets()
+
+
+def misnamed() -> str | None:
+    """Say what is wrong with UNITOK_CPU, or None: a demand that can't be met, and no call runs on something else."""
+    reason = _why_not("cpu")
+    return reason if reason is not None and reason.startswith("UNITOK_CPU") else None
+
+
 def explain() -> str:
     """Say in plain lines which backends there are, why others are missing, and what a call would get.
 
@@ -100,6 +139,8 @@ def explain() -> str:
     for name in _BACKENDS:
         reason = _why_not(name)
         state = f"available, {len(_operations(name))} operations" if reason is None else f"not available: {reason}"
+        if name == "cpu" and reason is None:
+            state += f", instruction set {instruction_set()} of {', '.join(instruction_sets())} (UNITOK_CPU forces one)"
         lines.append(f"{name}: {state}")
     forced = os.environ.get("UNITOK_BACKEND")
     for device_type, order in _PREFERENCE.items():
@@ -111,6 +152,8 @@ def explain() -> str:
 
 @cache
 def _preferred(operation: str, device_type: str, is_float64: bool) -> str:
+    if device_type == "cpu" and (wrong := misnamed()) is not None:
+        raise ValueError(f"{operation}: {wrong}.")
     order = _PREFERENCE.get(device_type, ("reference",))
     return next(b for b in order if _refusal(operation, b, device_type, is_float64) is None)
 

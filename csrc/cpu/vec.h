@@ -2,6 +2,17 @@
 // one order on every set. Read by each_isa.h, once a set: no include guard.
 namespace unitok::UNITOK_ISA {
 
+#if UNITOK_LEVEL > 0
+// The sums of four vectors whose halves were added.
+inline void store_sums(const __m256d* half, double* to) {
+  const __m256d ac = _mm256_add_pd(_mm256_permute2f128_pd(half[0], half[2], 0x20),
+                                   _mm256_permute2f128_pd(half[0], half[2], 0x31));
+  const __m256d bd = _mm256_add_pd(_mm256_permute2f128_pd(half[1], half[3], 0x20),
+                                   _mm256_permute2f128_pd(half[1], half[3], 0x31));
+  _mm256_storeu_pd(to, _mm256_add_pd(_mm256_unpacklo_pd(ac, bd), _mm256_unpackhi_pd(ac, bd)));
+}
+#endif
+
 #if UNITOK_LEVEL == 512
 
 constexpr int kLanes = 16;
@@ -69,6 +80,20 @@ inline D8 add(D8 a, D8 b) { return {_mm512_add_pd(a.v, b.v)}; }
 inline D8 sub(D8 a, D8 b) { return {_mm512_sub_pd(a.v, b.v)}; }
 inline D8 mul(D8 a, D8 b) { return {_mm512_mul_pd(a.v, b.v)}; }
 inline D8 fma(D8 a, D8 b, D8 c) { return {_mm512_fmadd_pd(a.v, b.v, c.v)}; }
+// Stays in a register: GCC would load it again for each use, and loads are what then holds up the products.
+inline D8 held(D8 a) {
+  asm("" : "+v"(a.v));
+  return a;
+}
+// sum() of four vectors at once.
+inline void sum4(const D8* a, double* to) {
+  __m256d half[4];
+  for (int i = 0; i < 4; ++i) {  // halves are had for nothing where the vectors lie in memory
+    const double* v = reinterpret_cast<const double*>(a + i);
+    half[i] = _mm256_add_pd(_mm256_loadu_pd(v), _mm256_loadu_pd(v + 4));
+  }
+  store_sums(half, to);
+}
 
 #elif UNITOK_LEVEL == 2
 
@@ -144,6 +169,12 @@ inline D8 add(D8 x, D8 y) { return {_mm256_add_pd(x.a, y.a), _mm256_add_pd(x.b, 
 inline D8 sub(D8 x, D8 y) { return {_mm256_sub_pd(x.a, y.a), _mm256_sub_pd(x.b, y.b)}; }
 inline D8 mul(D8 x, D8 y) { return {_mm256_mul_pd(x.a, y.a), _mm256_mul_pd(x.b, y.b)}; }
 inline D8 fma(D8 x, D8 y, D8 z) { return {_mm256_fmadd_pd(x.a, y.a, z.a), _mm256_fmadd_pd(x.b, y.b, z.b)}; }
+inline D8 held(D8 x) { return x; }
+inline void sum4(const D8* x, double* to) {
+  __m256d half[4];
+  for (int i = 0; i < 4; ++i) half[i] = _mm256_add_pd(x[i].a, x[i].b);
+  store_sums(half, to);
+}
 
 #else
 
@@ -215,6 +246,21 @@ inline double sum(D8 a) {
   double v[8];
   store8(v, a);
   return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
+}
+
+#if UNITOK_LEVEL == 0
+inline D8 held(D8 a) { return a; }
+inline void sum4(const D8* a, double* to) {
+  for (int i = 0; i < 4; ++i) to[i] = sum(a[i]);
+}
+#endif
+
+// Lanes beyond n are zero, and what lies there isn't read.
+template <class T>
+inline D8 load8_first(const T* p, int n) {
+  T part[8] = {};
+  std::memcpy(part, p, static_cast<std::size_t>(n) * sizeof(T));
+  return load8(part);
 }
 
 // Lanes beyond n read as zero, whatever lies there; all types alike.

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
+import sys
 import types
 from collections.abc import Callable
 
@@ -71,6 +74,12 @@ def test_explain_names_each_backend_with_its_reason_and_each_device_with_its_cho
     for name, there in backends.available().items():
         assert lines[name].startswith("available, " if there else "not available: ")
     assert lines["cpu tensors"].endswith("reference")
+    sets = backends.instruction_sets()
+    assert bool(sets) == (backends.instruction_set() is not None) == backends.available()["cpu"]
+    if sets:
+        assert backends.instruction_set() in sets
+        told = f", instruction set {backends.instruction_set()} of {', '.join(sets)} (UNITOK_CPU forces one)"
+        assert lines["cpu"].endswith(told)
     monkeypatch.setenv("UNITOK_BACKEND", "triton")
     assert "cpu tensors: triton (UNITOK_BACKEND)" in backends.explain()
 
@@ -154,6 +163,47 @@ def test_a_missing_backend_says_why_and_nothing_else_runs_quietly(pretend, monke
     with raises("got 'cpu': the native module unitok_kernels._none is not built"):
         uk.residual_encode(z, codebooks, backend="cpu")
     assert backends.available() == {"reference": True, "cpu": False, "triton": False, "cuda": False}
+
+
+def test_what_is_not_built_comes_with_the_next_command(monkeypatch):
+    monkeypatch.setattr(backends, "_CPU", "unitok_kernels._none")
+    assert (backends.instruction_set(), backends.instruction_sets(), backends.misnamed()) == (None, [], None)
+    assert "cpu: not available: the native module unitok_kernels._none is not built (install a" in backends.explain()
+    assert "`apt install g++`" in backends.explain()
+    assert "`pip install " in backends.explain()
+
+
+def test_a_module_that_cannot_be_loaded_says_why(monkeypatch):
+    def broken(name):
+        raise ImportError("GLIBCXX_3.4.32 not found")
+
+    monkeypatch.setattr(backends, "_CPU", "unitok_kernels.rules")  # it is there
+    monkeypatch.setattr(backends.importlib, "import_module", broken)
+    assert "unitok_kernels.rules can't be loaded: GLIBCXX_3.4.32 not found (" in backends.explain()
+
+
+@pytest.mark.skipif(not backends.available()["cpu"], reason="the native module is not built")
+def test_an_instruction_set_that_is_not_there_is_refused_and_nothing_else_runs_quietly():
+    code = """
+import torch, unitok_kernels as uk
+for backend in (None, "cpu", "reference"):
+    try:
+        print(uk.residual_encode(torch.ones(3, 2), torch.ones(1, 4, 2), backend=backend).codes.shape)
+    except ValueError as error:
+        print(error)
+print(uk.backends.available()["cpu"], uk.backends.explain())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "UNITOK_CPU": "sse"}
+    )
+    assert done.returncode == 0, done.stderr
+    by_default, asked, reference, explained, *_ = done.stdout.splitlines()
+    wrong = f"UNITOK_CPU must be one of {', '.join(backends.instruction_sets())}, got 'sse'. Leave it unset"
+    assert by_default.startswith(f"residual_encode: {wrong}")
+    assert f"got 'cpu': {wrong}" in asked
+    assert reference == "torch.Size([3, 1])"
+    assert explained.startswith("False reference: available")
+    assert wrong in done.stdout.split("cpu: not available: ")[1]
 
 
 def test_the_chosen_kernels_get_the_call_in_one_form(pretend, monkeypatch):

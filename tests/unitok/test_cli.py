@@ -26,6 +26,7 @@ from unitok.collisions import RESOLVERS
 from unitok.data import EmbeddingInfo, generate_catalogue, read_domain, write_domain
 from unitok.tokenizer import ADD_MODES
 from unitok.trainer import CHECKPOINT, HISTORY
+from unitok_kernels import backends
 
 DOMAINS = ("beauty", "kitchen")
 TINY = ("--levels", 3, "--codebook-size", 16, "--codebook-dim", 8, "--batch-size", 32)
@@ -332,8 +333,24 @@ def test_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(found["checks"].values())
     assert found["backends"]["reference"]
     assert found["processor"]["threads"] == torch.get_num_threads()
+    assert (found["instruction_set"], found["instruction_sets"]) == (
+        backends.instruction_set(),
+        backends.instruction_sets(),
+    )
+    assert all(line in result.stdout for line in backends.explain().splitlines())
     monkeypatch.setattr("unitok.commands.doctor._codes_are_exact", lambda: False)
     assert "FAILED codes equal" in unitok("doctor", code=1).stdout
+
+
+def test_doctor_says_what_is_wrong_with_a_forced_instruction_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = "UNITOK_CPU must be one of generic, got 'sse'. Leave it unset to take the best that this processor has"
+    why_not = lambda backend: wrong if backend == "cpu" else None  # noqa: E731
+    monkeypatch.setattr(backends, "_why_not", why_not)
+    told = unitok("doctor", code=1).stdout
+    assert f"cpu: not available: {wrong}" in told
+    assert f"none was run: {wrong}" in told
+    found = json.loads(unitok("doctor", "--json", code=1).stdout)
+    assert (found["ok"], found["checks"], found["instruction_set"]) == (False, {}, None)
 
 
 def test_doctor_names_missing_extras(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ import pytest
 import unitok
 from unitok import data, metrics, trie
 
-PACKAGES = ("unitok", "unitok_kernels.checks")  # what is raised elsewhere is documented there
+PACKAGES = ("unitok", "unitok_kernels.checks", "unitok_kernels.rules")  # what is raised elsewhere is documented there
 SOURCED = {"SemanticIds", "Tokenizer", "UniTokModel", "PrefixTrie", *metrics.__all__}  # the paper's, or published
 
 

@@ -8,17 +8,27 @@ from pathlib import Path
 import pytest
 
 from unitok.cli import app
+from unitok_kernels import backends
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 SNIPPETS = re.findall(r"^```python\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
 
 
-@pytest.mark.parametrize(("snippet", "lines"), list(zip(SNIPPETS, (5, 10), strict=True)), ids=["kernels", "tokenizer"])
-def test_snippet(snippet: str, lines: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert sum(bool(line) for line in snippet.splitlines()) <= lines
-    monkeypatch.chdir(tmp_path)
-    exec(compile(snippet, "README.md", "exec"), {})
+LINES = {"kernels": 5, "tokenizer": 10, "serving": 6}
+NAMED = dict(zip(LINES, SNIPPETS, strict=True))
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_a_snippet_is_short(name: str) -> None:
+    assert sum(bool(line) for line in NAMED[name].splitlines()) <= LINES[name]
+
+
+def test_the_snippets_run_one_after_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # where one finds what another has written
+    for name, snippet in NAMED.items():
+        if name != "serving" or backends.available()["cpu"]:
+            exec(compile(snippet, f"README.md, {name}", "exec"), {})
 
 
 def test_every_command_is_in_the_table() -> None:

@@ -27,7 +27,7 @@ def doctor(as_json: Json = False) -> None:
 
     The checks: codes equal those of a float64 search, at an offset where the usual float32 form fails; an item's codes
     are the same alone and in a batch; a tokenizer gives the same IDs after it was saved and loaded. Where one fails,
-    the exit code is 1.
+    the exit code is 1. The environment variable UNITOK_CPU forces one of the instruction sets that are listed.
 
     For example:
 
@@ -41,7 +41,8 @@ def doctor(as_json: Json = False) -> None:
         "an item's codes are the same alone and in a batch": _batch_is_no_matter,
         "IDs are the same after saving and loading": _saving_is_no_matter,
     }
-    results = {name: check() for name, check in checks.items()}
+    wrong = backends.misnamed()
+    results = {} if wrong else {name: check() for name, check in checks.items()}
     found = {
         "unitok": __version__,
         "python": platform.python_version(),
@@ -49,14 +50,16 @@ def doctor(as_json: Json = False) -> None:
         "versions": {name: _version(name) for name in _NEEDED},
         "processor": _processor(),
         "backends": backends.available(),
+        "instruction_set": backends.instruction_set(),
+        "instruction_sets": backends.instruction_sets(),
         "extras": extras(),
         "checks": results,
-        "ok": all(results.values()),
+        "ok": wrong is None and all(results.values()),
     }
     if as_json:
         print_json(found)
     else:
-        _print(console(), found, backends.explain())
+        _print(console(), found, backends.explain(), wrong)
     if not found["ok"]:
         raise typer.Exit(1)
 
@@ -145,7 +148,7 @@ def _saving_is_no_matter() -> bool:
         return Tokenizer.from_pretrained(folder).tokenize(x).equals(tokenizer.tokenize(x))
 
 
-def _print(screen: Console, found: dict[str, Any], explained: str) -> None:
+def _print(screen: Console, found: dict[str, Any], explained: str, wrong: str | None) -> None:
     processor = found["processor"]
     lines = [
         f"unitok {found['unitok']}, Python {found['python']}, {found['platform']}",
@@ -163,5 +166,7 @@ def _print(screen: Console, found: dict[str, Any], explained: str) -> None:
         lines.append(f"  {extra:<10} {state}")
     lines += ["", "Checks"]
     lines += [f"  {'ok    ' if fine else 'FAILED'} {name}" for name, fine in found["checks"].items()]
+    if wrong:
+        lines.append(f"  none was run: {wrong}")
     for line in lines:
         screen.print(line, markup=False, soft_wrap=True)

@@ -23,6 +23,7 @@ def define(
     check: Callable[..., None],
     fake: Callable[..., Any],
     folder: str | None = None,
+    takes_float64: bool = False,
     setup: Callable[..., None] | None = None,
     backward: Callable[..., Any] | None = None,
 ) -> Callable[..., Any]:
@@ -34,6 +35,7 @@ def define(
         check: raises for arguments that don't fit; reads shapes, dtypes and devices only.
         fake: builds the outputs' shapes; called with the arguments, backend left out.
         folder: folder under `ops/` that holds the kernels, where it isn't `name`.
+        takes_float64: its kernels do; otherwise float64 runs on the reference alone.
         setup: keeps what `backward` needs; see `torch.library.register_autograd`.
         backward: the gradient; without it no output requires one, whatever the inputs do.
 
@@ -47,7 +49,7 @@ def define(
         check(*given)
         given = [_plain(a) if isinstance(a, Tensor) else a for a in given]
         tensors = [a for a in given if isinstance(a, Tensor)]
-        is_float64 = any(a.dtype == torch.float64 for a in tensors)
+        is_float64 = not takes_float64 and any(a.dtype == torch.float64 for a in tensors)
         chosen = backends.choose(home, backend, tensors[0].device, is_float64)
         before = torch.is_grad_enabled()
         torch.set_grad_enabled(False)  # a gradient is what `backward` gives, never a trace through a kernel

@@ -1,0 +1,177 @@
+"""Tokenize with a saved tokenizer and numpy alone: no torch is imported, so that a new process is ready at once.
+
+    tokenizer = unitok.serving.load(directory)
+    ids = tokenizer.tokenize(x, domain)
+
+The IDs are those of `Tokenizer.from_pretrained(directory).tokenize(x, domain)`. The native module must be built.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unitok.config import PRESETS, UniTokConfig
+from unitok.plain import embeddings, softmax, token_text, top_experts
+from unitok.storage import NOT_WHOLE, not_whole, read_pair
+from unitok_kernels import rules
+from unitok_kernels.numpy import encode, moe_encode, ordered_linear
+
+__all__ = ["ItemIds", "ServingTokenizer", "load"]
+
+_BLOCK_ROWS = 1024  # rows whose hidden layers are held at once
+
+Codes = NDArray[np.int64]
+Floats = NDArray[np.float32]
+
+
+class ItemIds(NamedTuple):
+    """The semantic IDs of N items.
+
+    Attributes:
+        codes: (N, L), of the top expert by level.
+        experts: (N, S), the routed experts, the top one first; zeros (N, 1) for a single codebook.
+        shared_codes: (N, L), of the shared expert, or None where there is none.
+        slot_codes: (N, S, L), of every routed expert, or None for S = 1.
+    """
+
+    codes: Codes
+    experts: Codes
+    shared_codes: Codes | None
+    slot_codes: Codes | None
+
+    def to_text(self) -> list[str]:
+        """Write each ID as one string, as `SemanticIds.to_text` does: `<a_12><b_7><c_3><d_9><e_2>`."""
+        return token_text(np.concatenate([self.codes, self.experts[:, :1]], axis=1))
+
+
+def load(directory: str | Path, *, threads: int | None = None) -> ServingTokenizer:
+    """Read what `Tokenizer.save_pretrained` wrote.
+
+    Args:
+        directory: the folder.
+        threads: that the tokenizer uses; None takes OMP_NUM_THREADS, or every processor that this process may use.
+
+    Returns:
+        ServingTokenizer: ready to tokenize.
+
+    Raises:
+        FileNotFoundError: no tokenizer is there.
+        ValueError: its files are broken, or of a later release.
+    """
+    folder = Path(directory)
+    rules.threads("load", threads)
+    try:
+        settings, state = read_pair("load", folder)
+        return ServingTokenizer(settings, state, threads)
+    except NOT_WHOLE as error:
+        raise not_whole("load", folder, error) from error
+
+
+class ServingTokenizer:
+    """Turns item embeddings into semantic IDs. Made by `load`.
+
+    Args:
+        settings: of the saved tokenizer.
+        state: its weights by name.
+        threads: as for `load`.
+
+    Source:
+        UniTok, arXiv 2511.12922.
+    """
+
+    def __init__(self, settings: dict[str, Any], state: dict[str, NDArray[Any]], threads: int | None) -> None:
+        self.config, self.threads = UniTokConfig.from_dict(settings["config"]), threads
+        self.preset = PRESETS[self.config.preset]
+        self.experts = {domain["name"]: domain["expert"] for domain in settings["domains"]}  # of domains added
+        self.input_dim, routed = settings["input_dim"], settings["router_experts"]
+        width = self.config.codebook_dim
+        chain = (self.config.num_levels, self.config.codebook_size, width)
+
+        def weights(name: str, *shape: int | None) -> NDArray[Any]:
+            found = state[name]
+            if found.dtype != np.float32 or any(
+                size not in (None, there) for size, there in zip(shape, found.shape, strict=True)
+            ):
+                raise ValueError(f"{name} is {found.dtype} of {found.shape}, not float32 of {shape}")
+            return found
+
+        def layer(name: str, wide: int, narrow: int) -> tuple[NDArray[Any], NDArray[Any]]:
+            return weights(f"{name}.weight", narrow, wide), weights(f"{name}.bias", narrow)
+
+        sizes = pairwise((self.input_dim, *self.config.encoder_widths, width))
+        self.encoder = [layer(f"encoder.{2 * depth}", *size) for depth, size in enumerate(sizes)]
+        self.router = layer("router", width, routed) if routed else None
+        self.codebooks = weights("quantizer.codebooks", None, *chain)
+        shared = routed and self.preset.shared != "none"
+        self.shared_codebooks = weights("quantizer.shared_codebooks", *chain) if shared else None
+
+    def tokenize(self, x: NDArray[Any], domain: str | None = None) -> ItemIds:
+        """Give each item its semantic ID; an item's ID depends on nothing but its own embedding and domain.
+
+        Args:
+            x: (N, D_in) float16, float32 or float64 embeddings. N = 0 works.
+            domain: a domain that the tokenizer knows; only those added with a new expert need to be named.
+
+        Returns:
+            ItemIds: codes (N, L), experts (N, S), and shared codes (N, L) where the preset has a shared expert.
+
+        Raises:
+            ValueError: wrong width, NaN or infinity (with the row), unknown domain.
+            TypeError: x isn't an array of floats.
+        """
+        rows = embeddings("tokenize", "x", x)
+        rules.same("tokenize", "x", rows.shape[1], "the tokenizer", self.input_dim, "width")
+        if domain is not None and domain not in self.experts:
+            known = ", ".join(self.experts)
+            rules.fail("tokenize", "domain", f"one of {known}", repr(domain), "Add it with Tokenizer.add_domain.")
+        z = self._latents(rows)
+        if self.router is None:
+            return self._items(np.zeros((len(z), 1), np.int64), z, None)
+        logits = ordered_linear(z, *self.router, threads=self.threads)
+        experts = top_experts(logits, self.config.top_k)
+        own = None if domain is None else self.experts[domain]
+        if own is not None:  # the router's fill the other slots
+            experts = np.concatenate([np.full_like(experts[:, :1], own), experts[:, :-1]], axis=1)
+        if self.preset.dense:
+            return self._item_ids(experts, *self._dense(z, experts, softmax(logits).astype(np.float32)))
+        if self.preset.shared == "parallel":
+            return self._items(experts, z, self.shared_codebooks)
+        assert self.shared_codebooks is not None
+        shared = encode(z, self.shared_codebooks, threads=self.threads)
+        return self._items(experts, z - shared.quantized, None)._replace(shared_codes=shared.codes)
+
+    def _latents(self, rows: Floats) -> Floats:
+        z = np.empty((len(rows), self.config.codebook_dim), np.float32)
+        for start in range(0, len(rows), _BLOCK_ROWS):
+            hidden: NDArray[Any] = rows[start : start + _BLOCK_ROWS]
+            for depth, layer in enumerate(self.encoder, 1):
+                hidden = ordered_linear(hidden, *layer, relu=depth < len(self.encoder), threads=self.threads)
+            z[start : start + _BLOCK_ROWS] = hidden
+        return z
+
+    def _dense(self, z: Floats, experts: Codes, probs: Floats) -> tuple[Codes, Codes]:
+        """The chain of `unitok.mixture.DenseMixtureVQ`: slot codes (N, S, L) and shared codes (N, L)."""
+        assert self.shared_codebooks is not None
+        emitted, shared_codes = [], []
+        for level, shared in enumerate(self.shared_codebooks):
+            shared_codes.append(encode(z, shared[None], threads=self.threads).codes[:, 0])
+            mixture, codes = self.preset.shared_weight * shared[shared_codes[-1]], []
+            for expert, codebook in enumerate(self.codebooks[:, level]):
+                codes.append(encode(z, codebook[None], threads=self.threads).codes[:, 0])
+                mixture = mixture + self.preset.routed_scale * probs[:, expert, None] * codebook[codes[-1]]
+            emitted.append(np.take_along_axis(np.stack(codes, 1), experts, 1))
+            z = z - mixture
+        return np.stack(emitted, 2), np.stack(shared_codes, 1)
+
+    def _items(self, experts: Codes, z: Floats, shared_codebooks: Floats | None) -> ItemIds:
+        weights = np.ones(experts.shape, np.float32)  # of a sum that nobody asks for
+        found = moe_encode(z, self.codebooks, experts, weights, shared_codebooks, threads=self.threads)
+        return self._item_ids(experts, found.codes, found.shared_codes)
+
+    def _item_ids(self, experts: Codes, codes: Codes, shared_codes: Codes | None) -> ItemIds:
+        return ItemIds(codes[:, 0], experts, shared_codes, codes if self.config.top_k > 1 else None)

@@ -1,0 +1,5 @@
+"""A linear layer whose result for a row doesn't depend on its batch."""
+
+from unitok_kernels.ops.ordered_linear.op import ordered_linear
+
+__all__ = ["ordered_linear"]

@@ -1,0 +1,108 @@
+"""The wording of errors, and the checks that need no more than sizes: shared by torch (`checks`) and numpy."""
+
+from __future__ import annotations
+
+from functools import cache
+from numbers import Integral, Real
+from typing import NoReturn, Protocol
+
+REPAIR = "Remove or repair it; with check_finite=False a bad row gets the code -1."
+OWNER = "Check which codebook they belong to."
+
+
+class Shaped(Protocol):
+    """A tensor or an array."""
+
+    @property
+    def ndim(self) -> int:
+        """How many dimensions it has."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its sizes."""
+
+
+def fail(
+    operation: str, argument: str, rule: str, got: object, step: str, error: type[Exception] = ValueError
+) -> NoReturn:
+    """Raise the one form of message that the library uses."""
+    raise error(f"{operation}: {argument} must be {rule}, got {got}. {step}")
+
+
+def typed(operation: str, name: str, value: object, kinds: tuple[type, ...], rule: str) -> None:
+    """Refuse a setting of another type; a bool is no number."""
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+        fail(operation, name, rule, type(value).__name__, "Convert it.", TypeError)
+
+
+def number(operation: str, **arguments: object) -> None:
+    """Refuse anything that isn't a real number."""
+    for name, value in arguments.items():
+        typed(operation, name, value, (Real,), "a float or an int")  # numpy's numbers are Real
+
+
+def flag(operation: str, **arguments: object) -> None:
+    """Refuse anything that isn't a bool."""
+    for name, value in arguments.items():
+        typed(operation, name, value, (bool,), "a bool")
+
+
+def threads(operation: str, value: object) -> None:
+    """Refuse a number of threads that isn't a positive int or None."""
+    typed(operation, "threads", value, (Integral, type(None)), "an int or None")
+    if isinstance(value, Integral):
+        at_least(operation, "threads", int(value), 1, "Leave it unset for all of them.")
+
+
+@cache
+def _rank_of(shape: str) -> int:
+    return shape.count(",") + (not shape.endswith(",)"))
+
+
+def rank(operation: str, name: str, value: Shaped, shape: str) -> None:
+    """Check the number of dimensions; `shape` reads like "(N, D)"."""
+    if value.ndim != (expected := _rank_of(shape)):
+        fail(operation, name, f"of shape {shape}", tuple(value.shape), f"Reshape it to {expected} dimension(s).")
+
+
+def same(operation: str, name: str, size: int, other: str, expected: int, what: str) -> None:
+    """Check that a size agrees with that of another argument."""
+    if size != expected:
+        step = f"Check that {name} and {other} belong together."
+        fail(operation, name, f"of {what} {expected}, as {other} is", size, step)
+
+
+def not_empty(operation: str, name: str, value: Shaped, letters: str) -> None:
+    """Check that no dimension of a codebook is 0; `letters` names them, e.g. "LKD"."""
+    for letter, size in zip(letters, value.shape, strict=True):
+        if size == 0:
+            got = tuple(value.shape)
+            fail(operation, name, f"of at least one entry in each dimension ({letter} = 0)", got, "Give it a codebook.")
+
+
+def at_least(operation: str, name: str, value: float, minimum: float, step: str) -> None:
+    """Check a number against its lower limit."""
+    if not value >= minimum:
+        fail(operation, name, f"at least {minimum}", value, step)
+
+
+def one_of(operation: str, name: str, value: object, options: tuple[str, ...]) -> None:
+    """Check a named option."""
+    if value not in options:
+        fail(operation, name, "one of " + ", ".join(map(repr, options)), repr(value), "Pick one of them.")
+
+
+def not_finite(operation: str, name: str, first: float, index: tuple[int, ...], step: str) -> NoReturn:
+    """Raise for NaN or infinity, `first` of it at `index`."""
+    fail(operation, name, "finite", f"{first} at {_place(index)}", step)
+
+
+def out_of_range(
+    operation: str, name: str, first: int, index: tuple[int, ...], minimum: int, limit: int, step: str
+) -> NoReturn:
+    """Raise for an integer outside minimum .. limit - 1, the first at `index`."""
+    fail(operation, name, f"between {minimum} and {limit - 1}", f"{first} at {_place(index)}", step)
+
+
+def _place(index: tuple[int, ...]) -> str:
+    return f"row {index[0]}" if len(index) == 1 else f"index {index}"
