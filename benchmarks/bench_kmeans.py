@@ -79,7 +79,8 @@ def test_lloyd(race, rows: int) -> None:
         if off > 1e-4:
             raise WrongResultError(f"{level.name}: inertia {off:.1e} from that of Lloyd in float64")
 
-    levels = [*ours("kmeans", lloyd, budget=15), Level("torch eager", torch_lloyd, budget=15)]
+    flops = 2.0 * rows * 256 * 32 * ITERATIONS
+    levels = [*ours("kmeans", lloyd, flops=flops, budget=15), Level("torch eager", torch_lloyd, budget=15)]
     if peers.library("faiss"):
         levels.append(Level("faiss Kmeans", faiss_kmeans, budget=15))
     if peers.library("sklearn"):
@@ -91,7 +92,7 @@ def test_lloyd(race, rows: int) -> None:
         (x, start),
         small=(x[:2000], start),
         check=check,
-        flops=2.0 * rows * 256 * 32 * ITERATIONS,
+        flops=flops,
     )
 
 

@@ -76,8 +76,9 @@ def test_moe_residual_encode(race, case: str) -> None:
         return peers.routed(z, codebooks, ids, weights, shared, SHARED_WEIGHT)
 
     ids, weights = route(z)
+    flops = 2.0 * ROWS * K * D * L * (slots + with_shared)
     levels = [
-        *ours("moe_residual_encode", encode),
+        *ours("moe_residual_encode", encode, flops=flops),
         Level("ours, with the router", lambda z, codebooks, *_: encode(z, codebooks, *route(z))),
         Level("one residual_encode", lambda z, codebooks, *_: uk.residual_encode(z, codebooks[0]), job="one chain"),
         Level("torch eager, a loop over experts", eager),
@@ -91,7 +92,7 @@ def test_moe_residual_encode(race, case: str) -> None:
         (z, codebooks, ids, weights),
         small=(z[:200], codebooks, ids[:200], weights[:200]),
         check=MixtureCheck(z, codebooks, ids, weights, shared),
-        flops=2.0 * ROWS * K * D * L * (slots + with_shared),
+        flops=flops,
     )
 
 

@@ -28,18 +28,19 @@ def fast(z: torch.Tensor, codebooks: torch.Tensor) -> uk.ResidualCodes:
 def test_residual_encode(race, case: str) -> None:
     rows, width, size, levels = SHAPES[case]
     z, codebooks = inputs.normal(rows, width), inputs.codebooks(levels, size, width)
+    flops = 2.0 * rows * size * width * levels
     race(
         "residual_encode",
         case,
         [
-            *ours("residual_encode", uk.residual_encode),
+            *ours("residual_encode", uk.residual_encode, flops=flops),
             Level("ours, fast", fast, isa=next(iter(instruction_sets()), None)),
             *peers.chains(codebooks),
         ],
         (z, codebooks),
         small=(z[:200], codebooks),
         check=ChainCheck(z, codebooks),
-        flops=2.0 * rows * size * width * levels,
+        flops=flops,
     )
 
 

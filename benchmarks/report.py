@@ -134,7 +134,8 @@ def tables(records: list[Record]) -> str:
             f"## {operation}: {case}",
             "",
             f"{first.device}, {first.cores} cores, {first.threads} threads, {first.instruction_set}, "
-            f"torch {first.torch}, {first.date}, commit {first.commit}, FMA peak {number(first.fma_peak_gflops)} GFLOP/s",
+            f"torch {first.torch}, {first.date}, commit {first.commit}, "
+            f"FMA peak {number(first.fma_peak_gflops)} GFLOP/s",
             "",
             f"| {' | '.join(HEADINGS)} |",
             "|---" + "|---:" * (len(HEADINGS) - 1) + "|",
