@@ -45,7 +45,7 @@ def sklearn_lloyd(x: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
 
 def constrained(x: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
     least, most = bounds(x, start)
-    settings = {"n_init": 1, "max_iter": ITERATIONS, "tol": 0.0, "n_jobs": torch.get_num_threads()}
+    settings = {"n_init": 1, "max_iter": ITERATIONS, "tol": 0.0, "n_jobs": 1}  # its jobs are starts: there is one
     found = peers.library("k_means_constrained").KMeansConstrained(
         len(start), size_min=least, size_max=most, init=start.numpy(), **settings
     )

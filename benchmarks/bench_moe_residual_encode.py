@@ -57,7 +57,7 @@ def _where(ids: Tensor, expert: int) -> tuple[Tensor, Tensor]:
     return (ids == expert).nonzero(as_tuple=True)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [pytest.param(c, marks=pytest.mark.slow if "E=10" in c else ()) for c in CASES])
 def test_moe_residual_encode(race, case: str) -> None:
     experts, slots, with_shared = CASES[case]
     z, codebooks = inputs.normal(ROWS, D), inputs.codebooks(experts, L, K, D)

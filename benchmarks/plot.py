@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import matplotlib
@@ -21,6 +22,14 @@ FAMILIES = {
     "scikit-learn": ("#009E73", "P"),
     "k-means-constrained": ("#56B4E9", "X"),
 }
+
+
+def number(value: float | None) -> str:
+    """Format with three significant digits, without an exponent; a blank for None."""
+    if not value:
+        return "" if value is None else "0"
+    value = float(f"{value:.3g}")
+    return f"{value:,.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
 
 
 def family(level: str) -> str | None:
@@ -55,7 +64,7 @@ def draw_speed(records: list[Record], path: Path) -> None:
     names = []
     for operation, case in cases:
         first = next(r for r in records if (r.operation, r.case) == (operation, case))
-        names.append(f"{operation}: {case}   {first.min_ms:,.3g} ms")
+        names.append(f"{operation}: {case}   {number(first.min_ms)} ms")
     axis.set_yticks(range(len(cases)), names, fontsize=8)
     axis.invert_yaxis()
     axis.axvline(1, color="black", linewidth=0.8)

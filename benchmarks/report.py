@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import math
 import types
 import typing
 from collections.abc import Iterable
@@ -18,19 +17,12 @@ from rich.table import Table
 
 from benchmarks.bars import Verdict, judge
 from benchmarks.harness import Record
+from benchmarks.plot import draw_speed, number
 
 RESULTS = Path("benchmarks/results")
 PAGE = Path("docs/results/cpu.md")
 BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
 HEADINGS = ("level", "ms, min", "p20", "p50", "p80", "rounds", "GFLOP/s", "% of peak", "extra MiB", "x ours")
-
-
-def number(value: float | None) -> str:
-    """Format with three significant digits, without an exponent; a blank for None."""
-    if not value:
-        return "" if value is None else "0"
-    value = float(f"{value:.3g}")
-    return f"{value:,.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
 
 
 def cells(record: Record) -> tuple[str, ...]:
@@ -110,8 +102,6 @@ def print_bars(verdicts: Iterable[Verdict]) -> None:
 
 def publish(folder: Path) -> None:
     """Draw the plot and, for the committed results, write the tables of the page."""
-    from benchmarks.plot import draw_speed
-
     if not (records := read(folder)):
         return
     draw_speed(records, folder / "speed.png")

@@ -177,7 +177,7 @@ def test_the_page_shows_a_miss_as_it_is() -> None:
     [(None, ""), (0, "0"), (0.012345, "0.0123"), (1.5, "1.50"), (99.96, "100"), (1234.5, "1,230"), (14.71, "14.7")],
 )
 def test_numbers_have_three_digits(value, text) -> None:
-    assert report.number(value) == text
+    assert plot.number(value) == text
 
 
 def test_percentiles_lie_between_the_rounds() -> None:
