@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import unitok_kernels as uk
 from benchmarks import inputs, peers
-from benchmarks.checks import MARGIN, PEERS_MARGIN, WrongResultError, close, near_truth, truth
+from benchmarks.checks import MARGIN, PEERS_MARGIN, SameCodes, WrongResultError, close, near_truth, truth
 from benchmarks.harness import Level, ours
 from unitok.config import PRESETS
 
@@ -31,12 +31,14 @@ class MixtureCheck:
         self.chains = [(rows, slots, codebooks[e]) for e in range(len(codebooks)) for rows, slots in [_where(ids, e)]]
         self.z, self.codebooks, self.ids, self.weights, self.shared = z, codebooks, ids, weights, shared
         self.right = [truth(z[rows], tables) for rows, _, tables in self.chains]
+        self.same = SameCodes()
         self.shared_right = None if shared is None else truth(z, shared)
 
     def __call__(self, level: Level, result: Any) -> None:
         if level.job:
             return
         codes, combined, shared_codes = result
+        self.same(level, codes)
         margin = MARGIN if level.name.startswith("ours") else PEERS_MARGIN
         total = torch.zeros_like(self.z, dtype=torch.float64)
         for (rows, slots, tables), right in zip(self.chains, self.right, strict=True):

@@ -8,7 +8,7 @@ import pytest
 
 import unitok_kernels as uk
 from benchmarks import inputs, peers
-from benchmarks.checks import MARGIN, PEERS_MARGIN, close, near_truth, truth
+from benchmarks.checks import MARGIN, PEERS_MARGIN, SameCodes, close, near_truth, truth
 from benchmarks.harness import Level, ours
 
 SHAPES = {  # N, D, K
@@ -22,10 +22,11 @@ SHAPES = {  # N, D, K
 def test_nearest_codeword(race, case: str) -> None:
     rows, width, size = SHAPES[case]
     x, codebook = inputs.normal(rows, width), inputs.normal(size, width, seed=1)
-    right = truth(x, codebook[None])
+    right, same = truth(x, codebook[None]), SameCodes()
 
     def check(level: Level, result: Any) -> None:
         codes, margin = (result[0], MARGIN) if level.name.startswith("ours") else (result, PEERS_MARGIN)
+        same(level, codes)
         near_truth(level.name, codes[:, None], x, codebook[None], right, margin)
         if margin == MARGIN:
             close(level.name, result[1], (x.double() - codebook.double()[codes]).square().sum(1), 1e-5)

@@ -45,22 +45,33 @@ def near_truth(name: str, codes: Tensor, z: Tensor, codebooks: Tensor, right: Te
         residual = residual - codebook[code]
 
 
+class SameCodes:
+    """Our instruction sets agree in every code, near ties or not."""
+
+    def __init__(self) -> None:
+        self.first: Tensor | None = None
+
+    def __call__(self, level: Level, codes: Tensor) -> None:
+        if level.isa is None:
+            return
+        self.first = codes if self.first is None else self.first
+        if not torch.equal(codes, self.first):
+            raise WrongResultError(f"{level.name}: other codes than on another instruction set")
+
+
 class ChainCheck:
     """Codes agree with the float64 search; ours agree among themselves and sum to `quantized` bit by bit."""
 
     def __init__(self, z: Tensor, codebooks: Tensor) -> None:
         self.z, self.codebooks, self.right = z, codebooks, truth(z, codebooks)
-        self.first: Tensor | None = None
+        self.same = SameCodes()
 
     def __call__(self, level: Level, result: Any) -> None:
         codes = result if isinstance(result, Tensor) else result[0]
         is_ours = level.name.startswith("ours")
         margin = MARGIN if is_ours else PEERS_MARGIN
         near_truth(level.name, codes, self.z, self.codebooks, self.right, margin)
-        if level.isa is not None:
-            self.first = codes if self.first is None else self.first
-            if not torch.equal(codes, self.first):
-                raise WrongResultError(f"{level.name}: other codes than on another instruction set")
+        self.same(level, codes)
         if is_ours and not isinstance(result, Tensor) and not torch.equal(result[1], self._sum(codes)):
             raise WrongResultError(f"{level.name}: quantized isn't the float32 sum of its codewords in level order")
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from benchmarks import bars, inputs, peers, plot, report
-from benchmarks.checks import ChainCheck, CloseCheck, near_truth, truth
+from benchmarks.checks import ChainCheck, CloseCheck, SameCodes, near_truth, truth
 from benchmarks.harness import Level, Race, Record, WrongResultError, native, ours, quantile
 from unitok_kernels import nearest_codeword, residual_encode
 
@@ -81,6 +81,14 @@ def test_quantized_that_is_not_the_sum_of_its_codewords_fails(chain) -> None:
     check(Level("ours, here", residual_encode), found)
     with pytest.raises(WrongResultError, match="level order"):
         check(Level("ours, here", residual_encode), bent)
+
+
+def test_instruction_sets_that_disagree_at_a_tie_fail() -> None:
+    same, level = SameCodes(), Level("ours, avx2", print, isa="avx2")
+    same(level, torch.tensor([1, 2]))
+    same(Level("torch", print), torch.tensor([1, 3]))
+    with pytest.raises(WrongResultError, match="another instruction set"):
+        same(level, torch.tensor([1, 3]))
 
 
 def test_a_gradient_that_is_off_fails() -> None:
