@@ -28,9 +28,9 @@ lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(STAMP) ## the benchmarks
+bench: $(STAMP) ## the benchmarks, beside every peer that installs; BENCH="--quick -k hsic" for a part of them
 	$(BIN)/pip install -q -c constraints.txt -e '.[bench]'
-	$(BIN)/pytest benchmarks --benchmark-only
+	$(BIN)/pytest benchmarks --benchmark-only --benchmark-quiet -q $(BENCH)
 
 # The log lists what went into the build's environment; setuptools in it shows that it does.
 prove: ## build the wheel in isolation without torch, install it alone, import both packages

@@ -1,56 +1,68 @@
-"""residual_encode beside what a user could pick instead; a time is taken only after the results agree."""
+"""residual_encode: long and short batches, and the latency of a single row."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 
 import pytest
 import torch
-from torch import Tensor
 
 import unitok_kernels as uk
+from benchmarks import inputs, peers
+from benchmarks.checks import ChainCheck
+from benchmarks.harness import Level, instruction_sets, ours
 
-SHAPES = {"64k x 32, K=256, L=4": (65_536, 32, 256, 4), "4k x 128, K=1024, L=8": (4_096, 128, 1024, 8)}
-
-
-def eager(z: Tensor, codebooks: Tensor) -> Tensor:
-    """The usual torch code: expanded squared distances, argmin, gather, subtract."""
-    residual, codes = z, []
-    for codebook in codebooks:
-        code = ((codebook * codebook).sum(1) - 2 * residual @ codebook.T).argmin(1)
-        residual = residual - codebook[code]
-        codes.append(code)
-    return torch.stack(codes, 1)
+SHAPES = {  # N, D, K, L
+    "1k x 32, K=256, L=4": (inputs.ROWS["1k"], 32, 256, 4),
+    "64k x 32, K=256, L=4": (inputs.ROWS["64k"], 32, 256, 4),
+    "16k x 128, K=1024, L=8": (inputs.ROWS["16k"], 128, 1024, 8),
+    "1M x 32, K=256, L=4": (inputs.ROWS["1M"], 32, 256, 4),
+}
 
 
-def faiss_flat(z: Tensor, codebooks: Tensor) -> Tensor:
-    """faiss, one flat index a level."""
-    faiss = pytest.importorskip("faiss")
-    residual, codes = z, []
-    for codebook in codebooks:
-        index = faiss.IndexFlatL2(codebook.shape[1])
-        index.add(codebook.numpy())
-        code = torch.from_numpy(index.search(residual.numpy(), 1)[1][:, 0])
-        residual = residual - codebook[code]
-        codes.append(code)
-    return torch.stack(codes, 1)
+def fast(z: torch.Tensor, codebooks: torch.Tensor) -> uk.ResidualCodes:
+    return uk.residual_encode(z, codebooks, precision="fast")
 
 
-def ours(z: Tensor, codebooks: Tensor) -> Tensor:
-    """The operation on the backend that the machine gets."""
-    return uk.residual_encode(z, codebooks).codes
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(c, marks=pytest.mark.slow if math.prod(shape) > 4e9 else ()) for c, shape in SHAPES.items()],
+)
+def test_residual_encode(race, case: str) -> None:
+    rows, width, size, levels = SHAPES[case]
+    z, codebooks = inputs.normal(rows, width), inputs.codebooks(levels, size, width)
+    flops = 2.0 * rows * size * width * levels
+    race(
+        "residual_encode",
+        case,
+        [
+            *ours("residual_encode", uk.residual_encode, flops=flops),
+            Level("ours, fast", fast, isa=next(iter(instruction_sets()), None)),
+            *peers.chains(codebooks),
+        ],
+        (z, codebooks),
+        small=(z[:200], codebooks),
+        check=ChainCheck(z, codebooks),
+        flops=flops,
+    )
 
 
-@pytest.mark.parametrize("encode", [ours, eager, faiss_flat], ids=lambda f: f.__name__)
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_residual_encode(
-    benchmark: Callable[..., Tensor], encode: Callable[[Tensor, Tensor], Tensor], shape: tuple[int, int, int, int]
-) -> None:
-    rows, width, size, levels = shape
-    generator = torch.Generator().manual_seed(0)
-    z = torch.randn(rows, width, generator=generator)
-    codebooks = torch.randn(levels, size, width, generator=generator) * 0.5 ** torch.arange(levels)[:, None, None]
-    expected = uk.residual_encode(z, codebooks, backend="reference").codes
-    # float32 forms may lose near ties, and a row that differs once differs on every later level
-    assert (encode(z, codebooks) == expected).all(1).float().mean() > 0.999
-    benchmark.pedantic(encode, args=(z, codebooks), rounds=7, warmup_rounds=1)
+def test_latency_of_one_row(race) -> None:
+    z, codebooks = inputs.normal(1, 32), inputs.codebooks(4, 256, 32)
+
+    def through(z: torch.Tensor, codebooks: torch.Tensor) -> uk.ResidualCodes:
+        return uk.residual_encode(z, codebooks)
+
+    eager = peers.chain(peers.nearest_expanded)
+    race(
+        "residual_encode",
+        "1 x 32, K=256, L=4",
+        [
+            *ours("residual_encode", uk.residual_encode),
+            Level("ours, through torch.compile", peers.compiled(through), compiled=True),
+            Level("torch eager", eager),
+            Level("torch.compile", torch.compile(eager, dynamic=False), compiled=True),
+        ],
+        (z, codebooks),
+        check=ChainCheck(z, codebooks),
+    )

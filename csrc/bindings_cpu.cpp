@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "fma_peak.h"
 #include "isa.h"
 #include "moe_residual_encode.h"
 #include "nearest_codeword.h"
@@ -33,6 +34,8 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("instruction_set", [] { return unitok::isa_name(unitok::isa()); });
   m.def("instruction_sets", &unitok::available_isas);
   m.def("use_instruction_set", &unitok::use_isa);
+
+  m.def("fma_peak", &unitok::fma_peak, py::call_guard<gil_scoped_release>());
 
   m.def(
       "moe_residual_encode",

@@ -1,0 +1,32 @@
+"""The inputs that cases share, from fixed seeds."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+ROWS = {"1k": 1_000, "16k": 16_384, "64k": 65_536, "1M": 1_048_576}
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    """Standard normal values."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def codebooks(*shape: int, seed: int = 1) -> Tensor:
+    """Random codebooks (..., L, K, D), each level half as wide as the one before, as fitted ones are."""
+    return normal(*shape, seed=seed) * 0.5 ** torch.arange(shape[-3])[:, None, None]
+
+
+def clusters(rows: int, width: int, centres: int, *, skew: float = 0.0, seed: int = 2) -> Tensor:
+    """Rows around random centres; with `skew` s, centre i has a share of (i + 1)^-s."""
+    generator = torch.Generator().manual_seed(seed)
+    places = torch.randn(centres, width, generator=generator)
+    share = torch.arange(1, centres + 1).double() ** -skew
+    which = torch.multinomial(share, rows, replacement=True, generator=generator)
+    return places[which] + 0.3 * torch.randn(rows, width, generator=generator)
+
+
+def distinct_rows(x: Tensor, count: int, seed: int = 3) -> Tensor:
+    """Rows drawn without replacement: a start that every k-means gets alike."""
+    return x[torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:count]].clone()
