@@ -34,7 +34,8 @@ def test_defaults_and_keywords_work_through_torch_ops():
     z, codebooks = normal(5, 3), normal(2, 4, 3)
     plain = torch.ops.unitok_kernels.residual_encode(z, codebooks)
     named = torch.ops.unitok_kernels.residual_encode(z, codebooks, stats=True, backend="reference")
-    assert all(torch.equal(one, two) for one, two in zip(plain, named, strict=True))
+    assert all(torch.equal(one, two) for one, two in zip(plain[:2], named[:2], strict=True))
+    torch.testing.assert_close(plain[2:], named[2:])
 
 
 def test_operations_without_a_gradient_hand_out_none():
