@@ -228,7 +228,7 @@ def test_a_wrong_instruction_set_is_refused_with_those_that_there_are():
     encoded = script(PREAMBLE + "right()", UNITOK_CPU="sse9")
     assert encoded.stderr.strip().splitlines()[-1] == done.stderr.strip().splitlines()[-1]
     before = _cpu.instruction_set()
-    with pytest.raises(ValueError, match="the instruction set must be one of .*, got 'AVX2'"):
+    with pytest.raises(ValueError, match=r"the instruction set must be one of .*, got 'AVX2'"):
         _cpu.use_instruction_set("AVX2")
     assert _cpu.instruction_set() == before
 

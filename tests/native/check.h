@@ -63,5 +63,7 @@ inline Bytes as_type(const std::vector<float>& values, unitok::Float type) {
   return bytes;
 }
 
+void check_addresses();             // huge.cpp
+void check_huge();                  // huge.cpp, calls beyond 2^33 values: some seconds each, without a sanitizer
 void check_pool(Effort effort);     // pool.cpp
 void check_vectors(Effort effort);  // vectors.cpp, on every instruction set

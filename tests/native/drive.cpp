@@ -1,7 +1,7 @@
 // Runs the kernels of csrc/cpu without Python, so that sanitizers can watch: ragged shapes, every instruction set, 1 to
 // 4 threads, several callers at once. Each result is held to a naive double loop, and to the first set's bit by bit.
 //
-//     drive [quick]
+//     drive [quick | huge]
 //
 // To add an operation: one function on a Shape that runs it and holds the result to a loop, and a line in kKernels.
 #include <chrono>
@@ -155,14 +155,16 @@ void check_callers_at_once(Effort effort) {
 }  // namespace
 
 int main(int count, char** arguments) {
-  const Effort effort{count > 1 && std::string(arguments[1]) == "quick"};
+  const std::string mode = count > 1 ? arguments[1] : "";
+  const Effort effort{mode == "quick"};
   const auto start = std::chrono::steady_clock::now();
   const auto done = [&](const char* what) {
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
     std::printf("%6.1f s  %s\n", seconds.count(), what);
     std::fflush(stdout);
   };
-  check_vectors(effort), done("numbers and vectors");
+  if (mode == "huge") return check_huge(), done("calls beyond 2^33 values"), 0;
+  check_addresses(), check_vectors(effort), done("numbers, vectors and addresses");
   check_pool(effort), done("thread pool");
   for (const Kernel& kernel : kKernels) check_kernel(kernel, effort), done(kernel.name);
   check_callers_at_once(effort), done("callers at once");
