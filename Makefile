@@ -49,8 +49,9 @@ prove: $(STAMP) ## wheels built in isolation, with a compiler and without; a qui
 		print('wheel: built and imported without torch; kernels for', *_cpu.instruction_sets())"
 	rm -rf build/lib* build/temp* build/bdist*
 	CC=/bin/false CXX=/bin/false runs/prove/env/bin/pip wheel -q --no-deps --no-cache-dir -w runs/prove/plain .
-	$(BIN)/pip install -q --no-deps --target runs/prove/plain/lib runs/prove/plain/*.whl
-	cd runs/prove && PYTHONPATH=plain/lib ../../$(BIN)/python -c "import torch, unitok_kernels as uk; \
+	runs/prove/env/bin/pip install -q --no-deps --target runs/prove/plain/lib runs/prove/plain/*.whl
+	site=$$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))") && cd runs/prove \
+		&& PYTHONPATH=plain/lib:$$site env/bin/python -c "import torch, unitok_kernels as uk; \
 		assert 'plain/lib' in uk.__file__ and not uk.backends.available()['cpu'], uk.__file__; \
 		assert uk.residual_encode(torch.eye(3), torch.eye(3)[None]).codes.flatten().tolist() == [0, 1, 2]; \
 		print('no compiler: installed, and the reference works')"
