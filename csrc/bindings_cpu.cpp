@@ -4,7 +4,10 @@
 #include <pybind11/stl.h>
 
 #include "isa.h"
+#include "moe_residual_encode.h"
+#include "nearest_codeword.h"
 #include "residual_encode.h"
+#include "residual_loss.h"
 
 namespace py = pybind11;
 using Address = std::uintptr_t;
@@ -31,12 +34,63 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("use_instruction_set", &unitok::use_isa);
 
   m.def(
+      "moe_residual_encode",
+      [](Address z, int type, int64_t count, int64_t width, Address codebooks, int64_t experts, int64_t levels,
+         int64_t codewords, Address expert_ids, Address expert_weights, int64_t slots, Address shared_codebooks,
+         int64_t shared_levels, int64_t shared_codewords, float shared_weight, Address combined, Address codes,
+         Address shared_codes, Address level_error, Address shared_error, Address counts, int threads, bool fast,
+         bool stats) {
+        return unitok::moe_residual_encode(
+            rows(z, type, count, width), {at<const float>(codebooks), experts, levels, codewords},
+            {at<const int64_t>(expert_ids), at<const float>(expert_weights), slots},
+            {at<const float>(shared_codebooks), shared_levels > 0, shared_levels, shared_codewords}, shared_weight,
+            {at<void>(combined), at<int64_t>(codes), at<int64_t>(shared_codes), at<float>(level_error),
+             at<float>(shared_error), at<int64_t>(counts)},
+            {threads, fast, stats});
+      },
+      py::call_guard<gil_scoped_release>());
+  m.def(
+      "moe_residual_encode_backward",
+      [](Address gradient, int64_t count, int64_t width, Address codebooks, int64_t experts, int64_t levels,
+         int64_t codewords, Address expert_ids, Address expert_weights, int64_t slots, Address codes,
+         int64_t shared_levels, int64_t shared_codewords, float shared_weight, Address shared_codes, Address by_z,
+         Address by_weights, Address by_codebooks, Address by_shared, int threads) {
+        unitok::moe_residual_encode_backward(
+            at<const float>(gradient), count, width, {at<const float>(codebooks), experts, levels, codewords},
+            {at<const int64_t>(expert_ids), at<const float>(expert_weights), slots}, at<const int64_t>(codes),
+            {nullptr, shared_levels > 0, shared_levels, shared_codewords}, shared_weight,
+            at<const int64_t>(shared_codes), at<float>(by_z), at<float>(by_weights), at<float>(by_codebooks),
+            at<float>(by_shared), threads);
+      },
+      py::call_guard<gil_scoped_release>());
+  m.def(
+      "nearest_codeword",
+      [](Address x, int type, int64_t count, int64_t width, Address codebook, int64_t codewords, Address codes,
+         Address squared_distance, Address counts, int threads, bool fast, bool stats) {
+        return unitok::nearest_codeword(rows(x, type, count, width), at<const float>(codebook), codewords,
+                                        at<int64_t>(codes), at<float>(squared_distance), at<int64_t>(counts),
+                                        {threads, fast, stats});
+      },
+      py::call_guard<gil_scoped_release>());
+  m.def(
       "residual_encode",
       [](Address z, int type, int64_t count, int64_t width, Address codebooks, int64_t levels, int64_t codewords,
          Address codes, Address quantized, Address level_error, Address counts, int threads, bool fast, bool stats) {
         return unitok::residual_encode(rows(z, type, count, width), at<const float>(codebooks), levels, codewords,
                                        at<int64_t>(codes), at<void>(quantized), at<float>(level_error),
                                        at<int64_t>(counts), {threads, fast, stats});
+      },
+      py::call_guard<gil_scoped_release>());
+
+  m.def(
+      "residual_loss",
+      [](Address z, int type, int64_t count, int64_t width, Address codes, Address codebooks, int64_t experts,
+         int64_t levels, int64_t codewords, Address expert_ids, int64_t slots, float codebook_weight,
+         float commitment_weight, Address loss, Address by_z, Address by_codebooks, int threads) {
+        return unitok::residual_loss(rows(z, type, count, width), at<const int64_t>(codes),
+                                     {at<const float>(codebooks), experts, levels, codewords},
+                                     at<const int64_t>(expert_ids), slots, {codebook_weight, commitment_weight},
+                                     at<float>(loss), at<float>(by_z), at<float>(by_codebooks), threads);
       },
       py::call_guard<gil_scoped_release>());
 }

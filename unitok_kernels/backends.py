@@ -109,6 +109,12 @@ def explain() -> str:
     return "\n".join(lines)
 
 
+@cache
+def _preferred(operation: str, device_type: str, is_float64: bool) -> str:
+    order = _PREFERENCE.get(device_type, ("reference",))
+    return next(b for b in order if _refusal(operation, b, device_type, is_float64) is None)
+
+
 def choose(operation: str, requested: str | None, device: torch.device, is_float64: bool) -> str:
     """Name the backend that a call gets.
 
@@ -126,8 +132,7 @@ def choose(operation: str, requested: str | None, device: torch.device, is_float
     """
     demanded = requested or os.environ.get("UNITOK_BACKEND") or None
     if demanded is None:
-        order = _PREFERENCE.get(device.type, ("reference",))
-        return next(b for b in order if _refusal(operation, b, device.type, is_float64) is None)
+        return _preferred(operation, device.type, is_float64)
     asked = "backend" if requested else "UNITOK_BACKEND"
     if demanded not in _BACKENDS:
         names = ", ".join(_BACKENDS)

@@ -6,6 +6,7 @@ are called inside the operations, where they break no graph.
 
 from __future__ import annotations
 
+from functools import cache
 from numbers import Integral, Real
 from typing import NoReturn
 
@@ -82,9 +83,13 @@ def integral(operation: str, name: str, value: Tensor, shape: str) -> None:
     _rank(operation, name, value, shape)
 
 
+@cache
+def _rank_of(shape: str) -> int:
+    return shape.count(",") + (not shape.endswith(",)"))
+
+
 def _rank(operation: str, name: str, value: Tensor, shape: str) -> None:
-    rank = shape.count(",") + (not shape.endswith(",)"))
-    if value.dim() != rank:
+    if value.dim() != (rank := _rank_of(shape)):
         fail(operation, name, f"of shape {shape}", tuple(value.shape), f"Reshape it to {rank} dimension(s).")
 
 
@@ -105,18 +110,22 @@ def not_empty(operation: str, name: str, value: Tensor, letters: str) -> None:
 
 def one_device(operation: str, **arguments: Tensor | None) -> None:
     """Check that all tensors live on the device of the first."""
-    (first, anchor), *rest = ((n, v) for n, v in arguments.items() if v is not None)
-    for name, value in rest:
-        if value.device != anchor.device:
+    first = next(iter(arguments))  # never an optional one
+    anchor = arguments[first]
+    assert anchor is not None
+    for name, value in arguments.items():
+        if value is not None and value.device != anchor.device:
             step = f"Move it with {name}.to({first}.device)."
             fail(operation, name, f"on {anchor.device}, as {first} is", value.device, step)
 
 
 def no_mixed_float64(operation: str, **arguments: Tensor | None) -> None:
     """Float64 is for checking gradients: either all floating inputs have it, or none."""
+    wide = [n for n, v in arguments.items() if v is not None and v.dtype == torch.float64]
+    if not wide:
+        return
     given = {n: v for n, v in arguments.items() if v is not None}
-    wide = [n for n, v in given.items() if v.dtype == torch.float64]
-    if wide and len(wide) != len(given):
+    if len(wide) != len(given):
         narrow = next(n for n in given if n not in wide)
         got = given[narrow].dtype
         fail(operation, narrow, f"float64, as {wide[0]} is", got, "Convert both to one precision.", TypeError)

@@ -1,4 +1,4 @@
-// Residual chains on a block of rows. Read inside a kernel, once an instruction set, after search.h.
+// Residual chains on a block of rows. Read inside a kernel, once an instruction set, after shortlist.h.
 namespace unitok::UNITOK_ISA {
 
 // Below so many rows, packing a codebook takes longer than searching it as it is.
@@ -9,15 +9,24 @@ class Chain {
  public:
   Chain() = default;
   Chain(const float* codebooks, int64_t levels, int64_t codewords, int64_t width)
-      : codebooks_(codebooks), codewords_(codewords), width_(width), packed_(static_cast<std::size_t>(levels)) {}
+      : codebooks_(codebooks), codewords_(codewords), width_(width), packed_(static_cast<std::size_t>(levels)), shortlists_(packed_.size()) {}
 
-  void pack(int64_t level) { packed_[static_cast<std::size_t>(level)] = Packed(table(level), codewords_, width_); }
+  // Packs one level; of all or of none.
+  void pack(int64_t level, bool fast) {
+    Packed& packed = packed_[static_cast<std::size_t>(level)];
+    packed = Packed(table(level), codewords_, width_);
+    const bool fits = width_ >= kNarrowest && width_ <= kWidest && packed.finite();
+    if (fast && fits && UNITOK_LEVEL == 512 && has_vnni())
+      shortlists_[static_cast<std::size_t>(level)] = Shortlist(packed);
+  }
 
   bool finite() const {
     return std::all_of(packed_.begin(), packed_.end(), [](const Packed& p) { return p.finite(); });
   }
   const float* table(int64_t level) const { return codebooks_ + level * codewords_ * width_; }
+  bool is_packed() const { return packed_[0].vectors() > 0; }
   const Packed& packed(int64_t level) const { return packed_[static_cast<std::size_t>(level)]; }
+  const Shortlist& shortlist(int64_t level) const { return shortlists_[static_cast<std::size_t>(level)]; }
   int64_t levels() const { return static_cast<int64_t>(packed_.size()); }
   int64_t codewords() const { return codewords_; }
   int64_t width() const { return width_; }
@@ -26,6 +35,7 @@ class Chain {
   const float* codebooks_ = nullptr;
   int64_t codewords_ = 0, width_ = 0;
   std::vector<Packed> packed_;
+  std::vector<Shortlist> shortlists_;
 };
 
 // residual -= codeword, quantized += codeword; returns the lanes of the new residual's squares.
@@ -51,29 +61,42 @@ inline V step(float* residual, float* quantized, const float* codeword, int64_t 
 class Walker {
  public:
   Walker() = default;
-  Walker(int64_t levels, int64_t codewords, int64_t width) : searcher_(codewords, width), codes_(levels * kBlock) {}
+  // For chains of at most so many levels and codewords.
+  Walker(int64_t levels, int64_t codewords, int64_t width, bool fast, bool stats)
+      : stats_(stats), searcher_(codewords, width), codes_(levels * kBlock) {
+    if (fast) fast_ = ShortlistSearcher(codewords, width);
+  }
 
-  // Runs `count` <= kBlock rows through a chain. residual and quantized have `stride` floats a row, zeros beyond the
-  // width; both are overwritten, quantized from whatever it holds on. errors[level] is raised by the sum of the squares
-  // of what is left.
-  void run(const Chain& chain, float* residual, float* quantized, int64_t count, int64_t stride, bool stats,
-           double* errors, Counts& counts, bool& finite) {
-    const bool packed = chain.packed(0).vectors() > 0;
+  Counts counts;
+  bool finite = true;  // false once an unpacked codebook was seen to hold NaN or infinity
+
+  // Finds the codes of `count` <= kBlock rows of `stride` floats, zeros beyond the width, on one level.
+  void find(const Chain& chain, int64_t level, const float* rows, int64_t count, int64_t stride, int64_t* codes) {
+    if (chain.is_packed() && chain.shortlist(level).usable()) {
+      fast_.search(chain.packed(level), chain.shortlist(level), rows, count, stride, stats_, codes, searcher_.distances(),
+                   counts);
+      return;
+    }
+    if (chain.is_packed()) {
+      searcher_.search(chain.packed(level), rows, count, stride, stats_, codes, counts);
+      return;
+    }
+    for (int64_t i = 0; i < count; ++i)
+      codes[i] = search_row(rows + i * stride, chain.table(level), chain.codewords(), chain.width(),
+                            searcher_.distances(), stats_, counts, finite);
+  }
+
+  // Runs rows through all levels: `residual` ends as what is left, and the codewords are added to `quantized` in level
+  // order. errors[level] is raised by the sum of the squares of what is left there.
+  void run(const Chain& chain, float* residual, float* quantized, int64_t count, int64_t stride, double* errors) {
     for (int64_t level = 0; level < chain.levels(); ++level) {
-      const float* table = chain.table(level);
-      int64_t* codes = codes_.data() + level * kBlock;
-      if (packed) {
-        searcher_.search(chain.packed(level), residual, count, stride, stats, codes, counts);
-      } else {
-        for (int64_t i = 0; i < count; ++i)
-          codes[i] = search_row(residual + i * stride, table, chain.codewords(), chain.width(), searcher_.distances(),
-                                stats, counts, finite);
-      }
+      int64_t* const codes = codes_.data() + level * kBlock;
+      find(chain, level, residual, count, stride, codes);
+      const float* const table = chain.table(level);
       V squares = zero();
-      for (int64_t i = 0; i < count; ++i) {
+      for (int64_t i = 0; i < count; ++i)
         squares = add(squares, step(residual + i * stride, quantized + i * stride, table + codes[i] * chain.width(),
                                     chain.width()));
-      }
       float lanes[kLanes];
       store(lanes, squares);
       for (float lane : lanes) errors[level] += static_cast<double>(lane);
@@ -84,7 +107,9 @@ class Walker {
   int64_t code(int64_t i, int64_t level) const { return codes_[level * kBlock + i]; }
 
  private:
+  bool stats_ = false;
   Searcher searcher_;
+  ShortlistSearcher fast_;
   Buffer<int64_t> codes_;
 };
 

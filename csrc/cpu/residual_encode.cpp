@@ -18,6 +18,8 @@ int residual_encode(const Rows& z, const float* codebooks, int64_t levels, int64
 
 #include "search.h"
 
+#include "shortlist.h"
+
 #include "chain.h"
 
 namespace unitok::UNITOK_ISA {
@@ -26,22 +28,21 @@ int residual_encode(const Rows& z, const float* codebooks, int64_t levels, int64
                     void* quantized, float* level_error, int64_t* counts, const EncodeOptions& options) {
   const int64_t width = z.width, stride = round_up(width, kLanes), blocks = ceil_div(z.count, kBlock);
   Chain chain(codebooks, levels, codewords, width);
-  std::atomic<int> status{kFine};
+  int status = kFine;
   if (z.count > kFewRows) {
-    parallel(levels, options.threads, [&](int64_t level, int) { chain.pack(level); });
-    if (!chain.finite()) status |= kBadCodebook;
+    parallel(levels, options.threads, [&](int64_t level, int) { chain.pack(level, options.fast); });
+    if (!chain.finite()) status = kBadCodebook;
   }
 
   struct Worker {
     Walker walker;
     Buffer<float> residual, quantized;
-    Counts counts;
     int64_t bad_rows = 0;
   };
   const int threads = static_cast<int>(std::min<int64_t>(options.threads, std::max<int64_t>(blocks, 1)));
   std::vector<Worker> workers(static_cast<std::size_t>(threads));
   for (Worker& worker : workers) {
-    worker.walker = Walker(levels, codewords, width);
+    worker.walker = Walker(levels, codewords, width, options.fast, options.stats);
     worker.residual = Buffer<float>(kBlock * stride);
     worker.quantized = Buffer<float>(kBlock * stride);
   }
@@ -66,9 +67,7 @@ int residual_encode(const Rows& z, const float* codebooks, int64_t levels, int64
     }
     own.bad_rows += count - taken;
     std::fill_n(sum, taken * stride, 0.0f);
-    bool finite = true;
-    own.walker.run(chain, residual, sum, taken, stride, options.stats, errors.data() + block * levels, own.counts, finite);
-    if (!finite) status |= kBadCodebook;
+    own.walker.run(chain, residual, sum, taken, stride, errors.data() + block * levels);
     for (int64_t i = 0; i < taken; ++i) {
       for (int64_t level = 0; level < levels; ++level) codes[members[i] * levels + level] = own.walker.code(i, level);
       narrow(sum + i * stride, z.type, width, out + members[i] * row_bytes);
@@ -79,8 +78,9 @@ int residual_encode(const Rows& z, const float* codebooks, int64_t levels, int64
   counts[0] = counts[1] = 0;
   for (const Worker& worker : workers) {
     bad_rows += worker.bad_rows;
-    counts[0] += worker.counts.rescored;
-    counts[1] += worker.counts.near_ties;
+    counts[0] += worker.walker.counts.rescored;
+    counts[1] += worker.walker.counts.near_ties;
+    if (!worker.walker.finite) status = kBadCodebook;
   }
   const double values = static_cast<double>(std::max<int64_t>((z.count - bad_rows) * width, 1));
   for (int64_t level = 0; level < levels; ++level) {

@@ -8,7 +8,7 @@
 namespace unitok {
 
 // What a call has met that a check of its input may want to look at.
-enum Status : int { kFine = 0, kBadRow = 1, kBadCodebook = 2, kBadExpert = 4, kBadWeight = 8 };
+enum Status : int { kFine = 0, kBadRow = 1, kBadCodebook = 2, kBadExpert = 4, kBadWeight = 8, kBadCode = 16 };
 
 struct EncodeOptions {
   int threads = 1;

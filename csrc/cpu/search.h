@@ -34,7 +34,7 @@ struct Counts {
 };
 
 // The squared distance that decides: double precision, eight interleaved sums.
-inline double squared_distance(const float* a, const float* b, int64_t width) {
+inline double exact_distance(const float* a, const float* b, int64_t width) {
   D8 total = zero8();
   int64_t d = 0;
   for (; d + 8 <= width; d += 8) {
@@ -51,65 +51,71 @@ inline double squared_distance(const float* a, const float* b, int64_t width) {
   return sum(total);
 }
 
-// Searches one row by differencing, straight from the codebook as the caller has it.
-//   row: (D) followed by zeros to a whole vector; table: (K, D); distances: scratch, (K) rounded up to kLanes.
-// Returns the code; `finite` turns false where a distance is not finite.
-inline int64_t search_row(const float* row, const float* table, int64_t codewords, int64_t width, float* distances,
-                          bool stats, Counts& counts, bool& finite) {
-  const int64_t whole = width / kLanes * kLanes;
-  const int rest = static_cast<int>(width - whole);
-  float nearest = FLT_MAX, check = 0;
-  for (int64_t k = 0; k < codewords; ++k) {
-    const float* c = table + k * width;
-    V total = zero();
-    for (int64_t d = 0; d < whole; d += kLanes) {
-      const V difference = sub(load(row + d), load(c + d));
-      total = fma(difference, difference, total);
-    }
-    if (rest > 0) {
-      const V difference = sub(load(row + whole), load_first(c + whole, rest));
-      total = fma(difference, difference, total);
-    }
-    const float distance = sum(total);
-    distances[k] = distance;
-    check += distance;
-    nearest = distance < nearest ? distance : nearest;
+// The squared distance in float32, off by at most (D + 4) u of itself, and by underflow. `row` ends in zeros.
+inline float near_distance(const float* row, const float* codeword, int64_t width) {
+  V total = zero();
+  int64_t d = 0;
+  for (; d + kLanes <= width; d += kLanes) {
+    const V difference = sub(load(row + d), load(codeword + d));
+    total = fma(difference, difference, total);
   }
-  if (!std::isfinite(check)) finite = false;
+  if (d < width) {
+    const V difference = sub(load(row + d), load_first(codeword + d, static_cast<int>(width - d)));
+    total = fma(difference, difference, total);
+  }
+  return sum(total);
+}
 
-  // Each term and each addition rounds once: relative to the distance, but for underflow.
+// Picks the nearest of `count` codewords, in ascending order, by their distances in float32; where these can't tell, by
+// `exact_distance`. Without `candidates` they are all. distances: (count) rounded up to kLanes, overwritten beyond.
+inline int64_t pick(const float* row, const float* table, const int64_t* candidates, int64_t count, int64_t width,
+                    float* distances, float nearest, bool stats, Counts& counts) {
   const float error = static_cast<float>(width + 4) * kUnit;
-  float reach = nearest * (1 + 3 * error) + static_cast<float>(width + 4) * 0x1p-124f;
-  const float certain = reach;
-  if (stats) reach *= 1 + 2 * static_cast<float>(kNearTie);
-  for (int64_t k = codewords; k % kLanes != 0; ++k) distances[k] = std::numeric_limits<float>::quiet_NaN();
-  int64_t code = 0, near = 0, certain_near = 0;
-  for (int64_t first = codewords; first > 0;) {  // downwards, so that the lowest candidate stays
-    first = (first - 1) / kLanes * kLanes;
-    const V some = load(distances + first);
+  const float certain = nearest * (1 + 3 * error) + static_cast<float>(width + 4) * 0x1p-124f;
+  const float reach = stats ? certain * (1 + 2 * static_cast<float>(kNearTie)) : certain;
+  for (int64_t i = count; i % kLanes != 0; ++i) distances[i] = std::numeric_limits<float>::quiet_NaN();
+  int64_t first = 0, near = 0, certain_near = 0;
+  for (int64_t i = round_up(count, kLanes); i > 0;) {  // downwards, so that the first candidate stays
+    i -= kLanes;
+    const V some = load(distances + i);
     const uint32_t mask = at_most(some, splat(reach));
     if (mask == 0) continue;
-    code = first + __builtin_ctz(mask);
+    first = i + __builtin_ctz(mask);
     near += __builtin_popcount(mask);
     certain_near += __builtin_popcount(at_most(some, splat(certain)));
   }
   counts.rescored += certain_near > 1;
-  if (near <= 1) return code;
+  const auto codeword = [&](int64_t i) { return candidates == nullptr ? i : candidates[i]; };
+  if (near <= 1) return codeword(first);
 
   double best = std::numeric_limits<double>::infinity(), second = best;
-  for (int64_t k = code; k < codewords; ++k) {
-    if (!(distances[k] <= reach)) continue;
-    const double distance = squared_distance(row, table + k * width, width);
+  int64_t code = codeword(first);
+  for (int64_t i = first; i < count; ++i) {
+    if (!(distances[i] <= reach)) continue;
+    const double distance = exact_distance(row, table + codeword(i) * width, width);
     if (distance < best) {
       second = best;
       best = distance;
-      code = k;
+      code = codeword(i);
     } else if (distance < second) {
       second = distance;
     }
   }
   counts.near_ties += stats && second - best < kNearTie * best;
   return code;
+}
+
+// Searches one row straight from the codebook as the caller has it. `finite` turns false where a distance is not finite.
+inline int64_t search_row(const float* row, const float* table, int64_t codewords, int64_t width, float* distances,
+                          bool stats, Counts& counts, bool& finite) {
+  float nearest = FLT_MAX, check = 0;
+  for (int64_t k = 0; k < codewords; ++k) {
+    distances[k] = near_distance(row, table + k * width, width);
+    check += distances[k];
+    nearest = distances[k] < nearest ? distances[k] : nearest;
+  }
+  if (!std::isfinite(check)) finite = false;
+  return pick(row, table, nullptr, codewords, width, distances, nearest, stats, counts);
 }
 
 // A codebook as the block search wants it.
@@ -134,23 +140,21 @@ class Packed {
     double longest = 0;
     for (int64_t first = 0; first < vectors_; first += kVectors) {
       const int64_t vectors = std::min<int64_t>(kVectors, vectors_ - first), lanes = vectors * kLanes;
-      float* tile = tiles_.data() + first * kLanes * width;
-      for (int64_t lane = 0; lane < lanes; ++lane) {
-        const int64_t k = first * kLanes + lane;
-        if (k >= codewords) {  // never the nearest; finite, so that a tag doesn't make it NaN
-          for (int64_t d = 0; d < width; ++d) tile[d * lanes + lane] = 0;
-          half_norms_[k] = 3e38f;
-          continue;
+      float* const tile = tiles_.data() + first * kLanes * width;
+      const int64_t real = std::min(lanes, codewords - first * kLanes);
+      double norms[kVectors * kLanes] = {};
+      for (int64_t d = 0; d < width; ++d) {
+        const float* const column = table + first * kLanes * width + d;
+        for (int64_t lane = 0; lane < real; ++lane) {
+          const double centred = static_cast<double>(column[lane * width]) - static_cast<double>(mean_[d]);
+          tile[d * lanes + lane] = static_cast<float>(centred);
+          norms[lane] += centred * centred;
         }
-        const float* c = table + k * width;
-        double norm = 0;
-        for (int64_t d = 0; d < width; ++d) {
-          const double centred = static_cast<double>(c[d]) - static_cast<double>(mean_[d]);
-          norm += centred * centred;
-          tile[d * lanes + lane] = c[d] - mean_[d];
-        }
-        half_norms_[k] = static_cast<float>(norm / 2);
-        if (!(norm <= longest)) longest = norm;
+        std::fill(tile + d * lanes + real, tile + (d + 1) * lanes, 0.0f);
+      }
+      for (int64_t lane = 0; lane < lanes; ++lane) {  // padding is never the nearest; finite, so that a tag leaves it a number
+        half_norms_[first * kLanes + lane] = lane < real ? static_cast<float>(norms[lane] / 2) : 3e38f;
+        if (lane < real && !(norms[lane] <= longest)) longest = norms[lane];  // NaN stays: all the norms are then
       }
     }
     longest_ = static_cast<float>(std::sqrt(longest) * (1 + 1e-6));
@@ -200,34 +204,53 @@ class Searcher {
       sweep(codebook, chunk, std::min<int64_t>(vectors, chunk + kChunk), padded);
       if (vectors > kChunk) merge(chunk, padded);
     }
-    const Lanes& found = vectors > kChunk ? merged_[0] : state_[0];
-    for (int64_t i = 0; i < count; ++i) {
-      const float best = least(found.best[i]);
-      const uint32_t lanes = at_most(found.best[i], splat(best));
-      const float second = least(pick_below(splat(best), found.best[i], found.best[i], found.second[i]));
-      const float length = lengths_[i / kRows], longest = codebook.longest();
-      const float size = std::max(std::fabs(best), std::fabs(second));
-      float margin = 2 * bound(codebook.width(), length, longest) + 0x1p-18f * size;
-      if (stats) margin += static_cast<float>(kNearTie) * (length + longest) * (length + longest);
-      if ((lanes & (lanes - 1)) == 0 && second - best > margin) {
-        const int lane = __builtin_ctz(lanes);
-        const int64_t vector = bits_of(best) & (kChunk - 1);
-        const int64_t chunk = vectors > kChunk ? chunk_of(i, lane) : 0;
-        codes[i] = (chunk + vector) * kLanes + lane;
-      } else {
-        bool finite = true;
-        codes[i] = search_row(rows + i * stride, codebook.table(), codebook.codewords(), codebook.width(),
-                              distances_.data(), stats, counts, finite);
-      }
-    }
+    for (int64_t first = 0; first < count; first += kLanes)
+      settle(codebook, rows, first, std::min<int64_t>(kLanes, count - first), stride, stats, codes, counts);
   }
 
   float* distances() { return distances_.data(); }
 
  private:
-  static float bound(int64_t width, float row, float longest) {
-    const float steps = static_cast<float>(width + 4);
-    return steps * kUnit * 1.001f * (row * longest + 0.5f * longest * longest) + steps * 0x1p-126f;
+  // Takes the codes of up to kLanes rows from their lanes, and searches those again that can't be told so.
+  void settle(const Packed& codebook, const float* rows, int64_t first, int64_t count, int64_t stride, bool stats,
+              int64_t* codes, Counts& counts) {
+    const bool chunked = codebook.vectors() > kChunk;
+    const Lanes& found = chunked ? merged_[0] : state_[0];
+    const V best = least_of_each(found.best + first);
+    alignas(64) float scores[kLanes];
+    store(scores, best);
+    V others[kLanes];
+    uint32_t lanes[kLanes];
+    for (int i = 0; i < kLanes; ++i) {
+      const V least = splat(scores[i]), own = found.best[first + i];
+      lanes[i] = at_most(own, least);
+      others[i] = pick_below(least, own, own, found.second[first + i]);  // the best lane gives its second
+    }
+    const V second = least_of_each(others);
+
+    const float longest = codebook.longest(), steps = static_cast<float>(codebook.width() + 4);
+    const V length = load(lengths_ + first);
+    V margin = fma(mul(length, splat(longest)), splat(2.002f * steps * kUnit),
+                   splat(1.001f * steps * (kUnit * longest * longest + 0x1p-125f)));
+    const V size = max(max(best, second), sub(zero(), min(best, second)));
+    margin = fma(size, splat(0x1p-18f), margin);
+    if (stats) {
+      const V reach = add(length, splat(longest));
+      margin = fma(mul(reach, reach), splat(static_cast<float>(kNearTie)), margin);
+    }
+    const uint32_t sure = below(margin, sub(second, best));
+    for (int i = 0; i < count; ++i) {
+      const int64_t row = first + i;
+      if ((sure >> i & 1) != 0 && (lanes[i] & (lanes[i] - 1)) == 0) {  // of two equal lanes neither is a runner-up
+        const int lane = __builtin_ctz(lanes[i]);
+        const int64_t vector = bits_of(scores[i]) & (kChunk - 1);
+        codes[row] = ((chunked ? chunk_of(row, lane) : 0) + vector) * kLanes + lane;
+      } else {
+        bool finite = true;
+        codes[row] = search_row(rows + row * stride, codebook.table(), codebook.codewords(), codebook.width(),
+                                distances_.data(), stats, counts, finite);
+      }
+    }
   }
 
   int64_t chunk_of(int64_t row, int lane) const {
@@ -254,7 +277,7 @@ class Searcher {
         }
         squares = max(square, squares);
       }
-      lengths_[group / kRows] = std::sqrt(sum(squares)) * 1.0001f;
+      std::fill_n(lengths_ + group, kRows, std::sqrt(sum(squares)) * 1.0001f);
     }
   }
 
@@ -270,6 +293,7 @@ class Searcher {
       for (int v = 0; v < Vectors; ++v)
         for (int i = 0; i < kRows; ++i) score[i][v] = load(norms + v * kLanes);
       const float* c = packed;
+#pragma GCC unroll 8
       for (int64_t d = 0; d < width; ++d, c += Vectors * kLanes) {
         V codeword[Vectors];
         for (int v = 0; v < Vectors; ++v) codeword[v] = load(c + v * kLanes);
@@ -292,7 +316,7 @@ class Searcher {
   }
 
   void sweep(const Packed& codebook, int64_t from, int64_t to, int64_t padded) {
-    for (int64_t i = 0; i < padded; ++i) state_[0].best[i] = state_[0].second[i] = splat(FLT_MAX);
+    for (int64_t i = 0; i < round_up(padded, kLanes); ++i) state_[0].best[i] = state_[0].second[i] = splat(FLT_MAX);
     for (int64_t vector = from; vector < to; vector += kVectors) {
       const int tag = static_cast<int>(vector - from);
       switch (std::min<int64_t>(kVectors, codebook.vectors() - vector)) {
@@ -312,7 +336,7 @@ class Searcher {
   void merge(int64_t chunk, int64_t padded) {
     Lanes& all = merged_[0];
     const V number = splat(static_cast<float>(chunk));
-    for (int64_t i = 0; i < padded; ++i) {
+    for (int64_t i = 0; i < round_up(padded, kLanes); ++i) {
       const V best = state_[0].best[i], second = state_[0].second[i];
       if (chunk == 0) {
         all.best[i] = best;
@@ -330,7 +354,7 @@ class Searcher {
   Buffer<float> centred_, distances_;
   Buffer<Lanes> state_, merged_;
   Buffer<V> chunk_of_;
-  float lengths_[kBlock / kRows] = {};
+  float lengths_[kBlock] = {};
 };
 
 }  // namespace unitok::UNITOK_ISA

@@ -240,7 +240,17 @@ def test_codes_of_one_chain_out_of_range():
     "arguments",
     [
         (Z.clone().requires_grad_(), CODES, BOOKS.clone().requires_grad_(), IDS),
-        (Z.T.contiguous().T.half(), CODES.int(), BOOKS.mT.contiguous().mT.half(), IDS, 0.5, 0.5, False, "reference"),
+        (
+            Z.T.contiguous().T.half(),
+            CODES.int(),
+            BOOKS.mT.contiguous().mT.half(),
+            IDS,
+            0.5,
+            0.5,
+            False,
+            False,
+            "reference",
+        ),
         (Z.double().requires_grad_(), CODES, BOOKS.double().requires_grad_(), IDS),
         (Z[:0], CODES[:0], BOOKS, IDS[:0]),
     ],

@@ -1,4 +1,4 @@
-"""What the launchers of the CPU kernels share: number types, and the slow look at input that a kernel found bad."""
+"""What the launchers of the CPU kernels share."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ from torch import Tensor
 
 from unitok_kernels import _cpu as kernels
 
-__all__ = ["BAD_CODEBOOK", "BAD_EXPERT", "BAD_ROW", "BAD_WEIGHT", "FLOATS", "float32", "kernels"]
+__all__ = ["FLOATS", "float32", "kernels"]
 
 FLOATS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}  # `Float` in csrc/cpu/number.h
-
-BAD_ROW, BAD_CODEBOOK, BAD_EXPERT, BAD_WEIGHT = 1, 2, 4, 8  # `Status` in csrc/cpu/residual_encode.h
 
 
 def float32(x: Tensor) -> Tensor:

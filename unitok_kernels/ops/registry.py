@@ -49,8 +49,12 @@ def define(
         tensors = [a for a in given if isinstance(a, Tensor)]
         is_float64 = any(a.dtype == torch.float64 for a in tensors)
         chosen = backends.choose(home, backend, tensors[0].device, is_float64)
-        with torch.no_grad():  # a gradient is what `backward` gives, never a trace through a kernel
+        before = torch.is_grad_enabled()
+        torch.set_grad_enabled(False)  # a gradient is what `backward` gives, never a trace through a kernel
+        try:
             return getattr(backends.kernels(home, chosen), name)(*given)
+        finally:
+            torch.set_grad_enabled(before)
 
     def run_fake(*arguments: Any, **keywords: Any) -> Any:
         *given, _ = _positional(arguments, keywords)

@@ -8,9 +8,7 @@ import torch
 from torch import Tensor
 
 from unitok_kernels import checks
-from unitok_kernels.ops.chains import expert_codes, gather_level
-from unitok_kernels.ops.codeword_statistics import codeword_statistics
-from unitok_kernels.ops.common import PRECISIONS, wide, wide_dtype
+from unitok_kernels.ops.common import PRECISIONS, wide_dtype
 from unitok_kernels.ops.registry import define
 from unitok_kernels.ops.stats import as_record
 
@@ -86,46 +84,74 @@ def _fake(
     )
 
 
+def _check_backward(gradient: Tensor, *_: Any) -> None:
+    checks.floating("moe_residual_encode_backward", "gradient", gradient, "(N, D)")
+
+
+def _fake_backward(
+    gradient: Tensor,
+    codebooks: Tensor,
+    expert_ids: Tensor,
+    expert_weights: Tensor,
+    codes: Tensor,
+    shared_codebooks: Tensor | None,
+    shared_weight: float,
+    shared_codes: Tensor,
+    with_codebooks: bool,
+) -> tuple[Tensor, ...]:
+    dtype = wide_dtype(gradient)
+    none = gradient.new_empty(0, dtype=dtype)
+    shared = none.clone()
+    if with_codebooks and shared_codebooks is not None:
+        shared = shared_codebooks.new_empty(shared_codebooks.shape, dtype=dtype)
+    return (
+        gradient.new_empty(gradient.shape, dtype=dtype),
+        codebooks.new_empty(codebooks.shape, dtype=dtype) if with_codebooks else none,
+        expert_weights.new_empty(expert_weights.shape, dtype=dtype),
+        shared,
+    )
+
+
+_backward_operation = define(
+    "moe_residual_encode_backward",
+    "(Tensor gradient, Tensor codebooks, Tensor expert_ids, Tensor expert_weights, Tensor codes, "
+    "Tensor? shared_codebooks, float shared_weight, Tensor shared_codes, bool with_codebooks, str? backend=None) "
+    "-> (Tensor, Tensor, Tensor, Tensor)",
+    check=_check_backward,
+    fake=_fake_backward,
+    folder=OP,
+)
+
+
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     z, codebooks, expert_ids, expert_weights, shared_codebooks, ctx.shared_weight, *_, ctx.backend = inputs
     _, codes, shared_codes, *_ = output
-    ctx.save_for_backward(codebooks, expert_ids, expert_weights, codes, shared_codes)
-    ctx.shared = None if shared_codebooks is None else (shared_codebooks.shape, shared_codebooks.dtype)
+    ctx.save_for_backward(codebooks, expert_ids, expert_weights, codes, shared_codebooks, shared_codes)
     ctx.dtype = z.dtype
 
 
 def _backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-    gradient = gradients[0]
-    codebooks, expert_ids, expert_weights, codes, shared_codes = ctx.saved_tensors
-    num_experts, levels, num_codewords, _ = codebooks.shape
-    gradient = wide(gradient)
-    weights = torch.where(codes[..., 0] >= 0, expert_weights.to(gradient.dtype), 0)  # a bad slot decodes to nothing
-    options = {"check_finite": False, "backend": ctx.backend}
-
-    by_z = weights.sum(1, keepdim=True) * gradient
-    by_codebooks = torch.zeros_like(codebooks, dtype=gradient.dtype)
-    by_weights = torch.zeros_like(weights)
-    flat = expert_codes(codes, expert_ids, num_experts, num_codewords)
-    for level in range(levels):
-        for slot in range(codes.shape[1]):
-            index = flat[:, slot, level]
-            by_weights[:, slot] += (gather_level(codebooks, level, index) * gradient).sum(1)
-            weighted = weights[:, slot, None] * gradient
-            sums, _ = codeword_statistics(weighted, index, num_experts * num_codewords, **options)
-            by_codebooks[:, level] += sums.view_as(by_codebooks[:, level])
-
-    by_shared = None
-    if ctx.shared is not None:
-        shape, dtype = ctx.shared
-        by_z = by_z + ctx.shared_weight * (shared_codes[:, :1] >= 0) * gradient
-        columns = [codeword_statistics(gradient, c, shape[1], **options)[0] for c in shared_codes.unbind(1)]
-        by_shared = (ctx.shared_weight * torch.stack(columns)).to(dtype)
+    codebooks, expert_ids, expert_weights, codes, shared_codebooks, shared_codes = ctx.saved_tensors
+    needed = ctx.needs_input_grad  # as long as the arguments that were given
+    with_codebooks = any((*needed[1:2], *needed[4:5]))
+    by_z, by_codebooks, by_weights, by_shared = _backward_operation(
+        gradients[0],
+        codebooks,
+        expert_ids,
+        expert_weights,
+        codes,
+        shared_codebooks,
+        ctx.shared_weight,
+        shared_codes,
+        with_codebooks,
+        ctx.backend,
+    )
     return (
         by_z.to(ctx.dtype),
-        by_codebooks.to(codebooks.dtype),
+        by_codebooks.to(codebooks.dtype) if with_codebooks else None,
         None,
         by_weights.to(expert_weights.dtype),
-        by_shared,
+        by_shared.to(shared_codebooks.dtype) if with_codebooks and shared_codebooks is not None else None,
         *[None] * 5,
     )
 

@@ -8,9 +8,7 @@ import torch
 from torch import Tensor
 
 from unitok_kernels import checks
-from unitok_kernels.ops.chains import expert_codes, gather_level
-from unitok_kernels.ops.codeword_statistics import codeword_statistics
-from unitok_kernels.ops.common import wide, wide_dtype
+from unitok_kernels.ops.common import wide_dtype
 from unitok_kernels.ops.registry import define
 
 OP = "moe_residual_loss"
@@ -24,6 +22,7 @@ def _check(
     codebook_weight: float,
     commitment_weight: float,
     check_finite: bool | None,
+    with_gradient: bool,
 ) -> None:
     checks.floating(OP, "z", z, "(N, D)")
     checks.integral(OP, "codes", codes, "(N, S, L)")
@@ -39,44 +38,32 @@ def _check(
     checks.one_device(OP, z=z, codes=codes, codebooks=codebooks, expert_ids=expert_ids)
 
 
-def _fake(z: Tensor, *_: Any) -> Tensor:
-    return z.new_empty((), dtype=wide_dtype(z))
+def _fake(z: Tensor, codes: Tensor, codebooks: Tensor, *options: Any) -> tuple[Tensor, Tensor, Tensor]:
+    dtype, with_gradient = wide_dtype(z), options[-1]
+    shapes = (z.shape, codebooks.shape) if with_gradient else ((0,), (0,))
+    by_z, by_codebooks = (z.new_empty(shape, dtype=dtype) for shape in shapes)
+    return z.new_empty((), dtype=dtype), by_z, by_codebooks
 
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    z, codes, codebooks, expert_ids, ctx.codebook_weight, ctx.commitment_weight, _, ctx.backend = inputs
-    ctx.save_for_backward(z, codes, codebooks, expert_ids)
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    z, _, codebooks, *_ = inputs
+    _, by_z, by_codebooks = output
+    ctx.mark_non_differentiable(by_z, by_codebooks)
+    ctx.save_for_backward(by_z, by_codebooks)
+    ctx.dtypes = z.dtype, codebooks.dtype
 
 
-def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    z, codes, codebooks, expert_ids = ctx.saved_tensors
-    num_experts, levels, num_codewords, _ = codebooks.shape
-    rows = wide(z)
-    by_z = torch.zeros_like(rows)
-    by_codebooks = torch.zeros_like(codebooks, dtype=rows.dtype)
-    flat = expert_codes(codes, expert_ids, num_experts, num_codewords)
-    options = {"check_finite": False, "backend": ctx.backend}
-    for slot in range(codes.shape[1]):
-        residual = rows
-        for level in range(levels):
-            index = flat[:, slot, level]
-            residual = residual - gather_level(codebooks, level, index)
-            by_z = by_z + torch.where(index[:, None] >= 0, residual, 0)
-            sums, _ = codeword_statistics(residual, index, num_experts * num_codewords, **options)
-            by_codebooks[:, level] -= sums.view_as(by_codebooks[:, level])
-    scale = 2 * gradient / max(z.shape[0], 1)
-    return (
-        (ctx.commitment_weight * scale * by_z).to(z.dtype),
-        None,
-        (ctx.codebook_weight * scale * by_codebooks).to(codebooks.dtype),
-        *[None] * 5,
-    )
+def _backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    by_z, by_codebooks = ctx.saved_tensors
+    z_dtype, codebooks_dtype = ctx.dtypes
+    return (gradient * by_z).to(z_dtype), None, (gradient * by_codebooks).to(codebooks_dtype), *[None] * 6
 
 
 _operation = define(
     OP,
     "(Tensor z, Tensor codes, Tensor codebooks, Tensor expert_ids, float codebook_weight=1.0, "
-    "float commitment_weight=0.25, bool? check_finite=None, str? backend=None) -> Tensor",
+    "float commitment_weight=0.25, bool? check_finite=None, bool with_gradient=True, str? backend=None) "
+    "-> (Tensor, Tensor, Tensor)",
     check=_check,
     fake=_fake,
     folder="residual_loss",
@@ -125,9 +112,11 @@ def moe_residual_loss(
     checks.tensors(OP, z=z, codes=codes, codebooks=codebooks, expert_ids=expert_ids)
     checks.number(OP, codebook_weight=codebook_weight, commitment_weight=commitment_weight)
     checks.settings(OP, check_finite=check_finite, backend=backend)
+    # The loss and its gradients take one walk along the chains, so both are made at once where both are wanted.
+    with_gradient = torch.is_grad_enabled() and (z.requires_grad or codebooks.requires_grad)
     loss: Tensor = _operation(
-        z, codes, codebooks, expert_ids, codebook_weight, commitment_weight, check_finite, backend
-    )
+        z, codes, codebooks, expert_ids, codebook_weight, commitment_weight, check_finite, with_gradient, backend
+    )[0]
     return loss
 
 

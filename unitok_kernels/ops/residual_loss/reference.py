@@ -1,4 +1,4 @@
-"""The codebook and commitment loss, in plain torch."""
+"""The codebook and commitment loss and its gradients, in plain torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,17 @@ from torch import Tensor
 
 from unitok_kernels import checks
 from unitok_kernels.ops.chains import expert_codes, gather_level
+from unitok_kernels.ops.codeword_statistics.reference import codeword_statistics
 from unitok_kernels.ops.common import wide
+
+
+def check_data(z: Tensor, codes: Tensor, codebooks: Tensor, expert_ids: Tensor) -> None:
+    """Refuse NaN, infinity, and codes and experts out of range."""
+    num_experts, _, num_codewords, _ = codebooks.shape
+    checks.finite("moe_residual_loss", "z", z, "Remove or repair it.")
+    checks.finite("moe_residual_loss", "codebooks", codebooks, "Remove or repair it.")
+    checks.in_range("moe_residual_loss", "codes", codes, num_codewords, minimum=-1)
+    checks.in_range("moe_residual_loss", "expert_ids", expert_ids, num_experts)
 
 
 def moe_residual_loss(
@@ -18,16 +28,15 @@ def moe_residual_loss(
     codebook_weight: float,
     commitment_weight: float,
     check_finite: bool | None,
-) -> Tensor:
+    with_gradient: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
     """Reference of the operation: both terms have the same value, only their gradients differ."""
     num_experts, levels, num_codewords, _ = codebooks.shape
     if checks.reads_data(check_finite, codes):
-        checks.finite("moe_residual_loss", "z", z, "Remove or repair it.")
-        checks.finite("moe_residual_loss", "codebooks", codebooks, "Remove or repair it.")
-        checks.in_range("moe_residual_loss", "codes", codes, num_codewords, minimum=-1)
-        checks.in_range("moe_residual_loss", "expert_ids", expert_ids, num_experts)
+        check_data(z, codes, codebooks, expert_ids)
     flat = expert_codes(codes, expert_ids, num_experts, num_codewords)
     rows, tables = wide(z), wide(codebooks)
+    by_z, by_codebooks = torch.zeros_like(rows), torch.zeros_like(tables)
     total = torch.zeros((), dtype=torch.float64, device=z.device)
     for slot in range(codes.shape[1]):
         residual = rows
@@ -35,5 +44,12 @@ def moe_residual_loss(
             index = flat[:, slot, level]
             residual = residual - gather_level(tables, level, index)
             total += residual[index >= 0].double().square().sum()
-    mean = (codebook_weight + commitment_weight) * total / max(z.shape[0], 1)
-    return mean.to(rows.dtype)
+            if with_gradient:
+                by_z += torch.where(index[:, None] >= 0, residual, 0)
+                sums, _ = codeword_statistics(residual, index, num_experts * num_codewords, False)
+                by_codebooks[:, level] -= sums.view_as(by_codebooks[:, level])
+    scale = 1 / max(z.shape[0], 1)
+    loss = ((codebook_weight + commitment_weight) * total * scale).to(rows.dtype)
+    if not with_gradient:
+        return loss, rows.new_zeros(0), rows.new_zeros(0)
+    return loss, 2 * commitment_weight * scale * by_z, 2 * codebook_weight * scale * by_codebooks
