@@ -2,25 +2,26 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench prove clean
+.PHONY: help demo test lint bench prove sanitize clean
 
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.unitok
+BUILT := .venv/.built
 # These targets run on any machine in minutes: say UNITOK_CUDA=1 to build the CUDA module as well.
 export UNITOK_CUDA ?= 0
 
 help: ## show this list
 	@echo "UniTok. Each target makes its own environment in .venv when that is missing or out of date:"
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "Start with make demo. One test file: $(BIN)/pytest tests/unitok/test_folder.py"
 	@echo "Another interpreter: make test PYTHON=python3.12. Real data for the tests: UNITOK_DATA=folder make test"
 
-demo: $(STAMP) ## generate a catalogue, fit a tokenizer, show the IDs; everything lands in runs/demo
+demo: $(BUILT) ## generate a catalogue, fit a tokenizer, show the IDs; everything lands in runs/demo
 	$(BIN)/unitok demo --out runs/demo --force
 
-test: $(STAMP) ## every test that needs no GPU
+test: $(BUILT) ## every test that needs no GPU
 	$(BIN)/pytest -q -m "not gpu"
 
 lint: $(STAMP) ## ruff and mypy
@@ -28,13 +29,13 @@ lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(STAMP) ## the benchmarks, beside every peer that installs; BENCH="--quick -k hsic" for a part of them
+bench: $(BUILT) ## the benchmarks, beside every peer that installs; BENCH="--quick -k hsic" for a part of them
 	$(BIN)/pip install -q -c constraints.txt -e '.[bench]'
 	$(BIN)/pytest benchmarks --benchmark-only --benchmark-quiet -q $(BENCH)
 
 # The log lists what went into the build's environment; setuptools in it shows that it does.
-prove: ## build the wheel in isolation without torch, install it alone, import both packages
-	rm -rf build runs/prove
+prove: $(STAMP) ## wheels built in isolation, with a compiler and without; a quick run of each sanitizer
+	rm -rf build/lib* build/temp* build/bdist* runs/prove
 	mkdir -p runs/prove
 	$(PYTHON) -m venv runs/prove/env
 	runs/prove/env/bin/pip wheel -v --no-deps --no-cache-dir -w runs/prove . > runs/prove/build.log 2>&1 \
@@ -42,9 +43,22 @@ prove: ## build the wheel in isolation without torch, install it alone, import b
 	grep -qE '[ /]setuptools-[0-9]' runs/prove/build.log
 	! grep -E '[ /]torch-[0-9]' runs/prove/build.log
 	runs/prove/env/bin/pip install -q --no-deps runs/prove/*.whl
-	cd runs/prove && env/bin/python -c "import importlib.resources as r, unitok, unitok_kernels; \
+	cd runs/prove && env/bin/python -c "import importlib.resources as r, sys, unitok, unitok_kernels; \
 		assert all((r.files(p) / 'py.typed').is_file() for p in (unitok, unitok_kernels)); \
-		print('wheel: built and imported without torch')"
+		from unitok_kernels import _cpu; assert 'torch' not in sys.modules; \
+		print('wheel: built and imported without torch; kernels for', *_cpu.instruction_sets())"
+	rm -rf build/lib* build/temp* build/bdist*
+	CC=/bin/false CXX=/bin/false runs/prove/env/bin/pip wheel -q --no-deps --no-cache-dir -w runs/prove/plain .
+	runs/prove/env/bin/pip install -q --no-deps --target runs/prove/plain/lib runs/prove/plain/*.whl
+	site=$$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))") && cd runs/prove \
+		&& PYTHONPATH=plain/lib:$$site env/bin/python -c "import torch, unitok_kernels as uk; \
+		assert 'plain/lib' in uk.__file__ and not uk.backends.available()['cpu'], uk.__file__; \
+		assert uk.residual_encode(torch.eye(3), torch.eye(3)[None]).codes.flatten().tolist() == [0, 1, 2]; \
+		print('no compiler: installed, and the reference works')"
+	$(MAKE) -C tests/native -j$(shell nproc) quick
+
+sanitize: ## csrc/cpu under address, undefined-behaviour and thread sanitizers, and beyond 2^33 values: all of it
+	$(MAKE) -C tests/native -j$(shell nproc) all
 
 clean: ## remove the environment, build products and caches; runs/ stays
 	rm -rf .venv build dist *.egg-info .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
@@ -55,4 +69,9 @@ $(STAMP): pyproject.toml setup.py constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q -c constraints.txt torch
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev,report]'
+	touch $@ $(BUILT)
+
+# The native module again, where its sources are newer. Without a compiler this goes on with a warning.
+$(BUILT): $(STAMP) $(wildcard csrc/*.cpp csrc/*/*)
+	$(BIN)/python setup.py -q build_ext --inplace
 	touch $@

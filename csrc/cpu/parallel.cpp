@@ -3,11 +3,13 @@
 #include <pthread.h>
 
 #include <atomic>
+#include <cfenv>
 #include <condition_variable>
 #include <exception>
 #include <mutex>
 #include <system_error>
 #include <thread>
+#include <utility>
 
 #include "isa.h"
 #if UNITOK_X86
@@ -33,7 +35,7 @@ class Pool {
       body_ = &body;
       tasks_ = tasks;
       next_.store(0, std::memory_order_relaxed);
-      error_ = nullptr;
+      std::fegetenv(&arithmetic_);
       welcome_ = threads - 1;
       hire();
       job_.fetch_add(1, std::memory_order_release);
@@ -43,7 +45,7 @@ class Pool {
     std::unique_lock<std::mutex> lock(mutex_);
     welcome_ = 0;  // who comes late finds no work: nobody waits for a thread that the system hasn't woken yet
     done_.wait(lock, [this] { return active_ == 0; });
-    if (error_) std::rethrow_exception(error_);
+    if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
   }
 
  private:
@@ -75,6 +77,8 @@ class Pool {
       seen = job_.load(std::memory_order_relaxed);
       if (index >= welcome_) continue;
       ++active_;
+      // As the caller has it (torch.set_flush_denormal, say), or a result would depend on which thread made it.
+      std::fesetenv(&arithmetic_);
       lock.unlock();
       work(index + 1);
       lock.lock();
@@ -87,6 +91,7 @@ class Pool {
   std::atomic<uint64_t> job_{0};
   std::atomic<int64_t> next_{0};
   std::exception_ptr error_;
+  std::fenv_t arithmetic_;
   const Body* body_ = nullptr;
   int64_t tasks_ = 0;
   int welcome_ = 0, active_ = 0, workers_ = 0;
@@ -101,6 +106,9 @@ void after_fork() {
   busy.store(false);
 }
 
+// At load, not at the first job: a child that is forked during that would wait for ever for the end of it.
+[[maybe_unused]] const int registered = pthread_atfork(nullptr, nullptr, after_fork);
+
 }  // namespace
 
 void parallel(int64_t tasks, int threads, const Body& body) {
@@ -112,11 +120,7 @@ void parallel(int64_t tasks, int threads, const Body& body) {
   struct Release {
     ~Release() { busy.store(false, std::memory_order_release); }
   } release;
-  if (pool == nullptr) {
-    static const int registered = pthread_atfork(nullptr, nullptr, after_fork);
-    (void)registered;
-    pool = new Pool;
-  }
+  if (pool == nullptr) pool = new Pool;
   pool->run(tasks, threads, body);
 }
 

@@ -157,7 +157,7 @@ class Packed {
       for (int64_t lane = 0; lane < lanes;
            ++lane) {  // padding is never the nearest; finite, so that a tag leaves it a number
         half_norms_[first * kLanes + lane] = lane < real ? static_cast<float>(norms[lane] / 2) : 3e38f;
-        if (!(norms[lane] <= longest)) longest = norms[lane];
+        if (lane < real && !(norms[lane] <= longest)) longest = norms[lane];  // bad everywhere if the mean is
       }
     }
     longest_ = static_cast<float>(std::sqrt(longest) * (1 + 1e-6));

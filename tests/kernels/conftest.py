@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
@@ -13,20 +14,51 @@ from torch.utils import _pytree as pytree
 from unitok_kernels import backends
 
 
+def _instruction_sets() -> list[str]:
+    """Those that the CPU kernels can run on here, the best first; the one that UNITOK_CPU names, if it names one."""
+    if not backends.available()["cpu"]:
+        return []
+    from unitok_kernels import _cpu
+
+    return [_cpu.instruction_set()] if os.environ.get("UNITOK_CPU") else _cpu.instruction_sets()[::-1]
+
+
 def _homes() -> list[Any]:
-    """(backend, device) of everything that can run on this machine."""
+    """(backend, device, instruction set or None) of everything that can run on this machine."""
     there = [name for name, is_there in backends.available().items() if is_there]
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-    homes = [(name, "cpu") for name in there if name in ("reference", "cpu") or (name == "triton" and interpreted)]
+    homes = [(name, "cpu", None) for name in there if name == "reference" or (name == "triton" and interpreted)]
+    homes += [("cpu", "cpu", name) for name in _instruction_sets()]
     if torch.cuda.is_available():
-        homes += [(name, "cuda") for name in there if name != "cpu"]
-    return [pytest.param(home, id="-".join(home), marks=pytest.mark.gpu if home[1] == "cuda" else ()) for home in homes]
+        homes += [(name, "cuda", None) for name in there if name != "cpu"]
+    return [
+        pytest.param(
+            (backend, device, instructions),
+            id=f"{backend}-{instructions or device}",
+            marks=pytest.mark.gpu if device == "cuda" else (),
+        )
+        for backend, device, instructions in homes
+    ]
+
+
+@contextmanager
+def _instruction_set(name: str) -> Iterator[None]:
+    from unitok_kernels import _cpu
+
+    before = _cpu.instruction_set()
+    _cpu.use_instruction_set(name)
+    try:
+        yield
+    finally:
+        _cpu.use_instruction_set(before)
 
 
 @pytest.fixture(params=_homes())
-def home(request: pytest.FixtureRequest) -> tuple[str, str]:
-    """A backend and the device that its tensors live on."""
-    return request.param
+def home(request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]:
+    """A backend and the device that its tensors live on; the CPU kernels once an instruction set."""
+    backend, device, instructions = request.param
+    with _instruction_set(instructions) if instructions else nullcontext():
+        yield backend, device
 
 
 @pytest.fixture

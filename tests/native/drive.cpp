@@ -1,0 +1,171 @@
+// Runs the kernels of csrc/cpu without Python, so that sanitizers can watch: ragged shapes, every instruction set, 1 to
+// 4 threads, several callers at once. Each result is held to a naive double loop, and to the first set's bit by bit.
+//
+//     drive [quick | huge]
+//
+// To add an operation: one function on a Shape that runs it and holds the result to a loop, and a line in kKernels.
+#include <chrono>
+#include <cmath>
+#include <limits>
+#include <thread>
+
+#include "check.h"
+#include "isa.h"
+#include "residual_encode.h"
+
+using namespace unitok;
+
+namespace {
+
+struct Shape {
+  int64_t rows, width, codewords, levels;
+  Float type;
+  int threads;
+  bool stats;
+  uint64_t seed;
+};
+
+std::string describe(const Shape& s) {
+  return isa_name(isa()) + ": rows=" + std::to_string(s.rows) + " width=" + std::to_string(s.width) +
+         " codewords=" + std::to_string(s.codewords) + " levels=" + std::to_string(s.levels) +
+         " type=" + std::to_string(static_cast<int>(s.type)) + " threads=" + std::to_string(s.threads);
+}
+
+std::size_t size(int64_t n) { return static_cast<std::size_t>(n); }
+
+double squared_distance(const float* a, const float* b, int64_t width) {
+  double total = 0;
+  for (int64_t d = 0; d < width; ++d) {
+    const double difference = static_cast<double>(a[d]) - static_cast<double>(b[d]);
+    total += difference * difference;
+  }
+  return total;
+}
+
+// The promise: the code's distance is at most 1e-5 of the best above it.
+void check_nearest(const float* row, const float* table, int64_t codewords, int64_t width, int64_t code) {
+  CHECK(code >= 0 && code < codewords);
+  double best = std::numeric_limits<double>::infinity();
+  for (int64_t k = 0; k < codewords; ++k) best = std::min(best, squared_distance(row, table + k * width, width));
+  CHECK(squared_distance(row, table + code * width, width) <= best * (1 + 1e-5));
+}
+
+// What an operation wrote, to be the same for every instruction set and number of threads.
+struct Written {
+  std::vector<int64_t> codes;
+  Bytes values;
+  bool operator==(const Written& other) const { return codes == other.codes && values == other.values; }
+};
+
+Written residual_encode_matches(const Shape& s) {
+  std::vector<float> values = random_floats(s.rows * s.width, s.seed);
+  const bool with_bad_row = s.rows > 2;
+  if (with_bad_row) values[size((s.rows / 2) * s.width)] = s.seed % 2 ? NAN : INFINITY;
+  const Bytes z = as_type(values, s.type);
+  const std::vector<float> codebooks = random_floats(s.levels * s.codewords * s.width, s.seed + 1);
+  Written out{std::vector<int64_t>(size(s.rows * s.levels), -7), Bytes(z.size())};
+  std::vector<float> level_error(size(s.levels));
+  int64_t counts[2];
+  const int status = residual_encode({z.data(), s.type, s.rows, s.width}, codebooks.data(), s.levels, s.codewords,
+                                     out.codes.data(), out.values.data(), level_error.data(), counts,
+                                     {s.threads, false, s.stats});
+  CHECK(status == (with_bad_row ? kBadRow : kFine));
+  std::vector<double> errors(size(s.levels));
+  for (int64_t row = 0; row < s.rows; ++row) {
+    std::vector<float> residual(size(s.width)), sum(size(s.width));
+    for (int64_t d = 0; d < s.width; ++d) residual[size(d)] = read_value(z, s.type, row * s.width + d);
+    if (with_bad_row && row == s.rows / 2) {
+      for (int64_t level = 0; level < s.levels; ++level) CHECK(out.codes[size(row * s.levels + level)] == -1);
+    } else {
+      for (int64_t level = 0; level < s.levels; ++level) {
+        const float* const table = codebooks.data() + level * s.codewords * s.width;
+        const int64_t code = out.codes[size(row * s.levels + level)];
+        check_nearest(residual.data(), table, s.codewords, s.width, code);
+        for (int64_t d = 0; d < s.width; ++d) {
+          residual[size(d)] -= table[code * s.width + d];
+          sum[size(d)] += table[code * s.width + d];
+          errors[size(level)] += std::pow(static_cast<double>(residual[size(d)]), 2);
+        }
+      }
+    }
+    const Bytes expected = as_type(sum, s.type);
+    CHECK(std::equal(expected.begin(), expected.end(), out.values.begin() + row * s.width * size_of(s.type)));
+  }
+  const double count = static_cast<double>(std::max<int64_t>((s.rows - with_bad_row) * s.width, 1));
+  for (int64_t level = 0; level < s.levels; ++level) {
+    const double expected = errors[size(level)] / count;
+    CHECK(std::fabs(static_cast<double>(level_error[size(level)]) - expected) <= 1e-5 * expected);
+  }
+  return out;
+}
+
+struct Kernel {
+  const char* name;
+  Written (*run)(const Shape&);
+};
+
+constexpr Kernel kKernels[] = {
+    {"residual_encode", residual_encode_matches},
+};
+
+std::vector<Shape> shapes(Effort effort) {
+  std::vector<Shape> all;
+  uint64_t seed = 0;
+  for (int64_t rows : {0, 1, 7, 16, 17, 97, 300})
+    for (int64_t width : {1, 3, 16, 33})
+      for (int64_t codewords : {1, 2, 15, 64, 65, 300})
+        for (int64_t levels : {1, 3}) {
+          ++seed;  // the other properties take turns; a quick run has each 13th shape
+          const auto type = static_cast<Float>(seed % 3);
+          if (!effort.quick || seed % 13 == 0)
+            all.push_back({rows, width, codewords, levels, type, 1 + static_cast<int>(seed % 4), seed % 5 == 0, seed});
+        }
+  return all;
+}
+
+void check_kernel(const Kernel& kernel, Effort effort) {
+  for (Shape shape : shapes(effort)) {
+    std::vector<Written> results;
+    for (const std::string& set : available_isas()) {
+      use_isa(set);
+      for (int threads : {shape.threads, 1 + shape.threads % 4}) {
+        shape.threads = threads;
+        context = std::string(kernel.name) + " on " + describe(shape);
+        results.push_back(kernel.run(shape));
+        CHECK(results.back() == results.front());
+      }
+    }
+  }
+}
+
+// Several threads call all kernels at once; one of them has the pool at a time.
+void check_callers_at_once(Effort effort) {
+  context = "callers at once";
+  std::vector<std::thread> callers;
+  for (uint64_t caller = 0; caller < 3; ++caller) {
+    callers.emplace_back([=] {
+      for (int i = 0; i < effort.repeats(20); ++i)
+        for (const Kernel& kernel : kKernels)
+          kernel.run({200, 9, 40, 2, Float::f32, 1 + i % 4, false, caller + 10 * static_cast<uint64_t>(i)});
+    });
+  }
+  for (std::thread& caller : callers) caller.join();
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  const std::string mode = count > 1 ? arguments[1] : "";
+  const Effort effort{mode == "quick"};
+  const auto start = std::chrono::steady_clock::now();
+  const auto done = [&](const char* what) {
+    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+    std::printf("%6.1f s  %s\n", seconds.count(), what);
+    std::fflush(stdout);
+  };
+  if (mode == "huge") return check_huge(), done("calls beyond 2^33 values"), 0;
+  check_addresses(), check_vectors(effort), done("numbers, vectors and addresses");
+  check_pool(effort), done("thread pool");
+  for (const Kernel& kernel : kKernels) check_kernel(kernel, effort), done(kernel.name);
+  check_callers_at_once(effort), done("callers at once");
+}
