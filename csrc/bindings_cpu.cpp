@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "hsic.h"
 #include "isa.h"
 #include "residual_encode.h"
 
@@ -29,6 +30,15 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("instruction_set", [] { return unitok::isa_name(unitok::isa()); });
   m.def("instruction_sets", &unitok::available_isas);
   m.def("use_instruction_set", &unitok::use_isa);
+
+  m.def(
+      "hsic",
+      [](Address x, int64_t x_width, Address z, int64_t z_width, Address segments, int64_t count, int64_t num_segments,
+         double bandwidth, bool normalised, Address values, Address pull, int threads) {
+        return unitok::hsic(at<const float>(x), x_width, at<const float>(z), z_width, at<const int64_t>(segments), count,
+                            num_segments, at<float>(values), at<float>(pull), {bandwidth, normalised, threads});
+      },
+      py::call_guard<gil_scoped_release>());
 
   m.def(
       "residual_encode",

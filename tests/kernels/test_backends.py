@@ -189,7 +189,6 @@ def test_the_chosen_kernels_get_the_call_in_one_form(pretend, monkeypatch):
 ROWS, BOOKS, ONE = normal(6, 3), normal(2, 4, 3, seed=1), torch.zeros(6, 1, dtype=torch.int64)
 LEVELS = torch.zeros(6, 2, dtype=torch.int64)
 DIFFERENTIABLE = {
-    "hsic": lambda leaf, **o: uk.hsic(ROWS, ROWS * leaf, ONE[:, 0], num_segments=1, **o),
     "moe_residual_encode": lambda leaf, **o: (
         uk.moe_residual_encode(ROWS, BOOKS[None] * leaf, ONE, ROWS[:, :1], BOOKS * leaf, **o).combined
     ),
@@ -211,7 +210,7 @@ def test_a_gradient_runs_where_its_operation_was_told_to(name, demanded, monkeyp
     value = DIFFERENTIABLE[name](leaf, backend=demanded).sum()
     monkeypatch.setattr(backends, "choose", recorded)
     value.backward()
-    assert {operation for operation, _ in asked} == {"hsic" if name == "hsic" else "codeword_statistics"}
+    assert {operation for operation, _ in asked} == {"codeword_statistics"}
     assert {requested for _, requested in asked} == {demanded}
 
 
