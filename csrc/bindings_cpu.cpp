@@ -6,6 +6,7 @@
 #include "hsic.h"
 #include "isa.h"
 #include "residual_encode.h"
+#include "sinkhorn_assign.h"
 
 namespace py = pybind11;
 using Address = std::uintptr_t;
@@ -47,6 +48,15 @@ PYBIND11_MODULE(_cpu, m) {
         return unitok::residual_encode(rows(z, type, count, width), at<const float>(codebooks), levels, codewords,
                                        at<int64_t>(codes), at<void>(quantized), at<float>(level_error),
                                        at<int64_t>(counts), {threads, fast, stats});
+      },
+      py::call_guard<gil_scoped_release>());
+
+  m.def(
+      "sinkhorn_assign",
+      [](Address x, int64_t count, int64_t width, Address codebook, int64_t codewords, double epsilon,
+         int64_t iterations, Address codes, int threads) {
+        return unitok::sinkhorn_assign(at<const float>(x), count, width, at<const float>(codebook), codewords, epsilon,
+                                       iterations, at<int64_t>(codes), threads);
       },
       py::call_guard<gil_scoped_release>());
 }

@@ -16,7 +16,8 @@ constexpr int64_t kDepth = 128;                         // of two panels, what t
 constexpr float kClose = 0x1p-5f;                       // share of |r|^2 + |s|^2 under which a distance is redone
 
 // A register tile of a matrix product: to[i][.] = sum_k a(i, k) b[k][.] for kTall rows and `Vectors` vectors, where
-// a(i, k) lies at a[i * kRow + k * kNext]; added to what is there if `more`. With kDifference, the sum of (a(i, k) - b[k][.])^2.
+// a(i, k) lies at a[i * kRow + k * kNext]; added to what is there if `more`. With kDifference, the terms are
+// (a(i, k) - b[k][.])^2 instead.
 template <int Vectors, int64_t kRow, int64_t kNext, bool kDifference>
 void multiply(const float* a, const float* b, int64_t b_stride, int64_t depth, float* to, int64_t stride, bool more) {
   V total[kTall][Vectors];

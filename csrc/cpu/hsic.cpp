@@ -207,15 +207,6 @@ class Segment {
   float share_ = 0;
 };
 
-// Whether all of a row is finite.
-inline bool finite_row(const float* row, int64_t width) {
-  V check = zero();
-  int64_t d = 0;
-  for (; d + kLanes <= width; d += kLanes) check = fma(load(row + d), zero(), check);
-  if (d < width) check = fma(load_first(row + d, static_cast<int>(width - d)), zero(), check);
-  return sum(check) == 0;
-}
-
 bool hsic(const float* x, int64_t x_width, const float* z, int64_t z_width, const int64_t* segments, int64_t rows,
           int64_t num_segments, float* values, float* pull, const HsicOptions& options) {
   std::fill_n(values, num_segments, 0.0f);

@@ -270,4 +270,13 @@ inline void narrow(const float* from, Float type, int64_t count, char* to) {
   for (; i < count; ++i) half[i] = type == Float::f16 ? to_f16(from[i]) : to_bf16(from[i]);
 }
 
+// Whether all values of a row are finite.
+inline bool finite_row(const float* row, int64_t width) {
+  V check = zero();
+  int64_t d = 0;
+  for (; d + kLanes <= width; d += kLanes) check = fma(load(row + d), zero(), check);
+  if (d < width) check = fma(load_first(row + d, static_cast<int>(width - d)), zero(), check);
+  return sum(check) == 0;
+}
+
 }  // namespace unitok::UNITOK_ISA
