@@ -207,8 +207,9 @@ inline double sum(D8 a) {
   return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
 }
 
-// Exponentials: a = k ln 2 + r with k whole and |r| <= (ln 2) / 2, then e^r - 1 by a polynomial. The same bits on every
-// instruction set, within 2 units in the last place; lanes below the smallest normal result, and NaN, count as that.
+// Exponentials: a = k ln 2 + r with k whole and |r| <= (ln 2) / 2, then a polynomial. The same bits on every instruction
+// set, off by at most 2^-23 (float) and 2^-51 (double) of the value; NaN, and what lies below the limit that is taken
+// first, give about the smallest normal number.
 
 // e^a - constant for a <= 87, with one rounding of what is left where they cancel. The polynomial is Cephes' expf.
 inline V exp_less(V a, V constant) {
