@@ -15,6 +15,7 @@ FLAGS = [
     "-Wall",
     "-Wextra",
     "-Wno-maybe-uninitialized",  # GCC's own intrinsics headers
+    "-Wno-uninitialized",
     "-Wno-psabi",
 ]
 

@@ -4,12 +4,14 @@
 #include <pybind11/stl.h>
 
 #include "fma_peak.h"
+#include "hsic.h"
 #include "isa.h"
 #include "moe_residual_encode.h"
 #include "nearest_codeword.h"
 #include "ordered_linear.h"
 #include "residual_encode.h"
 #include "residual_loss.h"
+#include "sinkhorn_assign.h"
 
 namespace py = pybind11;
 using Address = std::uintptr_t;
@@ -86,6 +88,15 @@ PYBIND11_MODULE(_cpu, m) {
       },
       py::call_guard<gil_scoped_release>());
   m.def(
+      "hsic",
+      [](Address x, int64_t x_width, Address z, int64_t z_width, Address segments, int64_t count, int64_t num_segments,
+         double bandwidth, bool normalised, Address values, Address pull, int threads) {
+        return unitok::hsic(at<const float>(x), x_width, at<const float>(z), z_width, at<const int64_t>(segments), count,
+                            num_segments, at<float>(values), at<float>(pull), {bandwidth, normalised, threads});
+      },
+      py::call_guard<gil_scoped_release>());
+
+  m.def(
       "residual_encode",
       [](Address z, int type, int64_t count, int64_t width, Address codebooks, int64_t levels, int64_t codewords,
          Address codes, Address quantized, Address level_error, Address counts, int threads, bool fast, bool stats) {
@@ -104,6 +115,14 @@ PYBIND11_MODULE(_cpu, m) {
                                      {at<const float>(codebooks), experts, levels, codewords},
                                      at<const int64_t>(expert_ids), slots, {codebook_weight, commitment_weight},
                                      at<float>(loss), at<float>(by_z), at<float>(by_codebooks), threads);
+      },
+      py::call_guard<gil_scoped_release>());
+  m.def(
+      "sinkhorn_assign",
+      [](Address x, int64_t count, int64_t width, Address codebook, int64_t codewords, double epsilon,
+         int64_t iterations, Address codes, int threads) {
+        return unitok::sinkhorn_assign(at<const float>(x), count, width, at<const float>(codebook), codewords, epsilon,
+                                       iterations, at<int64_t>(codes), threads);
       },
       py::call_guard<gil_scoped_release>());
 }

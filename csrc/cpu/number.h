@@ -31,6 +31,12 @@ inline float float_of(uint32_t bits) {
   return x;
 }
 
+inline double double_of(uint64_t bits) {
+  double x;
+  std::memcpy(&x, &bits, 8);
+  return x;
+}
+
 inline float from_bf16(uint16_t x) { return float_of(static_cast<uint32_t>(x) << 16); }
 
 inline uint16_t to_bf16(float x) {  // to nearest, ties to even

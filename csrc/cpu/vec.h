@@ -34,6 +34,7 @@ inline V min(V a, V b) { return {_mm512_min_ps(a.v, b.v)}; }                 // 
 inline V max(V a, V b) { return {_mm512_max_ps(a.v, b.v)}; }
 inline uint32_t below(V a, V b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ); }
 inline uint32_t at_most(V a, V b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_LE_OQ); }
+inline V pow2(V a) { return {_mm512_maskz_scalef_ps(0xffff, _mm512_set1_ps(1.0f), a.v)}; }  // of whole -126 .. 127
 inline float sum(V a) { return _mm512_reduce_add_ps(a.v); }
 inline float least(V a) { return _mm512_reduce_min_ps(a.v); }
 inline float most(V a) { return _mm512_reduce_max_ps(a.v); }
@@ -80,6 +81,8 @@ inline D8 add(D8 a, D8 b) { return {_mm512_add_pd(a.v, b.v)}; }
 inline D8 sub(D8 a, D8 b) { return {_mm512_sub_pd(a.v, b.v)}; }
 inline D8 mul(D8 a, D8 b) { return {_mm512_mul_pd(a.v, b.v)}; }
 inline D8 fma(D8 a, D8 b, D8 c) { return {_mm512_fmadd_pd(a.v, b.v, c.v)}; }
+inline D8 max(D8 a, D8 b) { return {_mm512_max_pd(a.v, b.v)}; }  // b where one is NaN
+inline D8 pow2(D8 a) { return {_mm512_maskz_scalef_pd(0xff, _mm512_set1_pd(1.0), a.v)}; }  // of whole -1022 .. 1023
 // Stays in a register: GCC would load it again for each use, and loads are what then holds up the products.
 inline D8 held(D8 a) {
   asm("" : "+v"(a.v));
@@ -119,6 +122,10 @@ inline V min(V a, V b) { return {_mm256_min_ps(a.v, b.v)}; }
 inline V max(V a, V b) { return {_mm256_max_ps(a.v, b.v)}; }
 inline uint32_t below(V a, V b) { return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a.v, b.v, _CMP_LT_OQ))); }
 inline uint32_t at_most(V a, V b) { return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a.v, b.v, _CMP_LE_OQ))); }
+inline V pow2(V a) {
+  const __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(a.v), _mm256_set1_epi32(127));
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23))};
+}
 inline float sum(V a) {
   __m128 half = _mm_add_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
   half = _mm_add_ps(half, _mm_movehl_ps(half, half));
@@ -169,6 +176,12 @@ inline D8 add(D8 x, D8 y) { return {_mm256_add_pd(x.a, y.a), _mm256_add_pd(x.b, 
 inline D8 sub(D8 x, D8 y) { return {_mm256_sub_pd(x.a, y.a), _mm256_sub_pd(x.b, y.b)}; }
 inline D8 mul(D8 x, D8 y) { return {_mm256_mul_pd(x.a, y.a), _mm256_mul_pd(x.b, y.b)}; }
 inline D8 fma(D8 x, D8 y, D8 z) { return {_mm256_fmadd_pd(x.a, y.a, z.a), _mm256_fmadd_pd(x.b, y.b, z.b)}; }
+inline D8 max(D8 x, D8 y) { return {_mm256_max_pd(x.a, y.a), _mm256_max_pd(x.b, y.b)}; }
+inline __m256d pow2(__m256d a) {
+  const __m256i exponent = _mm256_add_epi64(_mm256_cvtepi32_epi64(_mm256_cvtpd_epi32(a)), _mm256_set1_epi64x(1023));
+  return _mm256_castsi256_pd(_mm256_slli_epi64(exponent, 52));
+}
+inline D8 pow2(D8 x) { return {pow2(x.a), pow2(x.b)}; }
 inline D8 held(D8 x) { return x; }
 inline void sum4(const D8* x, double* to) {
   __m256d half[4];
@@ -211,6 +224,7 @@ inline uint32_t at_most(V a, V b) {
   for (int i = 0; i < kLanes; ++i) mask |= static_cast<uint32_t>(a.v[i] <= b.v[i]) << i;
   return mask;
 }
+inline V pow2(V a) { UNITOK_EACH(V, kLanes, float_of(static_cast<uint32_t>(static_cast<int>(a.v[i]) + 127) << 23)); }
 inline float sum(V a) { return ((a.v[0] + a.v[4]) + (a.v[2] + a.v[6])) + ((a.v[1] + a.v[5]) + (a.v[3] + a.v[7])); }
 inline float least(V a) { return *std::min_element(a.v, a.v + kLanes); }
 inline float most(V a) { return *std::max_element(a.v, a.v + kLanes); }
@@ -236,6 +250,8 @@ inline D8 add(D8 a, D8 b) { UNITOK_EACH(D8, 8, a.v[i] + b.v[i]); }
 inline D8 sub(D8 a, D8 b) { UNITOK_EACH(D8, 8, a.v[i] - b.v[i]); }
 inline D8 mul(D8 a, D8 b) { UNITOK_EACH(D8, 8, a.v[i] * b.v[i]); }
 inline D8 fma(D8 a, D8 b, D8 c) { UNITOK_EACH(D8, 8, std::fma(a.v[i], b.v[i], c.v[i])); }
+inline D8 max(D8 a, D8 b) { UNITOK_EACH(D8, 8, a.v[i] > b.v[i] ? a.v[i] : b.v[i]); }
+inline D8 pow2(D8 a) { UNITOK_EACH(D8, 8, double_of(static_cast<uint64_t>(static_cast<int>(a.v[i]) + 1023) << 52)); }
 
 #undef UNITOK_EACH
 
@@ -248,6 +264,34 @@ inline double sum(D8 a) {
   return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
 }
 
+// Exponentials: a = k ln 2 + r with k whole and |r| <= (ln 2) / 2, then a polynomial. The same bits on every instruction
+// set, off by at most 2^-23 (float) and 2^-51 (double) of the value; NaN, and what lies below the limit that is taken
+// first, give about the smallest normal number.
+
+// e^a - constant for a <= 87, with one rounding of what is left where they cancel. The polynomial is Cephes' expf.
+inline V exp_less(V a, V constant) {
+  const V magic = splat(0x1.8p23f);  // adding it rounds to a whole number
+  a = max(a, splat(-87.0f));
+  const V k = sub(fma(a, splat(1.44269504088896341f), magic), magic);
+  const V r = fnma(k, splat(-2.12194440e-4f), fnma(k, splat(0.693359375f), a));
+  V p = splat(1.9875691500e-4f);
+  for (float c : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f})
+    p = fma(p, r, splat(c));
+  const V power = pow2(k);
+  return fma(fma(mul(r, r), p, r), power, sub(power, constant));
+}
+
+// e^a for a <= 709. The polynomial is Taylor's.
+inline D8 exp(D8 a) {
+  const D8 magic = splat8(0x1.8p52);
+  a = max(a, splat8(-708.0));
+  const D8 k = sub(fma(a, splat8(1.44269504088896341), magic), magic);
+  const D8 r = fma(k, splat8(-1.90821492927058770e-10), fma(k, splat8(-6.93147180369123816e-1), a));
+  D8 p = splat8(1.0 / 479001600);
+  for (double c : {1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880, 1.0 / 40320, 1.0 / 5040, 1.0 / 720, 1.0 / 120, 1.0 / 24,
+                   1.0 / 6, 0.5, 1.0, 1.0})
+    p = fma(p, r, splat8(c));
+  return mul(p, pow2(k));
 #if UNITOK_LEVEL == 0
 inline D8 held(D8 a) { return a; }
 inline void sum4(const D8* a, double* to) {
@@ -295,6 +339,15 @@ inline void narrow(const float* from, Float type, int64_t count, char* to) {
   if (type == Float::f16)
     for (; i + kLanes <= count; i += kLanes) store_f16(half + i, load(from + i));
   for (; i < count; ++i) half[i] = type == Float::f16 ? to_f16(from[i]) : to_bf16(from[i]);
+}
+
+// Whether all values of a row are finite.
+inline bool finite_row(const float* row, int64_t width) {
+  V check = zero();
+  int64_t d = 0;
+  for (; d + kLanes <= width; d += kLanes) check = fma(load(row + d), zero(), check);
+  if (d < width) check = fma(load_first(row + d, static_cast<int>(width - d)), zero(), check);
+  return sum(check) == 0;
 }
 
 }  // namespace unitok::UNITOK_ISA

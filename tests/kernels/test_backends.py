@@ -240,7 +240,6 @@ def test_the_chosen_kernels_get_the_call_in_one_form(pretend, monkeypatch):
 ROWS, BOOKS, ONE = normal(6, 3), normal(2, 4, 3, seed=1), torch.zeros(6, 1, dtype=torch.int64)
 LEVELS = torch.zeros(6, 2, dtype=torch.int64)
 DIFFERENTIABLE = {
-    "hsic": lambda leaf, **o: uk.hsic(ROWS, ROWS * leaf, ONE[:, 0], num_segments=1, **o),
     "moe_residual_encode": lambda leaf, **o: (
         uk.moe_residual_encode(ROWS, BOOKS[None] * leaf, ONE, ROWS[:, :1], BOOKS * leaf, **o).combined
     ),
@@ -263,7 +262,7 @@ def test_a_gradient_runs_where_its_operation_was_told_to(name, demanded, monkeyp
     monkeypatch.setattr(backends, "choose", recorded)
     value.backward()
     # the others make their gradient along with their value
-    made_later = {name} & {"hsic", "moe_residual_encode", "residual_decode"}
+    made_later = {name} & {"moe_residual_encode", "residual_decode"}
     assert set(asked) == {(operation, demanded) for operation in made_later}
 
 

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -110,6 +113,49 @@ def test_unchecked_bad_rows_are_left_out(run):
     codes = run(uk.sinkhorn_assign, x, codebook, epsilon=0.1, iterations=9, check_finite=False)
     assert codes[:2].tolist() == [-1, -1]
     assert torch.equal(codes[2:], clean)
+
+
+@pytest.mark.parametrize("epsilon", [1e-5, 1e-3, 0.05])
+def test_codes_are_the_reference_s_where_codewords_starve(run, epsilon):
+    # With so small an epsilon a far codeword's mass is far below any double: only its logarithm is left.
+    x, codebook = skewed(rows=5000)
+    codebook = torch.cat([codebook, codebook[:3] + 40, normal(90, 6, seed=5) * 2])
+    codes = run(uk.sinkhorn_assign, x, codebook, epsilon=epsilon, iterations=6)
+    assert torch.equal(codes, uk.sinkhorn_assign(x, codebook, epsilon=epsilon, iterations=6, backend="reference"))
+
+
+def test_equal_codes_for_any_number_of_threads(run, one_and_two_threads):
+    x, codebook = normal(4000, 7), normal(37, 7, seed=1)
+    one, two = one_and_two_threads(lambda: run(uk.sinkhorn_assign, x, codebook, epsilon=0.03, iterations=8))
+    assert torch.equal(one, two)
+
+
+def test_unchecked_bad_codewords_give_codes_in_range(run):
+    x, codebook = skewed(rows=100)
+    codebook[3, 1] = torch.nan
+    codes = run(uk.sinkhorn_assign, x, codebook, epsilon=0.1, iterations=3, check_finite=False)
+    assert int(codes.min()) >= 0
+    assert int(codes.max()) < 8
+
+
+MEMORY = """
+import re, torch, unitok_kernels as uk
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read()).group(1)) / 1024
+x, codebook = torch.randn(40_000, 4), torch.randn(500, 4)
+uk.sinkhorn_assign(x[:10], codebook, epsilon=0.1, iterations=1, backend="cpu")
+before = peak()
+uk.sinkhorn_assign(x, codebook, epsilon=0.1, iterations=1, backend="cpu")
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak from /proc")
+@pytest.mark.skipif(not uk.backends.available()["cpu"], reason="the native module is not built")
+def test_the_native_kernel_keeps_no_table_either():
+    # 40,000 x 500 scores are 80 MB in float32.
+    found = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
+    assert float(found.stdout) < 8
 
 
 def test_no_table_of_rows_times_codewords_is_made():

@@ -1,4 +1,8 @@
-"""hsic: schema, checks, fake kernel, gradient and the public function."""
+"""hsic: schema, checks, fake kernel, gradient and the public function.
+
+The kernels give, beside the values, each row's pull: the gradient of its segment's value in that row of z. So the
+backward pass is one product.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from unitok_kernels import checks
 from unitok_kernels.ops.common import wide_dtype
@@ -19,6 +24,7 @@ def _check(
     num_segments: int,
     bandwidth: float | None,
     normalised: bool,
+    with_gradient: bool,
     check_finite: bool | None,
 ) -> None:
     checks.floating("hsic", "x", x, "(N, D_in)")
@@ -32,40 +38,43 @@ def _check(
     checks.one_device("hsic", x=x, z=z, segments=segments)
 
 
-def _fake(x: Tensor, z: Tensor, segments: Tensor, num_segments: int, *_: Any) -> Tensor:
-    return z.new_empty(num_segments, dtype=wide_dtype(z))
+def _fake(
+    x: Tensor,
+    z: Tensor,
+    segments: Tensor,
+    num_segments: int,
+    bandwidth: float | None,
+    normalised: bool,
+    with_gradient: bool,
+    *_: Any,
+) -> tuple[Tensor, Tensor]:
+    dtype, rows = wide_dtype(z), z.shape[0] if with_gradient else 0
+    return z.new_empty(num_segments, dtype=dtype), z.new_empty(rows, z.shape[1], dtype=dtype)
 
 
-def _check_backward(gradient: Tensor, *arguments: Any) -> None:
-    x, z, segments, num_segments, bandwidth, normalised = arguments
-    _check(x, z, segments, num_segments, bandwidth, normalised, None)
-    checks.floating("hsic_backward", "gradient", gradient, "(num_segments,)")
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    _, z, segments, num_segments, _, _, with_gradient, *_ = inputs
+    values, pull = output
+    if with_gradient:
+        ctx.mark_non_differentiable(pull)
+        ctx.save_for_backward(segments, pull)
+        ctx.last_segment, ctx.dtype = num_segments - 1, z.dtype
+    else:
+        ctx.mark_non_differentiable(values, pull)
 
 
-_backward_operation = define(
-    "hsic_backward",
-    "(Tensor gradient, Tensor x, Tensor z, Tensor segments, int num_segments, float? bandwidth, bool normalised, "
-    "str? backend=None) -> Tensor",
-    check=_check_backward,
-    fake=lambda gradient, x, z, *_: z.new_empty(z.shape),
-    folder="hsic",
-)
-
-
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, z, segments, *ctx.options, _, ctx.backend = inputs
-    ctx.save_for_backward(x, z, segments)
-
-
-def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    by_z = _backward_operation(gradient, *ctx.saved_tensors, *ctx.options, ctx.backend)
-    return None, by_z, *[None] * 6
+@once_differentiable
+def _backward(ctx: Any, gradient: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    segments, pull = ctx.saved_tensors
+    by_row = gradient[segments.long().clamp(0, ctx.last_segment), None]
+    by_z = torch.where(pull == 0, 0, by_row * pull)  # rows of no segment stay 0, whatever the gradient of another is
+    return None, by_z.to(ctx.dtype), *[None] * 7
 
 
 _operation = define(
     "hsic",
     "(Tensor x, Tensor z, Tensor segments, int num_segments, float? bandwidth=None, bool normalised=False, "
-    "bool? check_finite=None, str? backend=None) -> Tensor",
+    "bool with_gradient=False, bool? check_finite=None, str? backend=None) -> (Tensor, Tensor)",
     check=_check,
     fake=_fake,
     setup=_setup,
@@ -127,5 +136,7 @@ def hsic(
         num_segments = max(int(segments.max()), 0) + 1 if segments.numel() else 1
     checks.whole("hsic", num_segments=num_segments)
     sigma = None if isinstance(bandwidth, str) else float(bandwidth)
-    values: Tensor = _operation(x, z, segments, num_segments, sigma, normalised, check_finite, backend)
+    with_gradient = z.requires_grad and torch.is_grad_enabled()  # it comes cheap beside the value, and dear after it
+    values: Tensor
+    values, _ = _operation(x, z, segments, num_segments, sigma, normalised, with_gradient, check_finite, backend)
     return values

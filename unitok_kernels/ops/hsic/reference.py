@@ -84,45 +84,32 @@ def hsic(
     num_segments: int,
     bandwidth: float | None,
     normalised: bool,
+    with_gradient: bool,
     check_finite: bool | None,
-) -> Tensor:
-    """Reference of the operation."""
+) -> tuple[Tensor, Tensor]:
+    """Reference of the operation: the values, and each row's pull, the bandwidths held constant."""
     if checks.reads_data(check_finite, z):
-        checks.finite("hsic", "x", x)
-        checks.finite("hsic", "z", z)
-        checks.in_range("hsic", "segments", segments, num_segments, step="Number the domains from 0.")
+        check_data(x, z, segments, num_segments)
     values = torch.zeros(num_segments, dtype=torch.float64, device=z.device)
+    pulls = torch.zeros_like(z if with_gradient else z[:0], dtype=torch.float64)
     for segment, rows in _members(x, z, segments, num_segments):
         u, v = _Gaussian(x[rows].double(), bandwidth), _Gaussian(z[rows].double(), bandwidth)
         value = _estimate(u, v)
+        scale, share = torch.ones_like(value), torch.zeros_like(value)
         if normalised:
-            value = value / _scale(u, v)
-        values[segment] = value
-    return values.to(wide_dtype(z))
+            own = _estimate(v, v)
+            scale = (_estimate(u, u) * own).sqrt()
+            scale = torch.where(scale > 0, scale, 1.0)  # all rows equal: HSIC is 0, and so is its share
+            share = torch.where(own > 0, value / own, 0)
+        values[segment] = value / scale
+        if with_gradient:
+            pull = _gradient(u, v)
+            pulls[rows] = (pull - share * _gradient(v, v) if normalised else pull) / scale
+    return values.to(wide_dtype(z)), pulls.to(wide_dtype(z))
 
 
-def _scale(u: _Gaussian, v: _Gaussian) -> Tensor:
-    scale = (_estimate(u, u) * _estimate(v, v)).sqrt()
-    return torch.where(scale > 0, scale, 1.0)  # all rows equal: HSIC is 0, and so is its share
-
-
-def hsic_backward(
-    gradient: Tensor,
-    x: Tensor,
-    z: Tensor,
-    segments: Tensor,
-    num_segments: int,
-    bandwidth: float | None,
-    normalised: bool,
-) -> Tensor:
-    """Gradient of `hsic` in z, the bandwidths held constant."""
-    by_z = torch.zeros_like(z, dtype=torch.float64)
-    for segment, rows in _members(x, z, segments, num_segments):
-        u, v = _Gaussian(x[rows].double(), bandwidth), _Gaussian(z[rows].double(), bandwidth)
-        pull = _gradient(u, v)
-        if normalised:
-            scale, own = _scale(u, v), _estimate(v, v)
-            share = torch.where(own > 0, _estimate(u, v) / own, 0)
-            pull = (pull - share * _gradient(v, v)) / scale
-        by_z[rows] = gradient[segment].double() * pull
-    return by_z.to(z.dtype)
+def check_data(x: Tensor, z: Tensor, segments: Tensor, num_segments: int) -> None:
+    """Raise for NaN, infinity and segments out of range."""
+    checks.finite("hsic", "x", x)
+    checks.finite("hsic", "z", z)
+    checks.in_range("hsic", "segments", segments, num_segments, step="Number the domains from 0.")
