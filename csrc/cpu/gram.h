@@ -134,7 +134,7 @@ class Panels {
   }
 
   float exact(int64_t i, int64_t j) const {
-    return i == j ? 0.0f : static_cast<float>(squared_distance(row(i), row(j), width_));
+    return i == j ? 0.0f : static_cast<float>(exact_distance(row(i), row(j), width_));
   }
 
   void pack(int64_t panel, const float* mean) {

@@ -292,6 +292,8 @@ inline D8 exp(D8 a) {
                    1.0 / 6, 0.5, 1.0, 1.0})
     p = fma(p, r, splat8(c));
   return mul(p, pow2(k));
+}
+
 #if UNITOK_LEVEL == 0
 inline D8 held(D8 a) { return a; }
 inline void sum4(const D8* a, double* to) {
