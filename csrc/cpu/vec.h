@@ -55,6 +55,9 @@ inline D8 add(D8 a, D8 b) { return {_mm512_add_pd(a.v, b.v)}; }
 inline D8 sub(D8 a, D8 b) { return {_mm512_sub_pd(a.v, b.v)}; }
 inline D8 mul(D8 a, D8 b) { return {_mm512_mul_pd(a.v, b.v)}; }
 inline D8 fma(D8 a, D8 b, D8 c) { return {_mm512_fmadd_pd(a.v, b.v, c.v)}; }
+inline D8 pick_below(D8 a, D8 b, D8 if_below, D8 otherwise) {
+  return {_mm512_mask_blend_pd(_mm512_cmp_pd_mask(a.v, b.v, _CMP_LT_OQ), otherwise.v, if_below.v)};
+}
 
 #elif UNITOK_LEVEL == 2
 
@@ -119,6 +122,10 @@ inline D8 add(D8 x, D8 y) { return {_mm256_add_pd(x.a, y.a), _mm256_add_pd(x.b, 
 inline D8 sub(D8 x, D8 y) { return {_mm256_sub_pd(x.a, y.a), _mm256_sub_pd(x.b, y.b)}; }
 inline D8 mul(D8 x, D8 y) { return {_mm256_mul_pd(x.a, y.a), _mm256_mul_pd(x.b, y.b)}; }
 inline D8 fma(D8 x, D8 y, D8 z) { return {_mm256_fmadd_pd(x.a, y.a, z.a), _mm256_fmadd_pd(x.b, y.b, z.b)}; }
+inline D8 pick_below(D8 x, D8 y, D8 if_below, D8 otherwise) {
+  return {_mm256_blendv_pd(otherwise.a, if_below.a, _mm256_cmp_pd(x.a, y.a, _CMP_LT_OQ)),
+          _mm256_blendv_pd(otherwise.b, if_below.b, _mm256_cmp_pd(x.b, y.b, _CMP_LT_OQ))};
+}
 
 #else
 
@@ -179,10 +186,18 @@ inline D8 add(D8 a, D8 b) { UNITOK_EACH(D8, 8, a.v[i] + b.v[i]); }
 inline D8 sub(D8 a, D8 b) { UNITOK_EACH(D8, 8, a.v[i] - b.v[i]); }
 inline D8 mul(D8 a, D8 b) { UNITOK_EACH(D8, 8, a.v[i] * b.v[i]); }
 inline D8 fma(D8 a, D8 b, D8 c) { UNITOK_EACH(D8, 8, std::fma(a.v[i], b.v[i], c.v[i])); }
+inline D8 pick_below(D8 a, D8 b, D8 if_below, D8 otherwise) {
+  UNITOK_EACH(D8, 8, a.v[i] < b.v[i] ? if_below.v[i] : otherwise.v[i]);
+}
 
 #undef UNITOK_EACH
 
 #endif
+
+inline D8 counting8() {
+  constexpr double kNumbers[] = {0, 1, 2, 3, 4, 5, 6, 7};
+  return load8(kNumbers);
+}
 
 // The sum of the 8 lanes, in one order on every instruction set.
 inline double sum(D8 a) {
