@@ -35,8 +35,8 @@ PYBIND11_MODULE(_cpu, m) {
 
   m.def(
       "codeword_statistics",
-      [](Address x, int type, int64_t count, int64_t width, Address codes, int64_t codewords, Address sums, Address counts,
-         int threads) {
+      [](Address x, int type, int64_t count, int64_t width, Address codes, int64_t codewords, Address sums,
+         Address counts, int threads) {
         return unitok::codeword_statistics(rows(x, type, count, width), at<const int64_t>(codes), codewords,
                                            at<float>(sums), at<int64_t>(counts), threads);
       },
@@ -44,8 +44,8 @@ PYBIND11_MODULE(_cpu, m) {
 
   m.def(
       "kmeans",
-      [](Address x, int64_t count, int64_t width, Address codebook, int64_t codewords, int64_t iterations, bool balanced,
-         Address codes, int threads) {
+      [](Address x, int64_t count, int64_t width, Address codebook, int64_t codewords, int64_t iterations,
+         bool balanced, Address codes, int threads) {
         unitok::kmeans(at<const float>(x), count, width, at<float>(codebook), codewords, iterations, balanced,
                        at<int64_t>(codes), threads);
       },
@@ -73,8 +73,8 @@ PYBIND11_MODULE(_cpu, m) {
       "residual_decode_backward",
       [](Address gradient, int type, int64_t count, int64_t width, Address codes, int64_t levels, int64_t codewords,
          Address by_codebooks, int threads) {
-        unitok::residual_decode_backward(rows(gradient, type, count, width), at<const int64_t>(codes), levels, codewords,
-                                         at<void>(by_codebooks), threads);
+        unitok::residual_decode_backward(rows(gradient, type, count, width), at<const int64_t>(codes), levels,
+                                         codewords, at<void>(by_codebooks), threads);
       },
       py::call_guard<gil_scoped_release>());
 

@@ -9,7 +9,8 @@
 
 namespace unitok {
 
-bool codeword_statistics(const Rows& x, const int64_t* codes, int64_t codewords, float* sums, int64_t* counts, int threads) {
+bool codeword_statistics(const Rows& x, const int64_t* codes, int64_t codewords, float* sums, int64_t* counts,
+                         int threads) {
   UNITOK_DISPATCH(codeword_statistics(x, codes, codewords, sums, counts, threads));
 }
 
@@ -21,7 +22,8 @@ bool codeword_statistics(const Rows& x, const int64_t* codes, int64_t codewords,
 
 namespace unitok::UNITOK_ISA {
 
-bool codeword_statistics(const Rows& x, const int64_t* codes, int64_t codewords, float* sums, int64_t* counts, int threads) {
+bool codeword_statistics(const Rows& x, const int64_t* codes, int64_t codewords, float* sums, int64_t* counts,
+                         int threads) {
   const Groups groups(codes, 1, x.count, codewords);
   for (int64_t k = 0; k < codewords; ++k) counts[k] = groups.size(k);
   return sum_groups(x, groups, Float::f32, sums, threads) && groups.in_range();

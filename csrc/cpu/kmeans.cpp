@@ -10,8 +10,8 @@
 
 namespace unitok {
 
-void kmeans_start(const float* rows, int64_t count, int64_t width, int64_t codewords, const double* draws, int64_t* chosen,
-                  int threads) {
+void kmeans_start(const float* rows, int64_t count, int64_t width, int64_t codewords, const double* draws,
+                  int64_t* chosen, int threads) {
   UNITOK_DISPATCH(kmeans_start(rows, count, width, codewords, draws, chosen, threads));
 }
 
@@ -32,12 +32,14 @@ namespace unitok::UNITOK_ISA {
 
 constexpr int64_t kRowsTask = 10 * kBlock;
 
-void kmeans_start(const float* rows, int64_t count, int64_t width, int64_t codewords, const double* draws, int64_t* chosen,
-                  int threads) {
+void kmeans_start(const float* rows, int64_t count, int64_t width, int64_t codewords, const double* draws,
+                  int64_t* chosen, int threads) {
   const int64_t tasks = ceil_div(count, kRowsTask);
   Buffer<double> nearest(count), masses(tasks);
   std::fill_n(nearest.data(), count, std::numeric_limits<double>::infinity());
-  const auto any_row = [&](double draw) { return std::min(count - 1, static_cast<int64_t>(draw * static_cast<double>(count))); };
+  const auto any_row = [&](double draw) {
+    return std::min(count - 1, static_cast<int64_t>(draw * static_cast<double>(count)));
+  };
   chosen[0] = any_row(draws[0]);
   for (int64_t k = 1; k < codewords; ++k) {
     const float* const latest = rows + chosen[k - 1] * width;
@@ -56,7 +58,7 @@ void kmeans_start(const float* rows, int64_t count, int64_t width, int64_t codew
       chosen[k] = any_row(draws[k]);
       continue;
     }
-    // The first row at which the running sum exceeds its share of the total; rounding may leave the last one with a mass.
+    // The first row at which the running sum exceeds its share of the total, or, by rounding, the last one with a mass.
     const double aim = draws[k] * total;
     double passed = 0;
     int64_t task = 0;
@@ -95,8 +97,8 @@ void nearest_codes(const float* rows, int64_t count, int64_t width, const float*
 }
 
 // Moves the codewords without rows to the rows that are farthest from their own.
-void revive(const float* rows, int64_t count, int64_t width, const Groups& groups, const int64_t* codes, float* codebook,
-            int threads) {
+void revive(const float* rows, int64_t count, int64_t width, const Groups& groups, const int64_t* codes,
+            float* codebook, int threads) {
   std::vector<int64_t> empty;
   for (int64_t k = 0; k < groups.codewords(); ++k)
     if (groups.size(k) == 0) empty.push_back(k);

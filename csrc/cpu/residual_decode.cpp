@@ -9,8 +9,8 @@
 
 namespace unitok {
 
-bool residual_decode(const int64_t* codes, int64_t count, int64_t levels, const Rows& codebooks, void* quantized, bool check,
-                     int threads) {
+bool residual_decode(const int64_t* codes, int64_t count, int64_t levels, const Rows& codebooks, void* quantized,
+                     bool check, int threads) {
   UNITOK_DISPATCH(residual_decode(codes, count, levels, codebooks, quantized, check, threads));
 }
 
@@ -91,8 +91,8 @@ bool decode(const int64_t* codes, int64_t count, int64_t levels, const Rows& cod
   return in_range && (!check || all_finite<Type>(table, codebooks.count * width));
 }
 
-bool residual_decode(const int64_t* codes, int64_t count, int64_t levels, const Rows& codebooks, void* quantized, bool check,
-                     int threads) {
+bool residual_decode(const int64_t* codes, int64_t count, int64_t levels, const Rows& codebooks, void* quantized,
+                     bool check, int threads) {
   char* const out = static_cast<char*>(quantized);
   switch (codebooks.type) {
     case Float::f16: return decode<Float::f16>(codes, count, levels, codebooks, out, check, threads);

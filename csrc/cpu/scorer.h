@@ -37,7 +37,7 @@ class Scorer {
   const float* row(int64_t i) const { return rows_ + i * width_; }
   const double* norms() const { return norms_.data(); }
 
-  // Writes the first `count` of up to kGroup rows, centred; those that are missing repeat the last. `row_of` numbers them.
+  // Writes `count` <= kGroup rows, centred, whose numbers row_of gives; those that are missing repeat the last.
   template <class RowOf>
   void centre(const RowOf& row_of, int64_t count, double* to) const {
     for (int64_t i = 0; i < kGroup; ++i) {

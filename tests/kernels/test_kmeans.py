@@ -233,6 +233,15 @@ def test_balanced_codes_of_equal_rows_have_the_least_inertia(run, distinct):
     assert inertia(x, start, codes) == pytest.approx(least_inertia(x, start), rel=1e-9)
 
 
+def test_balanced_codes_out_of_one_large_cluster_have_the_least_inertia(run):
+    x, start = skewed(700, 3) * 0.1, normal(5, 3, seed=2) * 4
+    start[0] = 0
+    assert int(uk.nearest_codeword(x, start)[0].bincount(minlength=5).max()) > 500
+    _, codes = run(uk.kmeans, x, 5, iterations=0, seed=0, init=start, balanced=True)
+    bounds_hold(codes, 5)
+    assert inertia(x, start, codes) == pytest.approx(least_inertia(x, start), rel=1e-9)
+
+
 def test_balanced_codes_of_far_apart_clusters_have_the_least_inertia(run):
     x, start = oracle.two_clusters()
     x, start = x[:260], start[::8]  # 200 rows at 1000, 60 at -1000, 11 codewords: 11 to 48 rows each
@@ -275,15 +284,15 @@ def test_every_backend_gives_the_codes_of_the_reference(run, init, balanced, wid
 
 @pytest.mark.parametrize("balanced", [False, True])
 def test_bits_are_those_of_one_thread(run, balanced):
-    # 5 blocks of rows and more a task, codewords that start empty, and bounds that bind.
-    x = skewed(5000, 9)
-    start = torch.cat([x[:37], torch.full((3, 9), 1e3)])
+    # More rows than a task takes, codewords that start empty, and bounds that bind.
+    x = skewed(2100, 9)
+    start = torch.cat([x[:17], torch.full((3, 9), 1e3)])
     before, results = torch.get_num_threads(), []
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            results.append(run(uk.kmeans, x, 40, iterations=3, seed=0, init=start, balanced=balanced))
-            results.append(run(uk.kmeans, x, 40, iterations=1, seed=0, balanced=balanced))
+            results.append(run(uk.kmeans, x, 20, iterations=2, seed=0, init=start, balanced=balanced))
+            results.append(run(uk.kmeans, x, 20, iterations=1, seed=0, balanced=balanced))
     finally:
         torch.set_num_threads(before)
     for alone, *more in (results[::2], results[1::2]):
