@@ -1,12 +1,12 @@
-// The rows' assignment of least cost under bounds is a transport problem: rows flow to codewords, and from each codeword
+// The assignment of least cost under bounds is a transport problem: rows flow to codewords, and from each codeword
 // between `fewest` and `most` of them flow on, to one sink. Its dual gives each codeword a price, above 0 where it is
 // full, below 0 where it has no more than it must, and then rows simply take the codeword of least distance + price.
 //
-//   search_prices (prices.h): a few sweeps over the rows, each of which moves prices against what is too many or too few.
+//   search_prices (prices.h): a few sweeps over the rows, which move prices against what is too many or too few.
 //   Flow (flow.h): makes that exact. What is too many goes along shortest paths to where too few are (successive
 //   shortest paths: Ahuja, Magnanti and Orlin, "Network Flows", 1993), on a graph whose nodes are the codewords and the
-//   sink alone: the edge from a to b is the row of a that loses least by going to b. Prices are the potentials that keep
-//   edges at or above 0.
+//   sink alone: the edge from a to b is the row of a that loses least by going to b. Prices are the potentials that
+//   keep edges at or above 0.
 #ifndef UNITOK_ISA
 
 #include "balanced.h"

@@ -109,8 +109,8 @@ class Flow {
     loss_[k * problem_.nodes + k] = kInfinity;
   }
 
-  // The same for a tile whose losses have changed. Where k has many rows, a look at its frontier is mostly enough: a few
-  // rows, chosen so that those outside lose no less than `beyond`.
+  // The same for a tile whose losses have changed. Where k has many rows, a look at its frontier is mostly enough:
+  // a few rows, chosen so that those outside lose no less than `beyond`.
   struct Frontier {
     std::vector<int64_t> rows;
     double beyond[8];

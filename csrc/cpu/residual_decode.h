@@ -8,8 +8,8 @@
 namespace unitok {
 
 // codes (N, L), codebooks (L K, D) of any type -> quantized (N, D) in that type: the float32 sum in level order,
-// rounded once. A code that isn't in 0 .. K - 1 adds nothing. Returns whether the input was good: no code but -1 outside, and,
-// if `check`, no value of the codebooks that isn't finite.
+// rounded once. A code that isn't in 0 .. K - 1 adds nothing. Returns whether the input was good: no code but -1
+// outside, and, if `check`, no value of the codebooks that isn't finite.
 bool residual_decode(const int64_t* codes, int64_t count, int64_t levels, const Rows& codebooks, void* quantized,
                      bool check, int threads);
 
