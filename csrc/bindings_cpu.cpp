@@ -3,12 +3,15 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "codeword_statistics.h"
 #include "fma_peak.h"
 #include "hsic.h"
 #include "isa.h"
+#include "kmeans.h"
 #include "moe_residual_encode.h"
 #include "nearest_codeword.h"
 #include "ordered_linear.h"
+#include "residual_decode.h"
 #include "residual_encode.h"
 #include "residual_loss.h"
 #include "sinkhorn_assign.h"
@@ -40,6 +43,41 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("fma_peak", &unitok::fma_peak, py::call_guard<gil_scoped_release>());
 
   m.def(
+      "codeword_statistics",
+      [](Address x, int type, int64_t count, int64_t width, Address codes, int64_t codewords, Address sums,
+         Address counts, int threads) {
+        return unitok::codeword_statistics(rows(x, type, count, width), at<const int64_t>(codes), codewords,
+                                           at<float>(sums), at<int64_t>(counts), threads);
+      },
+      py::call_guard<gil_scoped_release>());
+
+  m.def(
+      "hsic",
+      [](Address x, int64_t x_width, Address z, int64_t z_width, Address segments, int64_t count, int64_t num_segments,
+         double bandwidth, bool normalised, Address values, Address pull, int threads) {
+        return unitok::hsic(at<const float>(x), x_width, at<const float>(z), z_width, at<const int64_t>(segments),
+                            count, num_segments, at<float>(values), at<float>(pull), {bandwidth, normalised, threads});
+      },
+      py::call_guard<gil_scoped_release>());
+
+  m.def(
+      "kmeans",
+      [](Address x, int64_t count, int64_t width, Address codebook, int64_t codewords, int64_t iterations,
+         bool balanced, Address codes, int threads) {
+        unitok::kmeans(at<const float>(x), count, width, at<float>(codebook), codewords, iterations, balanced,
+                       at<int64_t>(codes), threads);
+      },
+      py::call_guard<gil_scoped_release>());
+
+  m.def(
+      "kmeans_start",
+      [](Address x, int64_t count, int64_t width, int64_t codewords, Address draws, Address chosen, int threads) {
+        unitok::kmeans_start(at<const float>(x), count, width, codewords, at<const double>(draws), at<int64_t>(chosen),
+                             threads);
+      },
+      py::call_guard<gil_scoped_release>());
+
+  m.def(
       "moe_residual_encode",
       [](Address z, int type, int64_t count, int64_t width, Address codebooks, int64_t experts, int64_t levels,
          int64_t codewords, Address expert_ids, Address expert_weights, int64_t slots, Address shared_codebooks,
@@ -55,6 +93,7 @@ PYBIND11_MODULE(_cpu, m) {
             {threads, fast, stats});
       },
       py::call_guard<gil_scoped_release>());
+
   m.def(
       "moe_residual_encode_backward",
       [](Address gradient, int64_t count, int64_t width, Address codebooks, int64_t experts, int64_t levels,
@@ -69,6 +108,7 @@ PYBIND11_MODULE(_cpu, m) {
             at<float>(by_shared), threads);
       },
       py::call_guard<gil_scoped_release>());
+
   m.def(
       "nearest_codeword",
       [](Address x, int type, int64_t count, int64_t width, Address codebook, int64_t codewords, Address codes,
@@ -78,6 +118,7 @@ PYBIND11_MODULE(_cpu, m) {
                                         {threads, fast, stats});
       },
       py::call_guard<gil_scoped_release>());
+
   m.def(
       "ordered_linear",
       [](Address x, bool x_wide, int64_t count, int64_t width, Address weight, bool weight_wide, int64_t outputs,
@@ -87,12 +128,23 @@ PYBIND11_MODULE(_cpu, m) {
                                at<double>(y), threads);
       },
       py::call_guard<gil_scoped_release>());
+
   m.def(
-      "hsic",
-      [](Address x, int64_t x_width, Address z, int64_t z_width, Address segments, int64_t count, int64_t num_segments,
-         double bandwidth, bool normalised, Address values, Address pull, int threads) {
-        return unitok::hsic(at<const float>(x), x_width, at<const float>(z), z_width, at<const int64_t>(segments), count,
-                            num_segments, at<float>(values), at<float>(pull), {bandwidth, normalised, threads});
+      "residual_decode",
+      [](Address codes, int64_t count, int64_t levels, Address codebooks, int type, int64_t codewords, int64_t width,
+         Address quantized, bool check, int threads) {
+        return unitok::residual_decode(at<const int64_t>(codes), count, levels,
+                                       rows(codebooks, type, levels * codewords, width), at<void>(quantized), check,
+                                       threads);
+      },
+      py::call_guard<gil_scoped_release>());
+
+  m.def(
+      "residual_decode_backward",
+      [](Address gradient, int type, int64_t count, int64_t width, Address codes, int64_t levels, int64_t codewords,
+         Address by_codebooks, int threads) {
+        unitok::residual_decode_backward(rows(gradient, type, count, width), at<const int64_t>(codes), levels,
+                                         codewords, at<void>(by_codebooks), threads);
       },
       py::call_guard<gil_scoped_release>());
 
@@ -117,6 +169,7 @@ PYBIND11_MODULE(_cpu, m) {
                                      at<float>(loss), at<float>(by_z), at<float>(by_codebooks), threads);
       },
       py::call_guard<gil_scoped_release>());
+
   m.def(
       "sinkhorn_assign",
       [](Address x, int64_t count, int64_t width, Address codebook, int64_t codewords, double epsilon,

@@ -30,7 +30,7 @@ bool hsic(const float* x, int64_t x_width, const float* z, int64_t z_width, cons
 
 namespace unitok::UNITOK_ISA {
 
-constexpr int64_t kAlone = 512;        // segments of more rows share out their tiles among the threads
+constexpr int64_t kAlone = 512;  // segments of more rows share out their tiles among the threads
 
 // One segment: its value and its rows' pull.
 class Segment {
@@ -220,7 +220,7 @@ bool hsic(const float* x, int64_t x_width, const float* z, int64_t z_width, cons
     }
   });
   bool bad = false;
-  std::vector<std::vector<int64_t>> members(static_cast<std::size_t>(num_segments));
+  std::vector<std::vector<int64_t> > members(static_cast<std::size_t>(num_segments));
   for (int64_t i = 0; i < rows; ++i) {
     if (good[static_cast<std::size_t>(i)]) {
       members[static_cast<std::size_t>(segments[i])].push_back(i);

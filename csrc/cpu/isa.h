@@ -33,14 +33,11 @@ bool has_vnni();
 
 // Calls `call` in the namespace of the instruction set in use, e.g. UNITOK_DISPATCH(hsic(x, z)).
 #if UNITOK_X86
-#define UNITOK_DISPATCH(call)            \
-  switch (::unitok::isa()) {             \
-    case ::unitok::Isa::avx512:          \
-      return ::unitok::avx512::call;     \
-    case ::unitok::Isa::avx2:            \
-      return ::unitok::avx2::call;       \
-    default:                             \
-      return ::unitok::generic::call;    \
+#define UNITOK_DISPATCH(call)                                  \
+  switch (::unitok::isa()) {                                   \
+    case ::unitok::Isa::avx512: return ::unitok::avx512::call; \
+    case ::unitok::Isa::avx2: return ::unitok::avx2::call;     \
+    default: return ::unitok::generic::call;                   \
   }
 #else
 #define UNITOK_DISPATCH(call) return ::unitok::generic::call

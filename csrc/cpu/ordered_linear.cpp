@@ -82,8 +82,7 @@ template <class T>
 void block(const double* x, int64_t rows, const T* weight, int64_t width, const double* bias, int64_t outputs,
            bool relu, double* y, int64_t y_stride) {
   int64_t first = 0;
-  if (kTileOutputs > 4)
-    first = tiles<kTileOutputs>(x, rows, weight, width, bias, first, outputs, relu, y, y_stride);
+  if (kTileOutputs > 4) first = tiles<kTileOutputs>(x, rows, weight, width, bias, first, outputs, relu, y, y_stride);
   tiles<4>(x, rows, weight, width, bias, first, outputs, relu, y, y_stride);
 }
 
@@ -109,7 +108,7 @@ void ordered_linear(const Matrix& x, const Matrix& weight, const double* bias, b
     });
     table = {widened.data(), true, outputs, width};
   }
-  std::vector<Buffer<double>> scratch(static_cast<std::size_t>(threads));
+  std::vector<Buffer<double> > scratch(static_cast<std::size_t>(threads));
   if (!x.wide)
     for (Buffer<double>& own : scratch) own = Buffer<double>(std::min(kRows, x.rows) * width);
 

@@ -14,7 +14,8 @@ struct Matrix {
   const void* row(int64_t i) const { return static_cast<const char*>(data) + i * width * (wide ? 8 : 4); }
 };
 
-// y = x W^T + b in double precision, clamped at 0 from below where `relu`; x (N, I), weight (O, I), bias (O) -> y (N, O).
+// y = x W^T + b in double precision, clamped at 0 from below where `relu`; x (N, I), weight (O, I), bias (O) -> y (N,
+// O).
 //
 // y_no is the sum of 8 chains plus b_o: chain j takes the features j, j + 8, ... in turn, one fused multiply-add each
 // from 0 on, and the chains are added as (((0 + 4) + (2 + 6)) + ((1 + 5) + (3 + 7))). No other row has a part in it.

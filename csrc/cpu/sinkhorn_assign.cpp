@@ -1,6 +1,6 @@
-// Only the codewords' potentials are kept between iterations: scores are made again, a block of rows at a time. All is in
-// double precision, since a small epsilon leaves float32 no digit after the point, and every sum has one order on every
-// instruction set: so codes are equal on all of them.
+// Only the codewords' potentials are kept between iterations: scores are made again, a block of rows at a time. All is
+// in double precision, since a small epsilon leaves float32 no digit after the point, and every sum has one order on
+// every instruction set: so codes are equal on all of them.
 #ifndef UNITOK_ISA
 
 #include "sinkhorn_assign.h"
@@ -107,9 +107,8 @@ class Sinkhorn {
       for (int64_t k = 0; k < codewords_; ++k)
         potentials_[k] = -std::log(static_cast<double>(codewords_)) - columns[0].most[k] - std::log(columns[0].sums[k]);
     }
-    parallel(parts, threads, [&](int64_t part, int worker) {
-      assign(part, blocks[static_cast<std::size_t>(worker)], codes);
-    });
+    parallel(parts, threads,
+             [&](int64_t part, int worker) { assign(part, blocks[static_cast<std::size_t>(worker)], codes); });
   }
 
  private:

@@ -5,10 +5,10 @@ namespace unitok::UNITOK_ISA {
 #if UNITOK_LEVEL > 0
 // The sums of four vectors whose halves were added.
 inline void store_sums(const __m256d* half, double* to) {
-  const __m256d ac = _mm256_add_pd(_mm256_permute2f128_pd(half[0], half[2], 0x20),
-                                   _mm256_permute2f128_pd(half[0], half[2], 0x31));
-  const __m256d bd = _mm256_add_pd(_mm256_permute2f128_pd(half[1], half[3], 0x20),
-                                   _mm256_permute2f128_pd(half[1], half[3], 0x31));
+  const __m256d ac =
+      _mm256_add_pd(_mm256_permute2f128_pd(half[0], half[2], 0x20), _mm256_permute2f128_pd(half[0], half[2], 0x31));
+  const __m256d bd =
+      _mm256_add_pd(_mm256_permute2f128_pd(half[1], half[3], 0x20), _mm256_permute2f128_pd(half[1], half[3], 0x31));
   _mm256_storeu_pd(to, _mm256_add_pd(_mm256_unpacklo_pd(ac, bd), _mm256_unpackhi_pd(ac, bd)));
 }
 #endif
@@ -16,8 +16,12 @@ inline void store_sums(const __m256d* half, double* to) {
 #if UNITOK_LEVEL == 512
 
 constexpr int kLanes = 16;
-struct V { __m512 v; };
-struct D8 { __m512d v; };
+struct V {
+  __m512 v;
+};
+struct D8 {
+  __m512d v;
+};
 
 inline V load(const float* p) { return {_mm512_loadu_ps(p)}; }
 inline void store(float* p, V a) { _mm512_storeu_ps(p, a.v); }
@@ -30,7 +34,7 @@ inline V sub(V a, V b) { return {_mm512_sub_ps(a.v, b.v)}; }
 inline V mul(V a, V b) { return {_mm512_mul_ps(a.v, b.v)}; }
 inline V fma(V a, V b, V c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
 inline V fnma(V a, V b, V c) { return {_mm512_fnmadd_ps(a.v, b.v, c.v)}; }  // c - a b
-inline V min(V a, V b) { return {_mm512_min_ps(a.v, b.v)}; }                 // b where one is NaN
+inline V min(V a, V b) { return {_mm512_min_ps(a.v, b.v)}; }                // b where one is NaN
 inline V max(V a, V b) { return {_mm512_max_ps(a.v, b.v)}; }
 inline uint32_t below(V a, V b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ); }
 inline uint32_t at_most(V a, V b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_LE_OQ); }
@@ -54,7 +58,8 @@ inline V least_of_each(const V* rows) {
     const __m512 a = rows[4 * i].v, b = rows[4 * i + 1].v, c = rows[4 * i + 2].v, d = rows[4 * i + 3].v;
     const __m512d ab = _mm512_castps_pd(_mm512_min_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)));
     const __m512d cd = _mm512_castps_pd(_mm512_min_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d)));
-    quads[i] = _mm512_min_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd)), _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd)));
+    quads[i] =
+        _mm512_min_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd)), _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd)));
   }
   const auto halve = [](__m512 a, __m512 b) {
     return _mm512_min_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
@@ -81,7 +86,10 @@ inline D8 add(D8 a, D8 b) { return {_mm512_add_pd(a.v, b.v)}; }
 inline D8 sub(D8 a, D8 b) { return {_mm512_sub_pd(a.v, b.v)}; }
 inline D8 mul(D8 a, D8 b) { return {_mm512_mul_pd(a.v, b.v)}; }
 inline D8 fma(D8 a, D8 b, D8 c) { return {_mm512_fmadd_pd(a.v, b.v, c.v)}; }
-inline D8 max(D8 a, D8 b) { return {_mm512_max_pd(a.v, b.v)}; }  // b where one is NaN
+inline D8 pick_below(D8 a, D8 b, D8 if_below, D8 otherwise) {
+  return {_mm512_mask_blend_pd(_mm512_cmp_pd_mask(a.v, b.v, _CMP_LT_OQ), otherwise.v, if_below.v)};
+}
+inline D8 max(D8 a, D8 b) { return {_mm512_max_pd(a.v, b.v)}; }                            // b where one is NaN
 inline D8 pow2(D8 a) { return {_mm512_maskz_scalef_pd(0xff, _mm512_set1_pd(1.0), a.v)}; }  // of whole -1022 .. 1023
 // Stays in a register: GCC would load it again for each use, and loads are what then holds up the products.
 inline D8 held(D8 a) {
@@ -101,8 +109,12 @@ inline void sum4(const D8* a, double* to) {
 #elif UNITOK_LEVEL == 2
 
 constexpr int kLanes = 8;
-struct V { __m256 v; };
-struct D8 { __m256d a, b; };
+struct V {
+  __m256 v;
+};
+struct D8 {
+  __m256d a, b;
+};
 
 inline __m256i first_mask(int n) {
   return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
@@ -120,8 +132,12 @@ inline V fma(V a, V b, V c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
 inline V fnma(V a, V b, V c) { return {_mm256_fnmadd_ps(a.v, b.v, c.v)}; }
 inline V min(V a, V b) { return {_mm256_min_ps(a.v, b.v)}; }
 inline V max(V a, V b) { return {_mm256_max_ps(a.v, b.v)}; }
-inline uint32_t below(V a, V b) { return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a.v, b.v, _CMP_LT_OQ))); }
-inline uint32_t at_most(V a, V b) { return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a.v, b.v, _CMP_LE_OQ))); }
+inline uint32_t below(V a, V b) {
+  return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a.v, b.v, _CMP_LT_OQ)));
+}
+inline uint32_t at_most(V a, V b) {
+  return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a.v, b.v, _CMP_LE_OQ)));
+}
 inline V pow2(V a) {
   const __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(a.v), _mm256_set1_epi32(127));
   return {_mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23))};
@@ -141,9 +157,7 @@ inline float most(V a) {
   half = _mm_max_ps(half, _mm_movehl_ps(half, half));
   return _mm_cvtss_f32(_mm_max_ss(half, _mm_shuffle_ps(half, half, 1)));
 }
-inline V splice(V a, V b, V keep) {
-  return {_mm256_or_ps(_mm256_and_ps(a.v, keep.v), _mm256_andnot_ps(keep.v, b.v))};
-}
+inline V splice(V a, V b, V keep) { return {_mm256_or_ps(_mm256_and_ps(a.v, keep.v), _mm256_andnot_ps(keep.v, b.v))}; }
 inline V pick_below(V a, V b, V if_below, V otherwise) {
   return {_mm256_blendv_ps(otherwise.v, if_below.v, _mm256_cmp_ps(a.v, b.v, _CMP_LT_OQ))};
 }
@@ -153,7 +167,8 @@ inline V least_of_each(const V* rows) {
     const __m256 a = rows[4 * i].v, b = rows[4 * i + 1].v, c = rows[4 * i + 2].v, d = rows[4 * i + 3].v;
     const __m256d ab = _mm256_castps_pd(_mm256_min_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b)));
     const __m256d cd = _mm256_castps_pd(_mm256_min_ps(_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d)));
-    quads[i] = _mm256_min_ps(_mm256_castpd_ps(_mm256_unpacklo_pd(ab, cd)), _mm256_castpd_ps(_mm256_unpackhi_pd(ab, cd)));
+    quads[i] =
+        _mm256_min_ps(_mm256_castpd_ps(_mm256_unpacklo_pd(ab, cd)), _mm256_castpd_ps(_mm256_unpackhi_pd(ab, cd)));
   }
   return {_mm256_min_ps(_mm256_permute2f128_ps(quads[0], quads[1], 0x20),
                         _mm256_permute2f128_ps(quads[0], quads[1], 0x31))};
@@ -176,6 +191,10 @@ inline D8 add(D8 x, D8 y) { return {_mm256_add_pd(x.a, y.a), _mm256_add_pd(x.b, 
 inline D8 sub(D8 x, D8 y) { return {_mm256_sub_pd(x.a, y.a), _mm256_sub_pd(x.b, y.b)}; }
 inline D8 mul(D8 x, D8 y) { return {_mm256_mul_pd(x.a, y.a), _mm256_mul_pd(x.b, y.b)}; }
 inline D8 fma(D8 x, D8 y, D8 z) { return {_mm256_fmadd_pd(x.a, y.a, z.a), _mm256_fmadd_pd(x.b, y.b, z.b)}; }
+inline D8 pick_below(D8 x, D8 y, D8 if_below, D8 otherwise) {
+  return {_mm256_blendv_pd(otherwise.a, if_below.a, _mm256_cmp_pd(x.a, y.a, _CMP_LT_OQ)),
+          _mm256_blendv_pd(otherwise.b, if_below.b, _mm256_cmp_pd(x.b, y.b, _CMP_LT_OQ))};
+}
 inline D8 max(D8 x, D8 y) { return {_mm256_max_pd(x.a, y.a), _mm256_max_pd(x.b, y.b)}; }
 inline __m256d pow2(__m256d a) {
   const __m256i exponent = _mm256_add_epi64(_mm256_cvtepi32_epi64(_mm256_cvtpd_epi32(a)), _mm256_set1_epi64x(1023));
@@ -193,11 +212,15 @@ inline void sum4(const D8* x, double* to) {
 
 // Plain loops, which the compiler turns into whatever the target has (NEON on aarch64).
 constexpr int kLanes = 8;
-struct V { float v[kLanes]; };
-struct D8 { double v[8]; };
+struct V {
+  float v[kLanes];
+};
+struct D8 {
+  double v[8];
+};
 
-#define UNITOK_EACH(type, count, expression)     \
-  type r;                                        \
+#define UNITOK_EACH(type, count, expression)           \
+  type r;                                              \
   for (int i = 0; i < count; ++i) r.v[i] = expression; \
   return r
 
@@ -250,12 +273,20 @@ inline D8 add(D8 a, D8 b) { UNITOK_EACH(D8, 8, a.v[i] + b.v[i]); }
 inline D8 sub(D8 a, D8 b) { UNITOK_EACH(D8, 8, a.v[i] - b.v[i]); }
 inline D8 mul(D8 a, D8 b) { UNITOK_EACH(D8, 8, a.v[i] * b.v[i]); }
 inline D8 fma(D8 a, D8 b, D8 c) { UNITOK_EACH(D8, 8, std::fma(a.v[i], b.v[i], c.v[i])); }
+inline D8 pick_below(D8 a, D8 b, D8 if_below, D8 otherwise) {
+  UNITOK_EACH(D8, 8, a.v[i] < b.v[i] ? if_below.v[i] : otherwise.v[i]);
+}
 inline D8 max(D8 a, D8 b) { UNITOK_EACH(D8, 8, a.v[i] > b.v[i] ? a.v[i] : b.v[i]); }
 inline D8 pow2(D8 a) { UNITOK_EACH(D8, 8, double_of(static_cast<uint64_t>(static_cast<int>(a.v[i]) + 1023) << 52)); }
 
 #undef UNITOK_EACH
 
 #endif
+
+inline D8 counting8() {
+  constexpr double kNumbers[] = {0, 1, 2, 3, 4, 5, 6, 7};
+  return load8(kNumbers);
+}
 
 // The sum of the 8 lanes, in one order on every instruction set.
 inline double sum(D8 a) {
@@ -264,9 +295,9 @@ inline double sum(D8 a) {
   return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
 }
 
-// Exponentials: a = k ln 2 + r with k whole and |r| <= (ln 2) / 2, then a polynomial. The same bits on every instruction
-// set, off by at most 2^-23 (float) and 2^-51 (double) of the value; NaN, and what lies below the limit that is taken
-// first, give about the smallest normal number.
+// Exponentials: a = k ln 2 + r with k whole and |r| <= (ln 2) / 2, then a polynomial. The same bits on every
+// instruction set, off by at most 2^-23 (float) and 2^-51 (double) of the value; NaN, and what lies below the limit
+// that is taken first, give about the smallest normal number.
 
 // e^a - constant for a <= 87, with one rounding of what is left where they cancel. The polynomial is Cephes' expf.
 inline V exp_less(V a, V constant) {

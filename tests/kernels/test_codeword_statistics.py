@@ -41,6 +41,33 @@ def test_is_bitwise_repeatable(run, one_and_two_threads):
         assert torch.equal(second, third)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("width", [1, 7, 32, 45])
+def test_rows_are_added_in_row_order_in_float64(run, dtype, width):
+    x, codes = (normal(3000, width) * 1e4).exp2().clamp(max=6e4).to(dtype), integers(11, 3000, low=-1)
+    expected = torch.zeros(11, width, dtype=torch.float64)
+    for row, code in zip(x.double(), codes.tolist(), strict=True):
+        if code >= 0:
+            expected[code] += row
+    sums, _ = run(uk.codeword_statistics, x, codes, 11)
+    assert torch.equal(sums, expected.float())
+
+
+@pytest.mark.parametrize("codewords", [1, 5, 3000])
+def test_bits_are_those_of_one_thread(run, codewords):
+    x, codes = normal(40_000, 19) * 1e3, integers(codewords, 40_000, low=-1) // 2
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            results.append(run(uk.codeword_statistics, x, codes, codewords))
+    finally:
+        torch.set_num_threads(before)
+    for sums, counts in results[1:]:
+        assert torch.equal(sums, results[0][0])
+        assert torch.equal(counts, results[0][1])
+
+
 @pytest.mark.parametrize(("rows", "width", "codewords"), [(0, 3, 2), (1, 1, 1), (101, 13, 7), (5, 2, 300)])
 def test_awkward_shapes(run, rows, width, codewords):
     x, codes = normal(rows, width), integers(codewords, rows)

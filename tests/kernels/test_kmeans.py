@@ -200,18 +200,105 @@ def test_balanced_equals_nearest_where_no_bound_is_touched(run):
     oracle.assert_nearest(codes, x, codebook)
 
 
-def test_balanced_moves_the_rows_that_lose_least(run):
+def least_inertia(x, codebook):
+    """Of all assignments that keep the bounds: a codeword has `most` seats; empty ones are taken for free."""
+    from scipy.optimize import linear_sum_assignment
+
+    rows, num_codewords = len(x), len(codebook)
+    fewest, most = rows // (2 * num_codewords), -(-2 * rows // num_codewords)
+    distance = oracle.squared_distances(x, codebook).repeat_interleave(most, 1)
+    must = (torch.arange(most) < fewest).repeat(num_codewords).double() * 1e9
+    cost = torch.cat([distance, must.expand(num_codewords * most - rows, -1)]).numpy()
+    return float(cost[linear_sum_assignment(cost)].sum())
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_balanced_codes_have_the_least_inertia_that_the_bounds_allow(run, seed):
+    generator = torch.Generator().manual_seed(seed)
+    num_codewords = 2 + seed
+    x = normal(num_codewords + 9 * seed, 3, seed=seed) * torch.rand(1, 3, generator=generator) ** 4 + 5
+    start = normal(num_codewords, 3, seed=seed + 100) + 5
+    codebook, codes = run(uk.kmeans, x, num_codewords, iterations=0, seed=0, init=start, balanced=True)
+    assert torch.equal(codebook, start)
+    bounds_hold(codes, num_codewords)
+    assert inertia(x, start, codes) == pytest.approx(least_inertia(x, start), rel=1e-9)
+
+
+@pytest.mark.parametrize("distinct", [1, 3, 20])
+def test_balanced_codes_of_equal_rows_have_the_least_inertia(run, distinct):
+    x = normal(distinct, 2)[integers(distinct, 150, seed=1) // 2]
+    start = normal(9, 2, seed=2)
+    _, codes = run(uk.kmeans, x, 9, iterations=0, seed=0, init=start, balanced=True)
+    bounds_hold(codes, 9)
+    assert inertia(x, start, codes) == pytest.approx(least_inertia(x, start), rel=1e-9)
+
+
+def test_balanced_codes_out_of_one_large_cluster_have_the_least_inertia(run):
+    x, start = skewed(700, 3) * 0.1, normal(5, 3, seed=2) * 4
+    start[0] = 0
+    assert int(uk.nearest_codeword(x, start)[0].bincount(minlength=5).max()) > 500
+    _, codes = run(uk.kmeans, x, 5, iterations=0, seed=0, init=start, balanced=True)
+    bounds_hold(codes, 5)
+    assert inertia(x, start, codes) == pytest.approx(least_inertia(x, start), rel=1e-9)
+
+
+def test_balanced_codes_of_far_apart_clusters_have_the_least_inertia(run):
+    x, start = oracle.two_clusters()
+    x, start = x[:260], start[::8]  # 200 rows at 1000, 60 at -1000, 11 codewords: 11 to 48 rows each
+    _, codes = run(uk.kmeans, x, 11, iterations=0, seed=0, init=start, balanced=True)
+    bounds_hold(codes, 11)
+    assert inertia(x, start, codes) == pytest.approx(least_inertia(x, start), rel=1e-6)
+
+
+def test_balanced_moves_as_many_rows_as_the_bounds_ask_for(run):
     # 10 rows, 2 codewords: at most 10 and at least 2 each; the two nearest to the right must go there.
     x = torch.linspace(0, 3, 10)[:, None]
     start = torch.tensor([[0.0], [100.0]])
     _, codes = run(uk.kmeans, x, 2, iterations=0, seed=0, init=start, balanced=True)
     assert codes.tolist() == [0] * 8 + [1] * 2
-    # 12 rows, 4 codewords: 1 to 6 each. Codeword 0 keeps its nearest six, the others go to their next choice, 1, and
-    # from there the two that lose least to the codewords without rows.
+    # 12 rows, 4 codewords: 1 to 6 each. On a line the order of the rows is that of their codewords.
     x = torch.linspace(0, 3, 12)[:, None]
     start = torch.tensor([[0.0], [50.0], [-60.0], [-70.0]])
     _, codes = run(uk.kmeans, x, 4, iterations=0, seed=0, init=start, balanced=True)
-    assert codes.tolist() == [0] * 6 + [2, 3] + [1] * 4
+    assert codes.tolist() == [3, 2] + [0] * 6 + [1] * 4
+
+
+def skewed(rows, width):
+    """Half of the rows in one cluster, a quarter in the next, and so on."""
+    centres = normal(12, width, seed=1) * 4
+    which = torch.frexp(torch.rand(rows, generator=torch.Generator().manual_seed(2)))[1].neg().clamp(max=11)
+    return centres[which.long()] + normal(rows, width, seed=3)
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+@pytest.mark.parametrize("init", ["k-means++", "random", "tensor"])
+@pytest.mark.parametrize("width", [3, 16, 21])
+def test_every_backend_gives_the_codes_of_the_reference(run, init, balanced, width):
+    x = skewed(300, width)
+    options = {"iterations": 4, "seed": 2, "init": x[:14] + 1 if init == "tensor" else init, "balanced": balanced}
+    codebook, codes = run(uk.kmeans, x, 14, **options)
+    expected, truth = uk.kmeans(x, 14, **options, backend="reference")
+    assert torch.equal(codes, truth)
+    torch.testing.assert_close(codebook, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+def test_bits_are_those_of_one_thread(run, balanced):
+    # More rows than a task takes, codewords that start empty, and bounds that bind.
+    x = skewed(2100, 9)
+    start = torch.cat([x[:17], torch.full((3, 9), 1e3)])
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            results.append(run(uk.kmeans, x, 20, iterations=2, seed=0, init=start, balanced=balanced))
+            results.append(run(uk.kmeans, x, 20, iterations=1, seed=0, balanced=balanced))
+    finally:
+        torch.set_num_threads(before)
+    for alone, *more in (results[::2], results[1::2]):
+        for codebook, codes in more:
+            assert torch.equal(codebook, alone[0])
+            assert torch.equal(codes, alone[1])
 
 
 def test_unchecked_bad_rows_are_left_out(run):

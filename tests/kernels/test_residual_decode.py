@@ -81,6 +81,31 @@ def test_the_gradient_of_each_codeword_is_the_sum_over_its_rows(run):
             torch.testing.assert_close(codebooks.grad[level, code].double(), expected, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("width", [1, 8, 37])
+def test_every_backend_gives_the_bits_of_the_reference(run, dtype, width):
+    codes, upstream = integers(9, 500, 3, low=-1), normal(500, width, seed=1).to(dtype)
+    results = []
+    for call in (lambda *a: run(uk.residual_decode, *a), lambda *a: uk.residual_decode(*a, backend="reference")):
+        codebooks = normal(3, 9, width).to(dtype).requires_grad_()
+        quantized = call(codes, codebooks)
+        quantized.backward(upstream)
+        results.append((quantized, codebooks.grad))
+    (quantized, gradient), (expected, truth) = results
+    assert torch.equal(quantized, expected)
+    assert torch.equal(gradient, truth)
+
+
+def test_a_codebook_that_is_not_finite_is_named_wherever_it_is(run):
+    codebooks, codes = normal(2, 5, 19), torch.zeros(3, 2, dtype=torch.int64)
+    codebooks[1, 4, 18] = torch.inf  # used by no row, in the last column
+    with raises(r"^residual_decode: codebooks must be finite, got inf at index \(1, 4\)"):
+        run(uk.residual_decode, codes, codebooks)
+    assert torch.equal(
+        run(uk.residual_decode, codes, codebooks, check_finite=False), codebooks[:, 0].sum(0).expand(3, 19)
+    )
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_gradient_is_bitwise_repeatable(run, one_and_two_threads, dtype):
     codes, upstream = integers(7, 20_000, 2), normal(20_000, 8, seed=1).to(dtype)
@@ -145,6 +170,33 @@ def test_what_does_not_fit(codes, codebooks, match, error):
 )
 def test_opcheck(arguments):
     torch.library.opcheck(torch.ops.unitok_kernels.residual_decode.default, arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (normal(9, 4), integers(5, 9, 2), 5),
+        (normal(0, 4), integers(5, 0, 2), 5),
+        (normal(4, 9).T.half(), integers(5, 2, 9, low=-1).T.int(), 7, "reference"),
+    ],
+)
+def test_opcheck_of_the_gradient(arguments):
+    torch.library.opcheck(torch.ops.unitok_kernels.residual_decode_backward.default, arguments)
+
+
+@pytest.mark.parametrize(
+    ("gradient", "codes", "num_codewords", "match", "error"),
+    [
+        (normal(3), integers(2, 3, 1), 2, r"gradient must be of shape \(N, D\), got \(3,\)", ValueError),
+        (normal(3, 1), integers(2, 3), 2, r"codes must be of shape \(N, L\), got \(3,\)", ValueError),
+        (normal(3, 1), integers(2, 4, 1), 2, "codes must be of length 3, as gradient is, got 4", ValueError),
+        (normal(3, 1), integers(2, 3, 1), 0, "num_codewords must be at least 1, got 0", ValueError),
+        (normal(3, 1), normal(3, 1), 2, "codes must be an integer tensor, got torch.float32", TypeError),
+    ],
+)
+def test_what_does_not_fit_the_gradient(gradient, codes, num_codewords, match, error):
+    with raises("^residual_decode_backward: " + match, error):
+        torch.ops.unitok_kernels.residual_decode_backward(gradient, codes, num_codewords)
 
 
 def test_compiles_with_its_gradient():

@@ -12,10 +12,13 @@ def bounds(num_rows: int, num_codewords: int) -> tuple[int, int]:
 
 
 def balanced_codes(rows: Tensor, codebook: Tensor) -> Tensor:
-    """Give each row its nearest codeword that has room, then fill the codewords that got too few.
+    """Find the assignment of least inertia that keeps the bounds.
 
-    Full codewords keep their nearest rows; the others move to their next choice, until nothing moves (deferred
-    acceptance). The N x K distances are kept: this is the readable form, not the scalable one.
+    A transport problem: rows flow to codewords, and from each codeword between `fewest` and `most` of them flow on to
+    one sink. Rows start at their nearest codeword. What a codeword has too many then goes along the cheapest path to
+    where too few are, one row an edge, until none has too many (successive shortest paths; no path is ever cheaper
+    than those before it, so that the result is the optimum). The N x K distances are kept: this is the readable form,
+    not the scalable one.
 
     Args:
         rows: (N, D) float.
@@ -23,37 +26,61 @@ def balanced_codes(rows: Tensor, codebook: Tensor) -> Tensor:
 
     Returns:
         Tensor: codes (N,) int64, each used between floor(N / 2K) and ceil(2N / K) times.
-    """
-    num_codewords = len(codebook)
-    fewest, most = bounds(len(rows), num_codewords)
-    distance = torch.cdist(rows.double(), codebook.double()).square()
-    own = distance.clone()
-    codes = own.argmin(1)
-    while True:
-        rank = _rank_within(codes, own.gather(1, codes[:, None]).squeeze(1), num_codewords)
-        refused = (rank >= most).nonzero().squeeze(1)
-        if refused.numel() == 0:
-            break
-        own[refused, codes[refused]] = torch.inf
-        codes[refused] = own[refused].argmin(1)
 
+    Source:
+        Ahuja, Magnanti and Orlin, "Network Flows", 1993, section 9.7.
+    """
+    num_codewords = sink = len(codebook)
+    fewest, most = bounds(len(rows), num_codewords)
+    distance = torch.stack([(rows.double() - word).square().sum(1) for word in codebook.double()], 1)
+    codes = distance.argmin(1)
     counts = torch.bincount(codes, minlength=num_codewords)
-    for needy in (counts < fewest).nonzero().squeeze(1).tolist():
-        regret = distance[:, needy] - distance.gather(1, codes[:, None]).squeeze(1)
-        spare = _rank_within(codes, regret, num_codewords) < (counts - fewest)[codes]
-        regret = torch.where(spare & (codes != needy), regret, torch.inf)
-        taken = regret.argsort(stable=True)[: fewest - int(counts[needy])]
-        codes[taken] = needy
-        counts = torch.bincount(codes, minlength=num_codewords)
+    flow = counts.clamp(fewest, most)  # to the sink, which wants N rows
+    excess = torch.cat([counts - flow, flow.sum()[None] - len(rows)])
+
+    loss = torch.full((sink + 1, sink + 1), torch.inf, dtype=torch.float64, device=rows.device)
+    loser = torch.full_like(loss, -1, dtype=torch.int64)
+    changed = list(range(num_codewords))
+    while bool((excess > 0).any()):
+        for code in changed:  # to each codeword, the row that loses least by going there
+            members = (codes == code).nonzero().squeeze(1)
+            regret = distance[members] - distance[members, code, None]
+            if len(members) > 0:
+                loss[code, :sink], place = regret.min(0)
+                loser[code, :sink] = members[place]
+            else:
+                loss[code, :sink] = torch.inf
+        loss[:sink, sink] = torch.where(flow < most, 0, torch.inf)
+        loss[sink, :sink] = torch.where(flow > fewest, 0, torch.inf)
+        path = _cheapest_path(loss, excess)
+        moved = [(int(loser[start, end]), end) for start, end in path if sink not in (start, end)]
+        for row, end in moved:
+            codes[row] = end
+        for start, end in path:
+            if end == sink:
+                flow[start] += 1
+            if start == sink:
+                flow[end] -= 1
+        excess[path[0][0]] -= 1
+        excess[path[-1][1]] += 1
+        changed = [node for edge in path for node in edge if node != sink]
     return codes
 
 
-def _rank_within(codes: Tensor, key: Tensor, num_codewords: int) -> Tensor:
-    """Rank of each row by `key` among the rows of its codeword, ties by row."""
-    order = key.argsort(stable=True)
-    order = order[codes[order].argsort(stable=True)]
-    starts = torch.bincount(codes, minlength=num_codewords).cumsum(0).roll(1)
-    starts[0] = 0
-    rank = torch.empty_like(codes)
-    rank[order] = torch.arange(len(codes), device=codes.device) - starts[codes[order]]
-    return rank
+def _cheapest_path(loss: Tensor, excess: Tensor) -> list[tuple[int, int]]:
+    """Edges of the cheapest path from a node with too many to one with too few (Bellman and Ford's algorithm)."""
+    distance = torch.where(excess > 0, 0.0, torch.inf).double()
+    before = torch.full_like(excess, -1)
+    rounding = 1e-12 * torch.where(loss.isfinite(), loss, 0).abs().max()  # a circle that costs nothing may seem to gain
+    for _ in range(len(loss)):
+        through, start = (distance[:, None] + loss).min(0)
+        better = through < distance - rounding
+        if not bool(better.any()):
+            break
+        distance, before = torch.where(better, through, distance), torch.where(better, start, before)
+    end = int(torch.where(excess < 0, distance, torch.inf).argmin())
+    path: list[tuple[int, int]] = []
+    while int(before[end]) >= 0:
+        path.insert(0, (int(before[end]), end))
+        end = path[0][0]
+    return path

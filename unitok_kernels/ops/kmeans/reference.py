@@ -61,10 +61,11 @@ def _plus_plus(rows: Tensor, num_codewords: int, generator: torch.Generator) -> 
     draws = torch.rand(num_codewords, generator=generator, dtype=torch.float64)
     index = int(draws[0] * len(rows))
     chosen = [index]
-    nearest = torch.full((len(rows),), torch.inf, dtype=rows.dtype, device=rows.device)
+    exact = rows.double()
+    nearest = torch.full((len(rows),), torch.inf, dtype=torch.float64, device=rows.device)
     for draw in draws[1:]:
-        nearest = torch.minimum(nearest, (rows - rows[index]).square_().sum(1))
-        cumulative = nearest.double().cumsum(0)
+        nearest = torch.minimum(nearest, (exact - exact[index]).square_().sum(1))
+        cumulative = nearest.cumsum(0)
         total = float(cumulative[-1])
         if total > 0:
             index = int(torch.searchsorted(cumulative, float(draw) * total, right=True).clamp(max=len(rows) - 1))
@@ -78,7 +79,7 @@ def _revive(rows: Tensor, codes: Tensor, codebook: Tensor, counts: Tensor) -> Te
     empty = (counts == 0).nonzero().squeeze(1)
     if empty.numel() == 0:
         return codebook
-    error = (rows - codebook[codes]).square().sum(1)
+    error = (rows.double() - codebook[codes].double()).square().sum(1)
     error, far = error.sort(descending=True, stable=True)
     far = far[: empty.numel()][error[: empty.numel()] > 0]
     codebook = codebook.clone()

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from unitok_kernels import checks
-from unitok_kernels.ops.codeword_statistics import codeword_statistics
 from unitok_kernels.ops.registry import define
 
 
@@ -25,17 +23,33 @@ def _fake(codes: Tensor, codebooks: Tensor, check_finite: bool | None) -> Tensor
     return codebooks.new_empty(codes.shape[0], codebooks.shape[2])
 
 
+def _check_backward(gradient: Tensor, codes: Tensor, num_codewords: int) -> None:
+    op = "residual_decode_backward"
+    checks.floating(op, "gradient", gradient, "(N, D)")
+    checks.integral(op, "codes", codes, "(N, L)")
+    checks.same(op, "codes", codes.shape[0], "gradient", gradient.shape[0], "length")
+    checks.at_least(op, "num_codewords", num_codewords, 1, "Pass the codebooks' number of rows.")
+    checks.one_device(op, gradient=gradient, codes=codes)
+
+
+_backward_operation = define(
+    "residual_decode_backward",
+    "(Tensor gradient, Tensor codes, int num_codewords, str? backend=None) -> Tensor",
+    check=_check_backward,
+    fake=lambda gradient, codes, num_codewords: gradient.new_empty(codes.shape[1], num_codewords, gradient.shape[1]),
+    folder="residual_decode",
+)
+
+
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     codes, codebooks, _, ctx.backend = inputs
     ctx.save_for_backward(codes)
-    ctx.num_codewords, ctx.dtype = codebooks.shape[1], codebooks.dtype
+    ctx.num_codewords = codebooks.shape[1]
 
 
 def _backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, None, None]:
     (codes,) = ctx.saved_tensors
-    options = {"check_finite": False, "backend": ctx.backend}
-    levels = [codeword_statistics(gradient, column, ctx.num_codewords, **options)[0] for column in codes.unbind(1)]
-    return None, torch.stack(levels).to(ctx.dtype), None, None
+    return None, _backward_operation(gradient, codes, ctx.num_codewords, ctx.backend), None, None
 
 
 _operation = define(

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from unitok_kernels import checks
+from unitok_kernels.ops.codeword_statistics.reference import codeword_statistics
 from unitok_kernels.ops.common import wide
 
 
@@ -21,3 +22,9 @@ def residual_decode(codes: Tensor, codebooks: Tensor, check_finite: bool | None)
         named = (code >= 0) & (code < num_codewords)
         quantized = quantized + torch.where(named[:, None], table[torch.where(named, code, 0)], 0)
     return quantized.to(codebooks.dtype)
+
+
+def residual_decode_backward(gradient: Tensor, codes: Tensor, num_codewords: int) -> Tensor:
+    """Reference of the gradient by the codebooks: each codeword gets the sum over the rows that name it."""
+    levels = [codeword_statistics(gradient, column, num_codewords, False)[0] for column in codes.unbind(1)]
+    return torch.stack(levels).to(gradient.dtype)
