@@ -128,4 +128,42 @@ inline bool take_row(const Rows& rows, int64_t i, float* to, int64_t stride) {
   return false;
 }
 
+// Widens rows first .. first + count - 1 one after the other, `stride` floats each, but for those that aren't finite;
+// members get the numbers of the others, and how many they are is returned.
+inline int64_t take_rows(const Rows& rows, int64_t first, int64_t count, float* to, int64_t stride, int64_t* members) {
+  if (rows.type == Float::f32 && stride == rows.width) {  // the usual case: one pass over the block
+    const float* const from = reinterpret_cast<const float*>(rows.row(first));
+    V check = zero();
+    for (int64_t d = 0; d < count * stride; d += kLanes) {
+      const V value = load(from + d);
+      store(to + d, value);
+      check = fma(value, zero(), check);
+    }
+    if (sum(check) == 0) {
+      std::iota(members, members + count, first);
+      return count;
+    }
+  }
+  int64_t taken = 0;
+  for (int64_t i = first; i < first + count; ++i)
+    if (take_row(rows, i, to + taken * stride, stride)) members[taken++] = i;
+  return taken;
+}
+
+// Rounds rows to where they came from.
+inline void give_rows(const float* from, int64_t stride, const Rows& rows, const int64_t* members, int64_t count, char* to) {
+  const int64_t row_bytes = rows.width * size_of(rows.type);
+  if (count > 0 && stride == rows.width && members[count - 1] - members[0] == count - 1) {
+    narrow(from, rows.type, count * stride, to + members[0] * row_bytes);
+    return;
+  }
+  for (int64_t i = 0; i < count; ++i) narrow(from + i * stride, rows.type, rows.width, to + members[i] * row_bytes);
+}
+
+// Asks for a block's memory before it is needed.
+template <int Write>
+void prefetch(const char* p, int64_t bytes) {
+  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(p + i, Write, 2);
+}
+
 }  // namespace unitok::UNITOK_ISA

@@ -56,22 +56,22 @@ int residual_encode(const Rows& z, const float* codebooks, int64_t levels, int64
     const int64_t first = block * kBlock, count = std::min(kBlock, z.count - first);
     float* const residual = own.residual.data();
     float* const sum = own.quantized.data();
-    int64_t members[kBlock], taken = 0;
-    for (int64_t i = 0; i < count; ++i) {
-      if (take_row(z, first + i, residual + taken * stride, stride)) {
-        members[taken++] = first + i;
-      } else {
-        std::fill_n(codes + (first + i) * levels, levels, int64_t{-1});
-        std::memset(out + (first + i) * row_bytes, 0, static_cast<std::size_t>(row_bytes));
-      }
+    if (const int64_t next = first + threads * kBlock; next + kBlock <= z.count) {
+      prefetch<0>(z.row(next), kBlock * row_bytes);
+      prefetch<1>(out + next * row_bytes, kBlock * row_bytes);
+    }
+    int64_t members[kBlock];
+    const int64_t taken = take_rows(z, first, count, residual, stride, members);
+    if (taken < count) {  // what the others overwrite
+      std::fill_n(codes + first * levels, count * levels, int64_t{-1});
+      std::memset(out + first * row_bytes, 0, static_cast<std::size_t>(count * row_bytes));
     }
     own.bad_rows += count - taken;
     std::fill_n(sum, taken * stride, 0.0f);
     own.walker.run(chain, residual, sum, taken, stride, errors.data() + block * levels);
-    for (int64_t i = 0; i < taken; ++i) {
+    give_rows(sum, stride, z, members, taken, out);
+    for (int64_t i = 0; i < taken; ++i)
       for (int64_t level = 0; level < levels; ++level) codes[members[i] * levels + level] = own.walker.code(i, level);
-      narrow(sum + i * stride, z.type, width, out + members[i] * row_bytes);
-    }
   });
 
   int64_t bad_rows = 0;

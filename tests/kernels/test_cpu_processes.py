@@ -226,7 +226,7 @@ def test_a_wrong_instruction_set_is_refused_with_those_that_there_are():
         "Leave it unset to take the best that this processor has."
     )
     encoded = script(PREAMBLE + "right()", UNITOK_CPU="sse9")
-    assert encoded.stderr.strip().splitlines()[-1] == done.stderr.strip().splitlines()[-1]
+    assert f"UNITOK_CPU must be one of {names}, got 'sse9'" in encoded.stderr.strip().splitlines()[-1]
     before = _cpu.instruction_set()
     with pytest.raises(ValueError, match=r"the instruction set must be one of .*, got 'AVX2'"):
         _cpu.use_instruction_set("AVX2")
