@@ -105,17 +105,21 @@ def one_device(operation: str, **arguments: Tensor | None) -> None:
     first = next(iter(arguments))  # never an optional one
     anchor = arguments[first]
     assert anchor is not None
+    device = anchor.device
     for name, value in arguments.items():
-        if value is not None and value.device != anchor.device:
+        if value is not None and value is not anchor and value.device != device:
             step = f"Move it with {name}.to({first}.device)."
-            fail(operation, name, f"on {anchor.device}, as {first} is", value.device, step)
+            fail(operation, name, f"on {device}, as {first} is", value.device, step)
 
 
 def no_mixed_float64(operation: str, **arguments: Tensor | None) -> None:
     """Float64 is for checking gradients: either all floating inputs have it, or none."""
-    wide = [n for n, v in arguments.items() if v is not None and v.dtype == torch.float64]
-    if not wide:
+    for value in arguments.values():
+        if value is not None and value.dtype == torch.float64:
+            break
+    else:
         return
+    wide = [n for n, v in arguments.items() if v is not None and v.dtype == torch.float64]
     given = {n: v for n, v in arguments.items() if v is not None}
     if len(wide) != len(given):
         narrow = next(n for n in given if n not in wide)

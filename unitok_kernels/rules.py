@@ -74,10 +74,9 @@ def same(operation: str, name: str, size: int, other: str, expected: int, what: 
 
 def not_empty(operation: str, name: str, value: Shaped, letters: str) -> None:
     """Check that no dimension of a codebook is 0; `letters` names them, e.g. "LKD"."""
-    for letter, size in zip(letters, value.shape, strict=True):
-        if size == 0:
-            got = tuple(value.shape)
-            fail(operation, name, f"of at least one entry in each dimension ({letter} = 0)", got, "Give it a codebook.")
+    if 0 in value.shape:
+        letter, got = letters[value.shape.index(0)], tuple(value.shape)
+        fail(operation, name, f"of at least one entry in each dimension ({letter} = 0)", got, "Give it a codebook.")
 
 
 def at_least(operation: str, name: str, value: float, minimum: float, step: str) -> None:

@@ -151,7 +151,8 @@ inline int64_t take_rows(const Rows& rows, int64_t first, int64_t count, float* 
 }
 
 // Rounds rows to where they came from.
-inline void give_rows(const float* from, int64_t stride, const Rows& rows, const int64_t* members, int64_t count, char* to) {
+inline void give_rows(const float* from, int64_t stride, const Rows& rows, const int64_t* members, int64_t count,
+                      char* to) {
   const int64_t row_bytes = rows.width * size_of(rows.type);
   if (count > 0 && stride == rows.width && members[count - 1] - members[0] == count - 1) {
     narrow(from, rows.type, count * stride, to + members[0] * row_bytes);

@@ -45,10 +45,10 @@
 #if UNITOK_X86
 
 #ifdef __clang__
-#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c,popcnt,bmi"))), apply_to = function)
 #else
 #pragma GCC push_options
-#pragma GCC target("avx2,fma,f16c")
+#pragma GCC target("avx2,fma,f16c,popcnt,bmi")
 #endif
 #define UNITOK_ISA avx2
 #define UNITOK_LEVEL 2
@@ -58,12 +58,12 @@
 #undef UNITOK_LEVEL
 #ifdef __clang__
 #pragma clang attribute pop
-#pragma clang attribute push(__attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl"))), \
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c,popcnt,bmi,avx512f,avx512bw,avx512dq,avx512vl"))), \
                              apply_to = function)
 #else
 #pragma GCC pop_options
 #pragma GCC push_options
-#pragma GCC target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")
+#pragma GCC target("avx2,fma,f16c,popcnt,bmi,avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")
 #endif
 #define UNITOK_ISA avx512
 #define UNITOK_LEVEL 512

@@ -51,8 +51,9 @@ inline double exact_distance(const float* a, const float* b, int64_t width) {
   return sum(total);
 }
 
-// The squared distance in float32, off by at most (D + 4) u of itself, and by underflow. `row` ends in zeros.
-inline float near_distance(const float* row, const float* codeword, int64_t width) {
+// The squared distance in float32, lane by lane: their sum is off by at most (D + 4) u of itself, and by underflow.
+// `row` ends in zeros.
+inline V near_distance(const float* row, const float* codeword, int64_t width) {
   V total = zero();
   int64_t d = 0;
   for (; d + kLanes <= width; d += kLanes) {
@@ -63,7 +64,7 @@ inline float near_distance(const float* row, const float* codeword, int64_t widt
     const V difference = sub(load(row + d), load_first(codeword + d, static_cast<int>(width - d)));
     total = fma(difference, difference, total);
   }
-  return sum(total);
+  return total;
 }
 
 // Picks the nearest of `count` codewords, in ascending order, by their distances in float32; where these can't tell, by
@@ -109,14 +110,18 @@ inline int64_t pick(const float* row, const float* table, const int64_t* candida
 // finite.
 inline int64_t search_row(const float* row, const float* table, int64_t codewords, int64_t width, float* distances,
                           bool stats, Counts& counts, bool& finite) {
-  float nearest = FLT_MAX, check = 0;
-  for (int64_t k = 0; k < codewords; ++k) {
-    distances[k] = near_distance(row, table + k * width, width);
-    check += distances[k];
-    nearest = distances[k] < nearest ? distances[k] : nearest;
+  V nearest = splat(FLT_MAX), check = zero();
+  for (int64_t first = 0; first < codewords; first += kLanes) {
+    V parts[kLanes];
+    for (int64_t i = 0; i < kLanes; ++i)  // the last codeword fills up the last vector
+      parts[i] = near_distance(row, table + std::min(first + i, codewords - 1) * width, width);
+    const V some = sum_of_each(parts);
+    store(distances + first, some);
+    check = add(check, some);
+    nearest = min(some, nearest);
   }
-  if (!std::isfinite(check)) finite = false;
-  return pick(row, table, nullptr, codewords, width, distances, nearest, stats, counts);
+  if (!std::isfinite(sum(check))) finite = false;
+  return pick(row, table, nullptr, codewords, width, distances, least(nearest), stats, counts);
 }
 
 // A codebook as the block search wants it.

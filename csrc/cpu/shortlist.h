@@ -111,7 +111,8 @@ class ShortlistSearcher {
         }
         float nearest = FLT_MAX;
         for (int64_t j = 0; j < found; ++j) {
-          distances[j] = near_distance(row, codebook.table() + candidates_[j] * codebook.width(), codebook.width());
+          distances[j] =
+              sum(near_distance(row, codebook.table() + candidates_[j] * codebook.width(), codebook.width()));
           nearest = std::min(nearest, distances[j]);
         }
         Counts own;

@@ -51,20 +51,27 @@ inline V splice(V a, V b, V keep) {
 inline V pick_below(V a, V b, V if_below, V otherwise) {
   return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ), otherwise.v, if_below.v)};
 }
-// Lane i of the result is the least lane of rows[i]; no lane may be NaN.
-inline V least_of_each(const V* rows) {
+// Transposes as it goes: lane i of the result is what `both` makes of the lanes of rows[i].
+template <class Both>
+inline V reduce_each(const V* rows, Both both) {
   __m512 quads[4];
   for (int i = 0; i < 4; ++i) {
     const __m512 a = rows[4 * i].v, b = rows[4 * i + 1].v, c = rows[4 * i + 2].v, d = rows[4 * i + 3].v;
-    const __m512d ab = _mm512_castps_pd(_mm512_min_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)));
-    const __m512d cd = _mm512_castps_pd(_mm512_min_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d)));
-    quads[i] =
-        _mm512_min_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd)), _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd)));
+    const __m512d ab = _mm512_castps_pd(both(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)));
+    const __m512d cd = _mm512_castps_pd(both(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d)));
+    quads[i] = both(_mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd)), _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd)));
   }
-  const auto halve = [](__m512 a, __m512 b) {
-    return _mm512_min_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+  const auto halve = [both](__m512 a, __m512 b) {
+    return both(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
   };
   return {halve(halve(quads[0], quads[1]), halve(quads[2], quads[3]))};
+}
+// Lane i of the result is the least lane of rows[i], which has no NaN, or the sum of its lanes.
+inline V least_of_each(const V* rows) {
+  return reduce_each(rows, [](__m512 a, __m512 b) { return _mm512_min_ps(a, b); });
+}
+inline V sum_of_each(const V* rows) {
+  return reduce_each(rows, [](__m512 a, __m512 b) { return _mm512_add_ps(a, b); });
 }
 inline V load_f16(const uint16_t* p) {
   return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
@@ -161,17 +168,22 @@ inline V splice(V a, V b, V keep) { return {_mm256_or_ps(_mm256_and_ps(a.v, keep
 inline V pick_below(V a, V b, V if_below, V otherwise) {
   return {_mm256_blendv_ps(otherwise.v, if_below.v, _mm256_cmp_ps(a.v, b.v, _CMP_LT_OQ))};
 }
-inline V least_of_each(const V* rows) {
+template <class Both>
+inline V reduce_each(const V* rows, Both both) {
   __m256 quads[2];
   for (int i = 0; i < 2; ++i) {
     const __m256 a = rows[4 * i].v, b = rows[4 * i + 1].v, c = rows[4 * i + 2].v, d = rows[4 * i + 3].v;
-    const __m256d ab = _mm256_castps_pd(_mm256_min_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b)));
-    const __m256d cd = _mm256_castps_pd(_mm256_min_ps(_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d)));
-    quads[i] =
-        _mm256_min_ps(_mm256_castpd_ps(_mm256_unpacklo_pd(ab, cd)), _mm256_castpd_ps(_mm256_unpackhi_pd(ab, cd)));
+    const __m256d ab = _mm256_castps_pd(both(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b)));
+    const __m256d cd = _mm256_castps_pd(both(_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d)));
+    quads[i] = both(_mm256_castpd_ps(_mm256_unpacklo_pd(ab, cd)), _mm256_castpd_ps(_mm256_unpackhi_pd(ab, cd)));
   }
-  return {_mm256_min_ps(_mm256_permute2f128_ps(quads[0], quads[1], 0x20),
-                        _mm256_permute2f128_ps(quads[0], quads[1], 0x31))};
+  return {both(_mm256_permute2f128_ps(quads[0], quads[1], 0x20), _mm256_permute2f128_ps(quads[0], quads[1], 0x31))};
+}
+inline V least_of_each(const V* rows) {
+  return reduce_each(rows, [](__m256 a, __m256 b) { return _mm256_min_ps(a, b); });
+}
+inline V sum_of_each(const V* rows) {
+  return reduce_each(rows, [](__m256 a, __m256 b) { return _mm256_add_ps(a, b); });
 }
 inline V load_f16(const uint16_t* p) { return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))}; }
 inline void store_f16(uint16_t* p, V a) {
@@ -258,6 +270,7 @@ inline V pick_below(V a, V b, V if_below, V otherwise) {
   UNITOK_EACH(V, kLanes, a.v[i] < b.v[i] ? if_below.v[i] : otherwise.v[i]);
 }
 inline V least_of_each(const V* rows) { UNITOK_EACH(V, kLanes, least(rows[i])); }
+inline V sum_of_each(const V* rows) { UNITOK_EACH(V, kLanes, sum(rows[i])); }
 inline V load_f16(const uint16_t* p) { UNITOK_EACH(V, kLanes, from_f16(p[i])); }
 inline void store_f16(uint16_t* p, V a) {
   for (int i = 0; i < kLanes; ++i) p[i] = to_f16(a.v[i]);

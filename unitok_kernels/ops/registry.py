@@ -45,12 +45,16 @@ def define(
     home = folder or name
 
     def run(*arguments: Any, **keywords: Any) -> Any:
-        *given, backend = _positional(arguments, keywords)
+        *given, backend = _positional(arguments, keywords) if keywords or len(arguments) < len(names) else arguments
         check(*given)
-        given = [_plain(a) if isinstance(a, Tensor) else a for a in given]
-        tensors = [a for a in given if isinstance(a, Tensor)]
-        is_float64 = not takes_float64 and any(a.dtype == torch.float64 for a in tensors)
-        chosen = backends.choose(home, backend, tensors[0].device, is_float64)
+        device: Any = None
+        is_float64 = False
+        for place, value in enumerate(given):
+            if isinstance(value, Tensor):
+                device = device or value.device
+                is_float64 = is_float64 or value.dtype == torch.float64
+                given[place] = _plain(value)
+        chosen = backends.choose(home, backend, device, is_float64 and not takes_float64)
         before = torch.is_grad_enabled()
         torch.set_grad_enabled(False)  # a gradient is what `backward` gives, never a trace through a kernel
         try:
@@ -69,8 +73,6 @@ def define(
     defaults = {a.name: a.default_value for a in operation._schema.arguments if a.has_default_value()}
 
     def _positional(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> list[Any]:
-        if len(arguments) == len(names):
-            return list(arguments)
         rest = names[len(arguments) :]
         return [*arguments, *(keywords[n] if n in keywords else defaults[n] for n in rest)]
 
@@ -85,4 +87,5 @@ def define(
 
 def _plain(x: Tensor) -> Tensor:
     """What every backend gets: contiguous tensors, and int64 for integers (uint8 would wrap beside K = 256)."""
-    return (x if x.is_floating_point() else x.long()).contiguous()
+    x = x if x.is_floating_point() else x.long()
+    return x if x.is_contiguous() else x.contiguous()
