@@ -52,10 +52,9 @@ def test_training_step(race) -> None:
 
     def check(level: Level, own: Any) -> None:
         if not level.job:
-            found = (
-                torch.tensor(own.sums["loss"]),
-                *(p.grad.clone() for p in own.model.parameters() if p.grad is not None),
-            )
+            # all gradients beside the largest: the router's, under a weight of p / p = 1, is nothing but rounding
+            gradients = torch.cat([p.grad.flatten() for p in own.model.parameters() if p.grad is not None])
+            found = (torch.tensor(own.sums["loss"]), gradients)
             expected.append(expected[0] if expected else found)
             close(level.name, found, expected[0], 1e-3)
 

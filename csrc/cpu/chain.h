@@ -150,7 +150,7 @@ inline int64_t take_rows(const Rows& rows, int64_t first, int64_t count, float* 
   return taken;
 }
 
-// Rounds rows to where they came from.
+// Rounds rows to where they came from; members ascend.
 inline void give_rows(const float* from, int64_t stride, const Rows& rows, const int64_t* members, int64_t count,
                       char* to) {
   const int64_t row_bytes = rows.width * size_of(rows.type);

@@ -26,7 +26,7 @@ namespace unitok::UNITOK_ISA {
 namespace {
 
 // Rows are sorted by their experts so many at a time: the order's memory doesn't grow with N.
-constexpr int64_t kSorted = 682 * kBlock;
+constexpr int64_t kSorted = 341 * kBlock;
 
 // Orders rows first .. first + count - 1 by the experts of their slots, the first slot above all; stable.
 class Order {
@@ -99,14 +99,15 @@ int moe_residual_encode(const Rows& z, const Chains& chains, const Routes& route
     if (!chain->packed(level).finite()) status |= kBadCodebook;
   });
 
-  const int64_t sorted = std::min(z.count, kSorted), most_blocks = ceil_div(sorted, kBlock);
+  const int64_t sorted = std::min(z.count, kSorted), rows_at_once = block_rows(width, z.count);
+  const int64_t most_blocks = ceil_div(sorted, rows_at_once);
   const int threads = static_cast<int>(std::min<int64_t>(options.threads, std::max<int64_t>(most_blocks, 1)));
   std::vector<Worker> workers(static_cast<std::size_t>(threads));
   for (Worker& worker : workers) {
     worker.walker = Walker(std::max(levels, shared_levels), std::max(chains.codewords, shared.codewords), width,
                            options.fast, options.stats);
     for (Buffer<float>* buffer : {&worker.rows, &worker.residual, &worker.quantized, &worker.combined})
-      *buffer = Buffer<float>(kBlock * stride);
+      *buffer = Buffer<float>(rows_at_once * stride);
   }
 
   // What a block adds to the errors and their divisors: levels, shared levels, routed rows, shared rows.
@@ -117,7 +118,7 @@ int moe_residual_encode(const Rows& z, const Chains& chains, const Routes& route
   char* const combined_out = static_cast<char*>(out.combined);
 
   for (int64_t start = 0; start < z.count; start += kSorted) {
-    const int64_t count = std::min(kSorted, z.count - start), blocks = ceil_div(count, kBlock);
+    const int64_t count = std::min(kSorted, z.count - start), blocks = ceil_div(count, rows_at_once);
     const std::vector<int32_t>& sorted_rows = order.sort(start, count);
     std::fill_n(partial.data(), blocks * sums, 0.0);
 
@@ -129,8 +130,14 @@ int moe_residual_encode(const Rows& z, const Chains& chains, const Routes& route
       float* const quantized = own.quantized.data();
       float* const combined = own.combined.data();
 
+      const int64_t next = (block + threads) * rows_at_once;
+      for (int64_t i = next; i < std::min(next + rows_at_once, count); ++i) {
+        const int64_t row = start + sorted_rows[static_cast<std::size_t>(i)];
+        prefetch<0>(z.row(row), row_bytes);
+        prefetch<1>(combined_out + row * row_bytes, row_bytes);
+      }
       int64_t members[kBlock], taken = 0;
-      for (int64_t i = block * kBlock; i < std::min((block + 1) * kBlock, count); ++i) {
+      for (int64_t i = block * rows_at_once; i < std::min((block + 1) * rows_at_once, count); ++i) {
         const int64_t row = start + sorted_rows[static_cast<std::size_t>(i)];
         if (take_row(z, row, rows + taken * stride, stride)) {
           members[taken++] = row;
@@ -143,12 +150,14 @@ int moe_residual_encode(const Rows& z, const Chains& chains, const Routes& route
       }
       std::fill_n(combined, taken * stride, 0.0f);
 
-      // Adds weight * quantized to rows begin .. end - 1 of `combined`, after taking them through a chain.
-      const auto take = [&](const Chain& chain, int64_t begin, int64_t end, double* error, auto weight_of) {
+      // Adds weight * quantized to rows begin .. end - 1 of `combined`, after taking them through a chain; the last one
+      // may use up the rows.
+      const auto take = [&](const Chain& chain, int64_t begin, int64_t end, bool last, double* error, auto weight_of) {
         const int64_t values = (end - begin) * stride;
-        std::copy_n(rows + begin * stride, values, residual);
+        float* const left = last ? rows + begin * stride : residual;
+        if (!last) std::copy_n(rows + begin * stride, values, left);
         std::fill_n(quantized, values, 0.0f);
-        own.walker.run(chain, residual, quantized, end - begin, stride, error);
+        own.walker.run(chain, left, quantized, end - begin, stride, error);
         for (int64_t i = begin; i < end; ++i) {
           const V weight = splat(weight_of(i));
           for (int64_t d = 0; d < stride; d += kLanes) {
@@ -169,7 +178,7 @@ int moe_residual_encode(const Rows& z, const Chains& chains, const Routes& route
           const int64_t expert = expert_of(begin);
           for (end = begin + 1; end < taken && expert_of(end) == expert;) ++end;
           if (expert >= 0) {
-            take(experts[static_cast<std::size_t>(expert)], begin, end, errors,
+            take(experts[static_cast<std::size_t>(expert)], begin, end, slot + 1 == slots && shared_levels == 0, errors,
                  [&](int64_t i) { return routes.weights[place(i)]; });
             errors[sums - 2] += static_cast<double>(end - begin);
           }
@@ -179,7 +188,7 @@ int moe_residual_encode(const Rows& z, const Chains& chains, const Routes& route
         }
       }
       if (shared_levels > 0) {
-        take(shared_chain, 0, taken, errors + levels, [&](int64_t) { return shared_weight; });
+        take(shared_chain, 0, taken, true, errors + levels, [&](int64_t) { return shared_weight; });
         for (int64_t i = 0; i < taken; ++i)
           for (int64_t level = 0; level < shared_levels; ++level)
             out.shared_codes[members[i] * shared_levels + level] = own.walker.code(i, level);

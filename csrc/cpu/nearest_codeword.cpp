@@ -26,7 +26,8 @@ namespace unitok::UNITOK_ISA {
 
 int nearest_codeword(const Rows& x, const float* codebook, int64_t codewords, int64_t* codes, float* squared_distance,
                      int64_t* counts, const EncodeOptions& options) {
-  const int64_t width = x.width, stride = round_up(width, kLanes), blocks = ceil_div(x.count, kBlock);
+  const int64_t width = x.width, stride = round_up(width, kLanes), rows_at_once = block_rows(width, x.count);
+  const int64_t blocks = ceil_div(x.count, rows_at_once);
   Chain chain(codebook, 1, codewords, width);
   if (x.count > kFewRows) chain.pack(0, options.fast);
   std::atomic<int> status{chain.finite() ? kFine : kBadCodebook};
@@ -39,11 +40,11 @@ int nearest_codeword(const Rows& x, const float* codebook, int64_t codewords, in
   std::vector<Worker> workers(static_cast<std::size_t>(threads));
   for (Worker& worker : workers) {
     worker.walker = Walker(1, codewords, width, options.fast, options.stats);
-    worker.rows = Buffer<float>(kBlock * stride);
+    worker.rows = Buffer<float>(rows_at_once * stride);
   }
   parallel(blocks, threads, [&](int64_t block, int index) {
     Worker& own = workers[static_cast<std::size_t>(index)];
-    const int64_t first = block * kBlock, count = std::min(kBlock, x.count - first);
+    const int64_t first = block * rows_at_once, count = std::min(rows_at_once, x.count - first);
     int64_t members[kBlock], found[kBlock], taken = 0;
     for (int64_t i = first; i < first + count; ++i) {
       if (take_row(x, i, own.rows.data() + taken * stride, stride)) {

@@ -26,7 +26,8 @@ namespace unitok::UNITOK_ISA {
 
 int residual_encode(const Rows& z, const float* codebooks, int64_t levels, int64_t codewords, int64_t* codes,
                     void* quantized, float* level_error, int64_t* counts, const EncodeOptions& options) {
-  const int64_t width = z.width, stride = round_up(width, kLanes), blocks = ceil_div(z.count, kBlock);
+  const int64_t width = z.width, stride = round_up(width, kLanes), rows_at_once = block_rows(width, z.count);
+  const int64_t blocks = ceil_div(z.count, rows_at_once);
   Chain chain(codebooks, levels, codewords, width);
   int status = kFine;
   if (z.count > kFewRows) {
@@ -43,8 +44,8 @@ int residual_encode(const Rows& z, const float* codebooks, int64_t levels, int64
   std::vector<Worker> workers(static_cast<std::size_t>(threads));
   for (Worker& worker : workers) {
     worker.walker = Walker(levels, codewords, width, options.fast, options.stats);
-    worker.residual = Buffer<float>(kBlock * stride);
-    worker.quantized = Buffer<float>(kBlock * stride);
+    worker.residual = Buffer<float>(rows_at_once * stride);
+    worker.quantized = Buffer<float>(rows_at_once * stride);
   }
   Buffer<double> errors(blocks * levels);
   std::fill_n(errors.data(), errors.size(), 0.0);
@@ -53,12 +54,12 @@ int residual_encode(const Rows& z, const float* codebooks, int64_t levels, int64
 
   parallel(blocks, threads, [&](int64_t block, int index) {
     Worker& own = workers[static_cast<std::size_t>(index)];
-    const int64_t first = block * kBlock, count = std::min(kBlock, z.count - first);
+    const int64_t first = block * rows_at_once, count = std::min(rows_at_once, z.count - first);
     float* const residual = own.residual.data();
     float* const sum = own.quantized.data();
-    if (const int64_t next = first + threads * kBlock; next + kBlock <= z.count) {
-      prefetch<0>(z.row(next), kBlock * row_bytes);
-      prefetch<1>(out + next * row_bytes, kBlock * row_bytes);
+    if (const int64_t next = first + threads * rows_at_once; next + rows_at_once <= z.count) {
+      prefetch<0>(z.row(next), rows_at_once * row_bytes);
+      prefetch<1>(out + next * row_bytes, rows_at_once * row_bytes);
     }
     int64_t members[kBlock];
     const int64_t taken = take_rows(z, first, count, residual, stride, members);

@@ -24,7 +24,7 @@ constexpr int kVectors = 1;
 #endif
 constexpr int kTagBits = 4;
 constexpr int kChunk = 1 << kTagBits;   // vectors that a tag can tell apart
-constexpr int64_t kBlock = 16 * kRows;  // rows that go through all levels while they sit in the first-level cache
+constexpr int64_t kBlock = 32 * kRows;  // most rows that go through all levels together
 constexpr float kUnit = 0x1p-24f;
 constexpr double kNearTie = 1e-5;
 
@@ -32,6 +32,13 @@ constexpr double kNearTie = 1e-5;
 struct Counts {
   int64_t rescored = 0, near_ties = 0;
 };
+
+// How many rows of so many go through all levels together. Narrow ones stay in the first-level cache; of wide ones each
+// tile is fetched into it anew for every block, so that more rows are fewer fetches, where enough are left to share
+// out.
+inline int64_t block_rows(int64_t width, int64_t count) {
+  return width >= 64 && count >= 32 * kBlock ? kBlock : kBlock / 2;
+}
 
 // The squared distance that decides: double precision, eight interleaved sums.
 inline double exact_distance(const float* a, const float* b, int64_t width) {
