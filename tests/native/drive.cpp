@@ -1,6 +1,6 @@
 // Runs the kernels of csrc/cpu without Python, so that sanitizers can watch: ragged shapes, every instruction set, 1 to
-// 4 threads, several callers at once. Each result is held to a naive double loop where that is short, and to that of the
-// plainest set: codes equal, values equal or close, and equal for any number of threads.
+// 4 threads, several callers at once. Each result is held to a naive double loop where that is short, and to that of
+// the plainest set: codes equal, values equal or close, and all of it equal for any number of threads.
 //
 //     drive [quick | huge]
 //
@@ -111,7 +111,8 @@ void check_kernel(const Kernel& kernel, Effort effort) {
       if (set == available_isas().front()) plainest = first;
       CHECK(first.codes == plainest.codes && first.values == plainest.values);
       CHECK(first.close.size() == plainest.close.size());
-      for (std::size_t i = 0; i < first.close.size(); ++i) check_close(first.close[i], plainest.close[i], first.tolerance);
+      for (std::size_t i = 0; i < first.close.size(); ++i)
+        check_close(first.close[i], plainest.close[i], first.tolerance);
     }
   }
 }

@@ -16,6 +16,7 @@ struct Shape {
 };
 
 using Floats = std::vector<float>;
+using Doubles = std::vector<double>;
 using Codes = std::vector<int64_t>;
 
 // What an operation wrote: codes and values that are the same for every instruction set, and arrays whose sums have an
