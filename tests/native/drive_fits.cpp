@@ -75,7 +75,8 @@ Written kmeans_is_balanced_or_nearest(const Shape& s) {
 // Some calls have a segment that is large enough to be shared out among the threads.
 Written hsic_matches(const Shape& s) {
   const bool large = s.rows == 300 && s.levels == 1;
-  const int64_t rows = large ? 540 : std::min(s.rows, kFewRows), segments = large ? 1 : 3, x_width = std::min<int64_t>(s.width, 17), z_width = 1 + s.width % 5;
+  const int64_t rows = large ? 540 : std::min(s.rows, kFewRows), segments = large ? 1 : 3;
+  const int64_t x_width = std::min<int64_t>(s.width, 17), z_width = 1 + s.width % 5;
   Floats x = random_floats(rows * x_width, s.seed), z = random_floats(rows * z_width, s.seed + 1);
   for (int64_t n = 0; n < rows; ++n) z[size(n * z_width)] += x[size(n * x_width)];
   const bool with_bad_row = rows > 2;
