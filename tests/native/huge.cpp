@@ -2,8 +2,9 @@
 // the ends of an array have pages of their own. An offset that wraps lands outside, where nothing is mapped, or in the
 // wrong piece. Pieces are 3 x 2^20 bytes, so that no wrap at a power of two ends at the same place of a piece.
 //
-// What this doesn't show: codes beyond 2^33 values (they would take minutes of search; they pass 2^31 bytes here). All
-// offsets are int64, and -Wconversion is an error for csrc/cpu.
+// Shown: rows and quantised rows beyond 2^33 values and 2^34 bytes. Not shown: codes that far (2^23 of them are written
+// here, in 2^26 bytes; 2^33 would take minutes of search). All offsets are int64, and -Wconversion is an error for
+// csrc/cpu.
 #include <sys/mman.h>
 #include <unistd.h>
 
