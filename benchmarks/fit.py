@@ -101,8 +101,8 @@ commit {where["commit"]}
 | cpu | {seconds["cpu"]:.1f} | 1.00 |
 | reference | {seconds["reference"]:.1f} | {seconds["reference"] / seconds["cpu"]:.2f} |
 
-A training step on the CPU kernels takes {milliseconds:.1f} ms. Where it goes, by torch's profiler over {STEPS} steps (self
-time; the profiler itself weighs on small operations):
+A training step on the CPU kernels takes {milliseconds:.1f} ms. Where it goes, by torch's profiler over {STEPS} steps
+(self time; the profiler itself weighs on small operations):
 
 {chr(10).join(table)}
 """
