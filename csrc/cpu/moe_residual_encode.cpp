@@ -117,6 +117,10 @@ int moe_residual_encode(const Rows& z, const Chains& chains, const Routes& route
   Order order(routes, chains.experts);
   char* const combined_out = static_cast<char*>(out.combined);
 
+  expect_large(out.codes, z.count * slots * levels * 8);
+  expect_large(out.shared_codes, z.count * shared_levels * 8);
+  expect_large(out.combined, z.count * row_bytes);
+
   for (int64_t start = 0; start < z.count; start += kSorted) {
     const int64_t count = std::min(kSorted, z.count - start), blocks = ceil_div(count, rows_at_once);
     const std::vector<int32_t>& sorted_rows = order.sort(start, count);

@@ -52,6 +52,9 @@ int residual_encode(const Rows& z, const float* codebooks, int64_t levels, int64
   char* const out = static_cast<char*>(quantized);
   const int64_t row_bytes = width * size_of(z.type);
 
+  expect_large(codes, z.count * levels * 8);
+  expect_large(quantized, z.count * row_bytes);
+
   parallel(blocks, threads, [&](int64_t block, int index) {
     Worker& own = workers[static_cast<std::size_t>(index)];
     const int64_t first = block * rows_at_once, count = std::min(rows_at_once, z.count - first);

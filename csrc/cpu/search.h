@@ -27,6 +27,7 @@ constexpr int kChunk = 1 << kTagBits;   // vectors that a tag can tell apart
 constexpr int64_t kBlock = 32 * kRows;  // most rows that go through all levels together
 constexpr float kUnit = 0x1p-24f;
 constexpr double kNearTie = 1e-5;
+constexpr int64_t kWordWidth = 48;  // below, int16 products tell nearly all rows; from here on the int8 shortlist pays
 
 // What the searches of one thread count; see EncodeStats.
 struct Counts {
@@ -173,6 +174,9 @@ class Packed {
       }
     }
     longest_ = static_cast<float>(std::sqrt(longest) * (1 + 1e-6));
+#if UNITOK_LEVEL == 512
+    if (width < kWordWidth && has_vnni() && finite()) make_words();
+#endif
   }
 
   const float* table() const { return table_; }
@@ -185,7 +189,47 @@ class Packed {
   float longest() const { return longest_; }  // the largest |c - mean|; NaN or infinite where a codeword is
   bool finite() const { return std::isfinite(longest_); }
 
+#if UNITOK_LEVEL == 512
+  // The tiles in int16, two columns to a lane; empty where they aren't used. See Searcher::word_tile.
+  bool has_words() const { return words_.size() > 0; }
+  const int32_t* words(int64_t first_vector) const {
+    return words_.data() + first_vector * kLanes * ceil_div(width_, 2);
+  }
+  float word_scale() const { return word_scale_; }
+
+  // The largest word: sums of width products, and what else a score holds, stay in int32.
+  static float largest_word(int64_t width) { return std::floor(std::sqrt(0x1p29f / static_cast<float>(width))); }
+#endif
+
  private:
+#if UNITOK_LEVEL == 512
+  void make_words() {
+    V largest = zero();
+    for (int64_t i = 0; i < tiles_.size(); i += kLanes)
+      largest = max(largest, max(load(tiles_.data() + i), sub(zero(), load(tiles_.data() + i))));
+    const float scale = most(largest) / largest_word(width_);
+    word_scale_ = scale > 0 ? scale : 1;
+    const __m512 inverse = _mm512_set1_ps(1 / word_scale_);
+    if (!std::isfinite(1 / word_scale_)) return;
+    words_ = Buffer<int32_t>(vectors_ * kLanes * ceil_div(width_, 2));
+    int32_t* to = words_.data();
+    for (int64_t first = 0; first < vectors_; first += kVectors) {
+      const int64_t lanes = std::min<int64_t>(kVectors, vectors_ - first) * kLanes;
+      for (int64_t d = 0; d < width_; d += 2) {
+        for (int64_t lane = 0; lane < lanes; lane += kLanes, to += kLanes) {
+          const float* const column = tile(first) + d * lanes + lane;
+          const __m512 next = d + 1 < width_ ? _mm512_loadu_ps(column + lanes) : _mm512_setzero_ps();
+          const __m512i low = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(column), inverse));
+          const __m512i high = _mm512_cvtps_epi32(_mm512_mul_ps(next, inverse));
+          _mm512_storeu_si512(to, _mm512_mask_blend_epi16(0xaaaaaaaa, low, _mm512_slli_epi32(high, 16)));
+        }
+      }
+    }
+  }
+
+  Buffer<int32_t> words_;
+  float word_scale_ = 1;
+#endif
   const float* table_ = nullptr;
   int64_t codewords_ = 0, width_ = 0, vectors_ = 0;
   Buffer<float> mean_, tiles_, half_norms_;
@@ -207,28 +251,73 @@ class Searcher {
         distances_(round_up(codewords, kLanes)),
         state_(1),
         merged_(codewords > kChunk * kLanes ? 1 : 0),
-        chunk_of_(codewords > kChunk * kLanes ? kBlock : 0) {}
+        chunk_of_(codewords > kChunk * kLanes ? kBlock : 0) {
+#if UNITOK_LEVEL == 512
+    if (width >= kWordWidth || !has_vnni()) return;
+    row_words_ = Buffer<int16_t>(kBlock * stride_);
+    starts_ = Buffer<int32_t>(round_up(codewords, kLanes));
+    again_ = Buffer<float>(kBlock * stride_);
+#endif
+  }
 
   // Finds the codes of `count` <= kBlock rows of `stride` floats, zeros beyond the width.
   void search(const Packed& codebook, const float* rows, int64_t count, int64_t stride, bool stats, int64_t* codes,
               Counts& counts) {
     const int64_t padded = round_up(count, kRows);
     centre(codebook, rows, count, stride, padded);
-    const int64_t vectors = codebook.vectors();
-    for (int64_t chunk = 0; chunk < vectors; chunk += kChunk) {
-      sweep(codebook, chunk, std::min<int64_t>(vectors, chunk + kChunk), padded);
-      if (vectors > kChunk) merge(chunk, padded);
+#if UNITOK_LEVEL == 512
+    if (const float unit = codebook.has_words() ? make_words(codebook, padded) : 0; unit > 0) {
+      int64_t unsure[kBlock], found[kBlock], left = 0;
+      sweep_chunks(codebook, padded, true);
+      for (int64_t first = 0; first < count; first += kLanes) {
+        const int64_t some = std::min<int64_t>(kLanes, count - first);
+        for (uint32_t mask = ~settle(codebook, first, some, unit, stats, codes); mask << (32 - some) != 0;
+             mask &= mask - 1)
+          unsure[left++] = first + __builtin_ctz(mask);
+      }
+      for (int64_t i = 0; i < left; ++i) std::copy_n(rows + unsure[i] * stride, stride_, again_.data() + i * stride_);
+      if (left > 0) search_floats(codebook, again_.data(), left, stride_, stats, found, counts);
+      for (int64_t i = 0; i < left; ++i) codes[unsure[i]] = found[i];
+      return;
     }
-    for (int64_t first = 0; first < count; first += kLanes)
-      settle(codebook, rows, first, std::min<int64_t>(kLanes, count - first), stride, stats, codes, counts);
+#endif
+    search_centred(codebook, rows, count, stride, stats, codes, counts);
   }
 
   float* distances() { return distances_.data(); }
 
  private:
-  // Takes the codes of up to kLanes rows from their lanes, and searches those again that can't be told so.
-  void settle(const Packed& codebook, const float* rows, int64_t first, int64_t count, int64_t stride, bool stats,
-              int64_t* codes, Counts& counts) {
+  void search_floats(const Packed& codebook, const float* rows, int64_t count, int64_t stride, bool stats,
+                     int64_t* codes, Counts& counts) {
+    centre(codebook, rows, count, stride, round_up(count, kRows));
+    search_centred(codebook, rows, count, stride, stats, codes, counts);
+  }
+
+  void search_centred(const Packed& codebook, const float* rows, int64_t count, int64_t stride, bool stats,
+                      int64_t* codes, Counts& counts) {
+    sweep_chunks(codebook, round_up(count, kRows), false);
+    for (int64_t first = 0; first < count; first += kLanes) {
+      const int64_t some = std::min<int64_t>(kLanes, count - first);
+      for (uint32_t mask = ~settle(codebook, first, some, 0, stats, codes); mask << (32 - some) != 0;
+           mask &= mask - 1) {
+        const int64_t row = first + __builtin_ctz(mask);
+        bool finite = true;
+        codes[row] = search_row(rows + row * stride, codebook.table(), codebook.codewords(), codebook.width(),
+                                distances_.data(), stats, counts, finite);
+      }
+    }
+  }
+
+  void sweep_chunks(const Packed& codebook, int64_t padded, bool words) {
+    const int64_t vectors = codebook.vectors();
+    for (int64_t chunk = 0; chunk < vectors; chunk += kChunk) {
+      sweep(codebook, chunk, std::min<int64_t>(vectors, chunk + kChunk), padded, words);
+      if (vectors > kChunk) merge(chunk, padded);
+    }
+  }
+
+  // Takes the codes of up to kLanes rows from their lanes; returns the mask of those whose runner-up is far enough.
+  uint32_t settle(const Packed& codebook, int64_t first, int64_t count, float unit, bool stats, int64_t* codes) {
     const bool chunked = codebook.vectors() > kChunk;
     const Lanes& found = chunked ? merged_[0] : state_[0];
     const V best = least_of_each(found.best + first);
@@ -247,25 +336,30 @@ class Searcher {
     const V length = load(lengths_ + first);
     V margin = fma(mul(length, splat(longest)), splat(2.002f * steps * kUnit),
                    splat(1.001f * steps * (kUnit * longest * longest + 0x1p-125f)));
-    const V size = max(max(best, second), sub(zero(), min(best, second)));
-    margin = fma(size, splat(0x1p-18f), margin);
     if (stats) {
       const V reach = add(length, splat(longest));
       margin = fma(mul(reach, reach), splat(static_cast<float>(kNearTie)), margin);
     }
-    const uint32_t sure = below(margin, sub(second, best));
-    for (int i = 0; i < count; ++i) {
-      const int64_t row = first + i;
-      if ((sure >> i & 1) != 0 && (lanes[i] & (lanes[i] - 1)) == 0) {  // of two equal lanes neither is a runner-up
-        const int lane = __builtin_ctz(lanes[i]);
-        const int64_t vector = bits_of(scores[i]) & (kChunk - 1);
-        codes[row] = ((chunked ? chunk_of(row, lane) : 0) + vector) * kLanes + lane;
-      } else {
-        bool finite = true;
-        codes[row] = search_row(rows + row * stride, codebook.table(), codebook.codewords(), codebook.width(),
-                                distances_.data(), stats, counts, finite);
-      }
+    V gap = sub(second, best);
+#if UNITOK_LEVEL == 512
+    if (unit > 0) {
+      const __m512i steps_apart = _mm512_sub_epi32(_mm512_castps_si512(second.v), _mm512_castps_si512(best.v));
+      gap = {_mm512_mul_ps(_mm512_cvtepi32_ps(steps_apart), _mm512_set1_ps(unit))};
+      margin = add(margin, word_margin(codebook, length, unit));
+    } else {
+      margin = fma(max(max(best, second), sub(zero(), min(best, second))), splat(0x1p-18f), margin);
     }
+#else
+    margin = fma(max(max(best, second), sub(zero(), min(best, second))), splat(0x1p-18f), margin);
+#endif
+    uint32_t sure = below(margin, gap);
+    for (int i = 0; i < count; ++i) {
+      if ((lanes[i] & (lanes[i] - 1)) != 0) sure &= ~(1u << i);  // of two equal lanes neither is a runner-up
+      const int lane = __builtin_ctz(lanes[i] | 1u << (kLanes - 1));
+      const int64_t vector = bits_of(scores[i]) & (kChunk - 1);
+      codes[first + i] = ((chunked ? chunk_of(first + i, lane) : 0) + vector) * kLanes + lane;
+    }
+    return sure;
   }
 
   int64_t chunk_of(int64_t row, int lane) const {
@@ -295,6 +389,84 @@ class Searcher {
       std::fill_n(lengths_ + group, kRows, std::sqrt(sum(squares)) * 1.0001f);
     }
   }
+
+#if UNITOK_LEVEL == 512
+  // Rows of less than kWordWidth columns are told apart by int16 products first, two an instruction and lane. A row is
+  // rounded to r = a p + e and the codebook to c = b q + f, one a per block and one b per codebook, with |e| <= a
+  // sqrt(D) / 2 and |f| <= b sqrt(D) / 2, so that |c|^2 / 2 - a b p.q is off by at most |e| |c| + (|r| + |e|) |f| by
+  // Cauchy-Schwarz. p.q is exact. The score starts from 2^29 + |c|^2 / 2 a b, within 33 of it, and stays between 2^28
+  // and 2^31 - 2^24: there an int32 is ordered as the float of the same bits is, and the rest is as with floats.
+  V word_margin(const Packed& codebook, V length, float unit) const {
+    const float half = 0.5001f * std::sqrt(static_cast<float>(codebook.width()));
+    const float row = half * row_scale_, word = half * codebook.word_scale();
+    return fma(length, splat(2.001f * word), splat(2.001f * (row * (codebook.longest() + word)) + 100 * unit));
+  }
+
+  // Rounds the centred rows; returns a b, or 0 where the numbers are beyond it.
+  float make_words(const Packed& codebook, int64_t padded) {
+    V largest = zero();
+    for (int64_t i = 0; i < padded * stride_; i += kLanes) {
+      const V value = load(centred_.data() + i);
+      largest = max(largest, max(value, sub(zero(), value)));
+    }
+    row_scale_ = std::max(most(largest) / Packed::largest_word(codebook.width()), codebook.word_scale());
+    const float unit = row_scale_ * codebook.word_scale(), inverse = 1 / unit;
+    if (!(unit > 1e-30f && std::isfinite(unit) && std::isfinite(inverse))) return 0;
+    const __m512 minus = _mm512_set1_ps(-1 / row_scale_);
+    for (int64_t i = 0; i < padded * stride_; i += kLanes) {
+      const __m512i word = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(centred_.data() + i), minus));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(row_words_.data() + i), _mm512_cvtepi32_epi16(word));
+    }
+    for (int64_t k = 0; k < codebook.vectors() * kLanes; k += kLanes) {
+      const V start = min(mul(load(codebook.half_norms(0) + k), splat(inverse)), splat(1.59e9f));  // padding: the most
+      _mm512_storeu_si512(starts_.data() + k,
+                          _mm512_add_epi32(_mm512_cvtps_epi32(start.v), _mm512_set1_epi32(1 << 29)));
+    }
+    return unit;
+  }
+
+  template <int Vectors>
+  __attribute__((noinline)) void word_tile(const Packed& codebook, int64_t vector, int tag, int64_t padded) {
+    const int64_t pairs = ceil_div(codebook.width(), 2);
+    const int32_t* const packed = codebook.words(vector);
+    const int32_t* const starts = starts_.data() + vector * kLanes;
+    const V keep = splat(float_of(~static_cast<uint32_t>(kChunk - 1)));
+    for (int64_t group = 0; group < padded; group += kRows) {
+      const int16_t* const r = row_words_.data() + group * stride_;
+      __m512i score[kRows][Vectors];
+      for (int v = 0; v < Vectors; ++v)
+        for (int i = 0; i < kRows; ++i) score[i][v] = _mm512_loadu_si512(starts + v * kLanes);
+      const int32_t* c = packed;
+      for (int64_t pair = 0; pair < pairs; ++pair, c += Vectors * kLanes) {
+        __m512i codeword[Vectors];
+        for (int v = 0; v < Vectors; ++v) codeword[v] = _mm512_loadu_si512(c + v * kLanes);
+#pragma GCC unroll 6
+        for (int i = 0; i < kRows; ++i) {
+          int32_t two;
+          std::memcpy(&two, r + i * stride_ + 2 * pair, 4);
+          const __m512i value = _mm512_set1_epi32(two);
+// An instruction by name: GCC 12 keeps the sums of the intrinsic in memory.
+#pragma GCC unroll 4
+          for (int v = 0; v < Vectors; ++v)
+            asm("vpdpwssd %2, %1, %0" : "+v"(score[i][v]) : "v"(value), "v"(codeword[v]));
+        }
+      }
+#pragma GCC unroll 6
+      for (int i = 0; i < kRows; ++i) {
+        V best = state_[0].best[group + i], second = state_[0].second[group + i];
+#pragma GCC unroll 4
+        for (int v = 0; v < Vectors; ++v) {
+          const V own = {_mm512_castsi512_ps(score[i][v])};
+          const V tagged = splice(own, splat(float_of(static_cast<uint32_t>(tag + v))), keep);
+          second = min(max(best, tagged), second);
+          best = min(tagged, best);
+        }
+        state_[0].best[group + i] = best;
+        state_[0].second[group + i] = second;
+      }
+    }
+  }
+#endif
 
   template <int Vectors>
   void tile(const Packed& codebook, int64_t vector, int tag, int64_t padded) {
@@ -330,18 +502,27 @@ class Searcher {
     }
   }
 
-  void sweep(const Packed& codebook, int64_t from, int64_t to, int64_t padded) {
+  template <int Vectors>
+  void tile_of(const Packed& codebook, int64_t vector, int tag, int64_t padded, bool words) {
+#if UNITOK_LEVEL == 512
+    if (words) return word_tile<Vectors>(codebook, vector, tag, padded);
+#endif
+    (void)words;
+    tile<Vectors>(codebook, vector, tag, padded);
+  }
+
+  void sweep(const Packed& codebook, int64_t from, int64_t to, int64_t padded, bool words) {
     for (int64_t i = 0; i < round_up(padded, kLanes); ++i) state_[0].best[i] = state_[0].second[i] = splat(FLT_MAX);
     for (int64_t vector = from; vector < to; vector += kVectors) {
       const int tag = static_cast<int>(vector - from);
       switch (std::min<int64_t>(kVectors, codebook.vectors() - vector)) {
-        case 1: tile<1>(codebook, vector, tag, padded); break;
+        case 1: tile_of<1>(codebook, vector, tag, padded, words); break;
 #if UNITOK_LEVEL > 0
-        case 2: tile<2>(codebook, vector, tag, padded); break;
+        case 2: tile_of<2>(codebook, vector, tag, padded, words); break;
 #endif
 #if UNITOK_LEVEL == 512
-        case 3: tile<3>(codebook, vector, tag, padded); break;
-        case 4: tile<4>(codebook, vector, tag, padded); break;
+        case 3: tile_of<3>(codebook, vector, tag, padded, words); break;
+        case 4: tile_of<4>(codebook, vector, tag, padded, words); break;
 #endif
       }
     }
@@ -370,6 +551,12 @@ class Searcher {
   Buffer<Lanes> state_, merged_;
   Buffer<V> chunk_of_;
   float lengths_[kBlock] = {};
+#if UNITOK_LEVEL == 512
+  Buffer<int16_t> row_words_;
+  Buffer<int32_t> starts_;
+  Buffer<float> again_;
+  float row_scale_ = 1;
+#endif
 };
 
 }  // namespace unitok::UNITOK_ISA
