@@ -11,7 +11,8 @@
 // further 2^-19 of its own size through the tag. Where the runner-up is closer than twice that, the row is searched
 // again by differencing, `search_row`, whose error is relative to the distance itself; where even that can't tell, the
 // candidates' distances are taken in double precision in one order. So a code is the argmin of those distances on
-// every instruction set, for every batch and every number of threads.
+// every instruction set, for every batch and every number of threads. Narrow rows are sifted by cheaper products first
+// where the processor has them: see Searcher::word_tile.
 namespace unitok::UNITOK_ISA {
 
 constexpr int kRows = 6;
@@ -27,7 +28,7 @@ constexpr int kChunk = 1 << kTagBits;   // vectors that a tag can tell apart
 constexpr int64_t kBlock = 32 * kRows;  // most rows that go through all levels together
 constexpr float kUnit = 0x1p-24f;
 constexpr double kNearTie = 1e-5;
-constexpr int64_t kWordWidth = 48;  // below, int16 products tell nearly all rows; from here on the int8 shortlist pays
+constexpr int64_t kWordWidth = 160;  // from here on int16 products leave too many rows to the floats
 
 // What the searches of one thread count; see EncodeStats.
 struct Counts {
@@ -392,12 +393,13 @@ class Searcher {
 
 #if UNITOK_LEVEL == 512
   // Rows of less than kWordWidth columns are told apart by int16 products first, two an instruction and lane. A row is
-  // rounded to r = a p + e and the codebook to c = b q + f, one a per block and one b per codebook, with |e| <= a
-  // sqrt(D) / 2 and |f| <= b sqrt(D) / 2, so that |c|^2 / 2 - a b p.q is off by at most |e| |c| + (|r| + |e|) |f| by
-  // Cauchy-Schwarz. p.q is exact. The score starts from 2^29 + |c|^2 / 2 a b, within 33 of it, and stays between 2^28
-  // and 2^31 - 2^24: there an int32 is ordered as the float of the same bits is, and the rest is as with floats.
+  // rounded to r = a p + e and the codebook to c = b q + f, one a a block and one b a codebook, with |e| <= a sqrt(D) /
+  // 2 and |f| <= b sqrt(D) / 2 but for the rounding of the scales, so that |c|^2 / 2 - a b p.q is off by at most |e|
+  // |c| + (|r| + |e|) |f| by Cauchy-Schwarz. p.q is exact and at most 2^29. The score starts from |c|^2 / 2 a b, off by
+  // at most 33, and 2^29 + 2^24, so that it lies between 2^24 and 2^31 - 2^24: there an int32 is ordered as the float
+  // of the same bits is, and the rest is as with floats. The few rows that this leaves take the floats' way.
   V word_margin(const Packed& codebook, V length, float unit) const {
-    const float half = 0.5001f * std::sqrt(static_cast<float>(codebook.width()));
+    const float half = 0.501f * std::sqrt(static_cast<float>(codebook.width()));
     const float row = half * row_scale_, word = half * codebook.word_scale();
     return fma(length, splat(2.001f * word), splat(2.001f * (row * (codebook.longest() + word)) + 100 * unit));
   }
@@ -418,9 +420,9 @@ class Searcher {
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(row_words_.data() + i), _mm512_cvtepi32_epi16(word));
     }
     for (int64_t k = 0; k < codebook.vectors() * kLanes; k += kLanes) {
-      const V start = min(mul(load(codebook.half_norms(0) + k), splat(inverse)), splat(1.59e9f));  // padding: the most
+      const V start = min(mul(load(codebook.half_norms(0) + k), splat(inverse)), splat(1.5e9f));  // padding: the most
       _mm512_storeu_si512(starts_.data() + k,
-                          _mm512_add_epi32(_mm512_cvtps_epi32(start.v), _mm512_set1_epi32(1 << 29)));
+                          _mm512_add_epi32(_mm512_cvtps_epi32(start.v), _mm512_set1_epi32((1 << 29) + (1 << 24))));
     }
     return unit;
   }
