@@ -24,10 +24,11 @@ demo: $(BUILT) ## generate a catalogue, fit a tokenizer, show the IDs; everythin
 test: $(BUILT) ## every test that needs no GPU
 	$(BIN)/pytest -q -m "not gpu"
 
-lint: $(STAMP) ## ruff and mypy
+lint: $(STAMP) ## ruff, mypy and clang-format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror csrc/*.cpp csrc/cpu/*.h csrc/cpu/*.cpp
 
 bench: $(BUILT) ## the benchmarks, beside every peer that installs; BENCH="--quick -k hsic" for a part of them
 	$(BIN)/pip install -q -c constraints.txt -e '.[bench]'
