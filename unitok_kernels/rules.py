@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from numbers import Integral, Real
 from typing import NoReturn, Protocol
 
@@ -54,14 +53,9 @@ def threads(operation: str, value: object) -> None:
         at_least(operation, "threads", int(value), 1, "Leave it unset for all of them.")
 
 
-@cache
-def _rank_of(shape: str) -> int:
-    return shape.count(",") + (not shape.endswith(",)"))
-
-
 def rank(operation: str, name: str, value: Shaped, shape: str) -> None:
     """Check the number of dimensions; `shape` reads like "(N, D)"."""
-    if value.ndim != (expected := _rank_of(shape)):
+    if value.ndim != (expected := shape.count(",") + (not shape.endswith(",)"))):
         fail(operation, name, f"of shape {shape}", tuple(value.shape), f"Reshape it to {expected} dimension(s).")
 
 

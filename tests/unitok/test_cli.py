@@ -563,7 +563,8 @@ def test_a_bug_or_debugging_keeps_the_traceback(fitted: Path, monkeypatch: pytes
         unitok("doctor")
 
 
-LONG = ("--epochs", "30", *map(str, TINY))
+EPOCHS = 200  # long enough that a signal finds the fit at work
+LONG = ("--epochs", str(EPOCHS), *map(str, TINY))
 
 
 @pytest.fixture(scope="module")
@@ -600,7 +601,7 @@ def test_an_interrupted_fit_ends_where_it_would_have(
     result = unitok("fit", catalogue, "--out", out, *LONG)
     assert "going on from step" in result.stderr.splitlines()[0]
     assert (out / "model.safetensors").read_bytes() == uninterrupted
-    assert [json.loads(line)["epoch"] for line in (out / HISTORY).read_text().splitlines()] == list(range(30))
+    assert [json.loads(line)["epoch"] for line in (out / HISTORY).read_text().splitlines()] == list(range(EPOCHS))
     assert not (out / CHECKPOINT).exists()
 
 
