@@ -563,7 +563,7 @@ def test_a_bug_or_debugging_keeps_the_traceback(fitted: Path, monkeypatch: pytes
         unitok("doctor")
 
 
-EPOCHS = 200  # long enough that a signal finds the fit at work
+EPOCHS = 100  # long enough that a signal finds the fit at work
 LONG = ("--epochs", str(EPOCHS), *map(str, TINY))
 
 
