@@ -168,8 +168,8 @@ class Packed {
         }
         std::fill(tile + d * lanes + real, tile + (d + 1) * lanes, 0.0f);
       }
-      for (int64_t lane = 0; lane < lanes;
-           ++lane) {  // padding is never the nearest; finite, so that a tag leaves it a number
+      // Padding is never the nearest, and finite, so that a tag leaves it a number.
+      for (int64_t lane = 0; lane < lanes; ++lane) {
         half_norms_[first * kLanes + lane] = lane < real ? static_cast<float>(norms[lane] / 2) : 3e38f;
         if (lane < real && !(norms[lane] <= longest)) longest = norms[lane];  // bad everywhere if the mean is
       }
