@@ -48,20 +48,22 @@ def test_residual_encode(race, case: str) -> None:
 
 
 def test_latency_of_one_row(race) -> None:
+    # Compiled as most people do: `dynamic=False` would cost 10 microseconds more a call.
     z, codebooks = inputs.normal(1, 32), inputs.codebooks(4, 256, 32)
 
     def through(z: torch.Tensor, codebooks: torch.Tensor) -> uk.ResidualCodes:
         return uk.residual_encode(z, codebooks)
 
     eager = peers.chain(peers.nearest_expanded)
+    torch.compiler.reset()
     race(
         "residual_encode",
         "1 x 32, K=256, L=4",
         [
             *ours("residual_encode", uk.residual_encode),
-            Level("ours, through torch.compile", peers.compiled(through), compiled=True),
+            Level("ours, through torch.compile", torch.compile(through), compiled=True),
             Level("torch eager", eager),
-            Level("torch.compile", torch.compile(eager, dynamic=False), compiled=True),
+            Level("torch.compile", torch.compile(eager), compiled=True),
         ],
         (z, codebooks),
         check=ChainCheck(z, codebooks),

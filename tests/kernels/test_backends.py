@@ -13,6 +13,7 @@ import torch
 import unitok_kernels as uk
 from tests.kernels.oracle import normal, raises
 from unitok_kernels import backends
+from unitok_kernels.ops import registry
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 ALL = ("reference", "cpu", "triton", "cuda")
@@ -235,6 +236,23 @@ def test_the_chosen_kernels_get_the_call_in_one_form(pretend, monkeypatch):
     # The first tensor holds integers: float64 is looked for in all of them.
     assert not uk.residual_decode(codes, codebooks.double()).eq(7).any()
     assert len(seen) == 1
+
+
+def test_calls_are_checked_whatever_went_well_before(monkeypatch):
+    """Checks are skipped for calls like one before: the same shapes, dtypes, devices and settings, and no others."""
+    monkeypatch.setattr(registry, "_REMEMBERED", 2)
+    codebooks = normal(2, 4, 3)
+    for _ in range(2):
+        for rows in range(4):
+            assert uk.residual_encode(normal(rows, 3), codebooks).codes.shape == (rows, 2)
+            with pytest.raises(ValueError, match="width"):
+                uk.residual_encode(normal(rows, 4), codebooks)
+            with pytest.raises(TypeError, match="float64"):
+                uk.residual_encode(normal(rows, 3), codebooks.double())
+            with pytest.raises(TypeError, match="complex64"):
+                uk.residual_encode(normal(rows, 3).to(torch.complex64), codebooks)
+            with pytest.raises(ValueError, match="precision"):
+                uk.residual_encode(normal(rows, 3), codebooks, precision="exactly")
 
 
 ROWS, BOOKS, ONE = normal(6, 3), normal(2, 4, 3, seed=1), torch.zeros(6, 1, dtype=torch.int64)

@@ -14,6 +14,8 @@ from torch import Tensor
 from unitok_kernels import backends
 
 _LIBRARY = torch.library.Library("unitok_kernels", "DEF")
+_READY = (torch.float32, torch.int64, torch.float16, torch.bfloat16, torch.float64)  # what kernels take as it is
+_REMEMBERED = 4096  # most kinds of calls whose checks aren't made again
 
 
 def define(
@@ -43,24 +45,31 @@ def define(
         Callable: the operation's default overload.
     """
     home = folder or name
+    accepted: set[tuple[Any, ...]] = set()
 
     def run(*arguments: Any, **keywords: Any) -> Any:
-        *given, backend = _positional(arguments, keywords) if keywords or len(arguments) < len(names) else arguments
-        check(*given)
-        device: Any = None
-        is_float64 = False
-        for place, value in enumerate(given):
-            if isinstance(value, Tensor):
-                device = device or value.device
+        *given, backend = _positional(arguments, keywords) if keywords else (*arguments, *defaults[len(arguments) :])
+        signature = [*given]
+        is_float64 = traced = raw = False
+        for place in tensors:
+            if (value := given[place]) is not None:
+                signature[place] = (value.shape, value.dtype, value.device)
                 is_float64 = is_float64 or value.dtype == torch.float64
-                given[place] = _plain(value)
-        chosen = backends.choose(home, backend, device, is_float64 and not takes_float64)
-        before = torch.is_grad_enabled()
-        torch.set_grad_enabled(False)  # a gradient is what `backward` gives, never a trace through a kernel
-        try:
-            return getattr(backends.kernels(home, chosen), name)(*given)
-        finally:
-            torch.set_grad_enabled(before)
+                traced = traced or value.requires_grad
+                raw = raw or value.dtype not in _READY or not value.is_contiguous()
+        if (seen := tuple(signature)) not in accepted:
+            check(*given)
+            if len(accepted) == _REMEMBERED:
+                accepted.clear()
+            accepted.add(seen)
+        if raw:
+            given = [_plain(value) if isinstance(value, Tensor) else value for value in given]
+        chosen = backends.choose(home, backend, given[tensors[0]].device, is_float64 and not takes_float64)
+        kernel = getattr(backends.kernels(home, chosen), name)
+        if not traced:
+            return kernel(*given)
+        with torch.no_grad():  # a gradient is what `backward` gives, never a trace through a kernel
+            return kernel(*given)
 
     def run_fake(*arguments: Any, **keywords: Any) -> Any:
         *given, _ = _positional(arguments, keywords)
@@ -69,12 +78,12 @@ def define(
 
     _LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
     operation = getattr(torch.ops.unitok_kernels, name).default
-    names = [argument.name for argument in operation._schema.arguments]
-    defaults = {a.name: a.default_value for a in operation._schema.arguments if a.has_default_value()}
+    declared = operation._schema.arguments
+    defaults = tuple(a.default_value for a in declared)  # None for an argument that has none
+    tensors = [place for place, a in enumerate(declared) if "Tensor" in str(a.type)]
 
     def _positional(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> list[Any]:
-        rest = names[len(arguments) :]
-        return [*arguments, *(keywords[n] if n in keywords else defaults[n] for n in rest)]
+        return [*arguments, *(keywords.get(a.name, a.default_value) for a in declared[len(arguments) :])]
 
     _LIBRARY.impl(name, run, "CompositeExplicitAutograd")
     torch.library.register_fake(f"unitok_kernels::{name}", run_fake, lib=_LIBRARY)
