@@ -13,27 +13,15 @@
 // candidates' distances are taken in double precision in one order. So a code is the argmin of those distances on
 // every instruction set, for every batch and every number of threads. Narrow rows are sifted by cheaper products first
 // where the processor has them: see Searcher::word_tile.
+#include "differencing.h"
+
+#include "packed.h"
+
 namespace unitok::UNITOK_ISA {
 
-constexpr int kRows = 6;
-#if UNITOK_LEVEL == 512
-constexpr int kVectors = 4;
-#elif UNITOK_LEVEL == 2
-constexpr int kVectors = 2;
-#else
-constexpr int kVectors = 1;
-#endif
 constexpr int kTagBits = 4;
 constexpr int kChunk = 1 << kTagBits;   // vectors that a tag can tell apart
 constexpr int64_t kBlock = 32 * kRows;  // most rows that go through all levels together
-constexpr float kUnit = 0x1p-24f;
-constexpr double kNearTie = 1e-5;
-constexpr int64_t kWordWidth = 160;  // from here on int16 products leave too many rows to the floats
-
-// What the searches of one thread count; see EncodeStats.
-struct Counts {
-  int64_t rescored = 0, near_ties = 0;
-};
 
 // How many rows of so many go through all levels together. Narrow ones stay in the first-level cache; of wide ones each
 // tile is fetched into it anew for every block, so that more rows are fewer fetches, where enough are left to share
@@ -41,201 +29,6 @@ struct Counts {
 inline int64_t block_rows(int64_t width, int64_t count) {
   return width >= 64 && count >= 32 * kBlock ? kBlock : kBlock / 2;
 }
-
-// The squared distance that decides: double precision, eight interleaved sums.
-inline double exact_distance(const float* a, const float* b, int64_t width) {
-  D8 total = zero8();
-  int64_t d = 0;
-  for (; d + 8 <= width; d += 8) {
-    const D8 difference = sub(load8(a + d), load8(b + d));
-    total = fma(difference, difference, total);
-  }
-  if (d < width) {
-    float x[8] = {}, y[8] = {};
-    std::memcpy(x, a + d, static_cast<std::size_t>(width - d) * 4);
-    std::memcpy(y, b + d, static_cast<std::size_t>(width - d) * 4);
-    const D8 difference = sub(load8(x), load8(y));
-    total = fma(difference, difference, total);
-  }
-  return sum(total);
-}
-
-// The squared distance in float32, lane by lane: their sum is off by at most (D + 4) u of itself, and by underflow.
-// `row` ends in zeros.
-inline V near_distance(const float* row, const float* codeword, int64_t width) {
-  V total = zero();
-  int64_t d = 0;
-  for (; d + kLanes <= width; d += kLanes) {
-    const V difference = sub(load(row + d), load(codeword + d));
-    total = fma(difference, difference, total);
-  }
-  if (d < width) {
-    const V difference = sub(load(row + d), load_first(codeword + d, static_cast<int>(width - d)));
-    total = fma(difference, difference, total);
-  }
-  return total;
-}
-
-// Picks the nearest of `count` codewords, in ascending order, by their distances in float32; where these can't tell, by
-// `exact_distance`. Without `candidates` they are all. distances: (count) rounded up to kLanes, overwritten beyond.
-inline int64_t pick(const float* row, const float* table, const int64_t* candidates, int64_t count, int64_t width,
-                    float* distances, float nearest, bool stats, Counts& counts) {
-  const float error = static_cast<float>(width + 4) * kUnit;
-  const float certain = nearest * (1 + 3 * error) + static_cast<float>(width + 4) * 0x1p-124f;
-  const float reach = stats ? certain * (1 + 2 * static_cast<float>(kNearTie)) : certain;
-  for (int64_t i = count; i % kLanes != 0; ++i) distances[i] = std::numeric_limits<float>::quiet_NaN();
-  int64_t first = 0, near = 0, certain_near = 0;
-  for (int64_t i = round_up(count, kLanes); i > 0;) {  // downwards, so that the first candidate stays
-    i -= kLanes;
-    const V some = load(distances + i);
-    const uint32_t mask = at_most(some, splat(reach));
-    if (mask == 0) continue;
-    first = i + __builtin_ctz(mask);
-    near += __builtin_popcount(mask);
-    certain_near += __builtin_popcount(at_most(some, splat(certain)));
-  }
-  counts.rescored += certain_near > 1;
-  const auto codeword = [&](int64_t i) { return candidates == nullptr ? i : candidates[i]; };
-  if (near <= 1) return codeword(first);
-
-  double best = std::numeric_limits<double>::infinity(), second = best;
-  int64_t code = codeword(first);
-  for (int64_t i = first; i < count; ++i) {
-    if (!(distances[i] <= reach)) continue;
-    const double distance = exact_distance(row, table + codeword(i) * width, width);
-    if (distance < best) {
-      second = best;
-      best = distance;
-      code = codeword(i);
-    } else if (distance < second) {
-      second = distance;
-    }
-  }
-  counts.near_ties += stats && second - best < kNearTie * best;
-  return code;
-}
-
-// Searches one row straight from the codebook as the caller has it. `finite` turns false where a distance is not
-// finite.
-inline int64_t search_row(const float* row, const float* table, int64_t codewords, int64_t width, float* distances,
-                          bool stats, Counts& counts, bool& finite) {
-  V nearest = splat(FLT_MAX), check = zero();
-  for (int64_t first = 0; first < codewords; first += kLanes) {
-    V parts[kLanes];
-    for (int64_t i = 0; i < kLanes; ++i)  // the last codeword fills up the last vector
-      parts[i] = near_distance(row, table + std::min(first + i, codewords - 1) * width, width);
-    const V some = sum_of_each(parts);
-    store(distances + first, some);
-    check = add(check, some);
-    nearest = min(some, nearest);
-  }
-  if (!std::isfinite(sum(check))) finite = false;
-  return pick(row, table, nullptr, codewords, width, distances, least(nearest), stats, counts);
-}
-
-// A codebook as the block search wants it.
-class Packed {
- public:
-  Packed() = default;
-  Packed(const float* table, int64_t codewords, int64_t width)
-      : table_(table),
-        codewords_(codewords),
-        width_(width),
-        vectors_(ceil_div(codewords, kLanes)),
-        mean_(round_up(width, kLanes)),
-        tiles_(vectors_ * kLanes * width),
-        half_norms_(vectors_ * kLanes) {
-    std::vector<double> mean(static_cast<std::size_t>(width), 0.0);
-    for (int64_t k = 0; k < codewords; ++k)
-      for (int64_t d = 0; d < width; ++d)
-        mean[static_cast<std::size_t>(d)] += static_cast<double>(table[k * width + d]);
-    std::fill(mean_.data(), mean_.data() + mean_.size(), 0.0f);
-    for (int64_t d = 0; d < width; ++d) {
-      mean_[d] = static_cast<float>(mean[static_cast<std::size_t>(d)] / static_cast<double>(codewords));
-    }
-    double longest = 0;
-    for (int64_t first = 0; first < vectors_; first += kVectors) {
-      const int64_t vectors = std::min<int64_t>(kVectors, vectors_ - first), lanes = vectors * kLanes;
-      float* const tile = tiles_.data() + first * kLanes * width;
-      const int64_t real = std::min(lanes, codewords - first * kLanes);
-      double norms[kVectors * kLanes] = {};
-      for (int64_t d = 0; d < width; ++d) {
-        const float* const column = table + first * kLanes * width + d;
-        for (int64_t lane = 0; lane < real; ++lane) {
-          const double centred = static_cast<double>(column[lane * width]) - static_cast<double>(mean_[d]);
-          tile[d * lanes + lane] = static_cast<float>(centred);
-          norms[lane] += centred * centred;
-        }
-        std::fill(tile + d * lanes + real, tile + (d + 1) * lanes, 0.0f);
-      }
-      // Padding is never the nearest, and finite, so that a tag leaves it a number.
-      for (int64_t lane = 0; lane < lanes; ++lane) {
-        half_norms_[first * kLanes + lane] = lane < real ? static_cast<float>(norms[lane] / 2) : 3e38f;
-        if (lane < real && !(norms[lane] <= longest)) longest = norms[lane];  // bad everywhere if the mean is
-      }
-    }
-    longest_ = static_cast<float>(std::sqrt(longest) * (1 + 1e-6));
-#if UNITOK_LEVEL == 512
-    if (width < kWordWidth && has_vnni() && finite()) make_words();
-#endif
-  }
-
-  const float* table() const { return table_; }
-  int64_t codewords() const { return codewords_; }
-  int64_t width() const { return width_; }
-  int64_t vectors() const { return vectors_; }
-  const float* mean() const { return mean_.data(); }
-  const float* tile(int64_t first_vector) const { return tiles_.data() + first_vector * kLanes * width_; }
-  const float* half_norms(int64_t first_vector) const { return half_norms_.data() + first_vector * kLanes; }
-  float longest() const { return longest_; }  // the largest |c - mean|; NaN or infinite where a codeword is
-  bool finite() const { return std::isfinite(longest_); }
-
-#if UNITOK_LEVEL == 512
-  // The tiles in int16, two columns to a lane; empty where they aren't used. See Searcher::word_tile.
-  bool has_words() const { return words_.size() > 0; }
-  const int32_t* words(int64_t first_vector) const {
-    return words_.data() + first_vector * kLanes * ceil_div(width_, 2);
-  }
-  float word_scale() const { return word_scale_; }
-
-  // The largest word: sums of width products, and what else a score holds, stay in int32.
-  static float largest_word(int64_t width) { return std::floor(std::sqrt(0x1p29f / static_cast<float>(width))); }
-#endif
-
- private:
-#if UNITOK_LEVEL == 512
-  void make_words() {
-    V largest = zero();
-    for (int64_t i = 0; i < tiles_.size(); i += kLanes)
-      largest = max(largest, max(load(tiles_.data() + i), sub(zero(), load(tiles_.data() + i))));
-    const float scale = most(largest) / largest_word(width_);
-    word_scale_ = scale > 0 ? scale : 1;
-    const __m512 inverse = _mm512_set1_ps(1 / word_scale_);
-    if (!std::isfinite(1 / word_scale_)) return;
-    words_ = Buffer<int32_t>(vectors_ * kLanes * ceil_div(width_, 2));
-    int32_t* to = words_.data();
-    for (int64_t first = 0; first < vectors_; first += kVectors) {
-      const int64_t lanes = std::min<int64_t>(kVectors, vectors_ - first) * kLanes;
-      for (int64_t d = 0; d < width_; d += 2) {
-        for (int64_t lane = 0; lane < lanes; lane += kLanes, to += kLanes) {
-          const float* const column = tile(first) + d * lanes + lane;
-          const __m512 next = d + 1 < width_ ? _mm512_loadu_ps(column + lanes) : _mm512_setzero_ps();
-          const __m512i low = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(column), inverse));
-          const __m512i high = _mm512_cvtps_epi32(_mm512_mul_ps(next, inverse));
-          _mm512_storeu_si512(to, _mm512_mask_blend_epi16(0xaaaaaaaa, low, _mm512_slli_epi32(high, 16)));
-        }
-      }
-    }
-  }
-
-  Buffer<int32_t> words_;
-  float word_scale_ = 1;
-#endif
-  const float* table_ = nullptr;
-  int64_t codewords_ = 0, width_ = 0, vectors_ = 0;
-  Buffer<float> mean_, tiles_, half_norms_;
-  float longest_ = 0;
-};
 
 // Best and second best score of each lane, for the rows of a block.
 struct Lanes {
@@ -351,6 +144,7 @@ class Searcher {
       margin = fma(max(max(best, second), sub(zero(), min(best, second))), splat(0x1p-18f), margin);
     }
 #else
+    (void)unit;
     margin = fma(max(max(best, second), sub(zero(), min(best, second))), splat(0x1p-18f), margin);
 #endif
     uint32_t sure = below(margin, gap);
@@ -369,8 +163,9 @@ class Searcher {
     return static_cast<int64_t>(chunk[lane]);
   }
 
-  // r - mean, and for each group of kRows rows a bound on the largest |r - mean| among them.
+  // r - mean, the largest of its values, and for each group of kRows rows a bound on the largest |r - mean| among them.
   void centre(const Packed& codebook, const float* rows, int64_t count, int64_t stride, int64_t padded) {
+    V largest = zero();
     for (int64_t group = 0; group < padded; group += kRows) {
       V squares = zero();
       for (int64_t i = group; i < group + kRows; ++i) {
@@ -384,11 +179,13 @@ class Searcher {
           const V value = sub(load(rows + i * stride + d), load(codebook.mean() + d));
           store(to + d, value);
           square = fma(value, value, square);
+          largest = max(largest, max(value, sub(zero(), value)));
         }
         squares = max(square, squares);
       }
       std::fill_n(lengths_ + group, kRows, std::sqrt(sum(squares)) * 1.0001f);
     }
+    largest_ = most(largest);
   }
 
 #if UNITOK_LEVEL == 512
@@ -406,12 +203,7 @@ class Searcher {
 
   // Rounds the centred rows; returns a b, or 0 where the numbers are beyond it.
   float make_words(const Packed& codebook, int64_t padded) {
-    V largest = zero();
-    for (int64_t i = 0; i < padded * stride_; i += kLanes) {
-      const V value = load(centred_.data() + i);
-      largest = max(largest, max(value, sub(zero(), value)));
-    }
-    row_scale_ = std::max(most(largest) / Packed::largest_word(codebook.width()), codebook.word_scale());
+    row_scale_ = std::max(largest_ / Packed::largest_word(codebook.width()), codebook.word_scale());
     const float unit = row_scale_ * codebook.word_scale(), inverse = 1 / unit;
     if (!(unit > 1e-30f && std::isfinite(unit) && std::isfinite(inverse))) return 0;
     const __m512 minus = _mm512_set1_ps(-1 / row_scale_);
@@ -455,7 +247,8 @@ class Searcher {
       }
 #pragma GCC unroll 6
       for (int i = 0; i < kRows; ++i) {
-        V best = state_[0].best[group + i], second = state_[0].second[group + i];
+        V best = tag == 0 ? splat(FLT_MAX) : state_[0].best[group + i];
+        V second = tag == 0 ? splat(FLT_MAX) : state_[0].second[group + i];
 #pragma GCC unroll 4
         for (int v = 0; v < Vectors; ++v) {
           const V own = {_mm512_castsi512_ps(score[i][v])};
@@ -492,7 +285,8 @@ class Searcher {
         }
       }
       for (int i = 0; i < kRows; ++i) {
-        V best = state_[0].best[group + i], second = state_[0].second[group + i];
+        V best = tag == 0 ? splat(FLT_MAX) : state_[0].best[group + i];
+        V second = tag == 0 ? splat(FLT_MAX) : state_[0].second[group + i];
         for (int v = 0; v < Vectors; ++v) {
           const V tagged = splice(score[i][v], splat(float_of(static_cast<uint32_t>(tag + v))), keep);
           second = min(max(best, tagged), second);
@@ -514,7 +308,8 @@ class Searcher {
   }
 
   void sweep(const Packed& codebook, int64_t from, int64_t to, int64_t padded, bool words) {
-    for (int64_t i = 0; i < round_up(padded, kLanes); ++i) state_[0].best[i] = state_[0].second[i] = splat(FLT_MAX);
+    for (int64_t i = padded; i < round_up(padded, kLanes); ++i)  // what `settle` reads beyond the rows
+      state_[0].best[i] = state_[0].second[i] = splat(FLT_MAX);
     for (int64_t vector = from; vector < to; vector += kVectors) {
       const int tag = static_cast<int>(vector - from);
       switch (std::min<int64_t>(kVectors, codebook.vectors() - vector)) {
@@ -553,6 +348,7 @@ class Searcher {
   Buffer<Lanes> state_, merged_;
   Buffer<V> chunk_of_;
   float lengths_[kBlock] = {};
+  float largest_ = 0;
 #if UNITOK_LEVEL == 512
   Buffer<int16_t> row_words_;
   Buffer<int32_t> starts_;
