@@ -1,0 +1,91 @@
+"""Tile sizes of the Triton kernels: a rule for each kind of kernel, and a table of what an architecture changes.
+
+All figures are powers of two. They were chosen by what the compiler reports (`python -m unitok_kernels.aot`) and by
+prediction, on no device.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a kernel is compiled for.
+
+    Attributes:
+        backend: "cuda" | "hip" | "interpreted".
+        arch: of CUDA the compute capability times ten, 90 say; of HIP its name; "" for the interpreter.
+        warp_size: threads that go in step.
+    """
+
+    backend: str
+    arch: int | str
+    warp_size: int
+
+
+INTERPRETED = Target("interpreted", "", 1)
+TARGETS = {
+    "sm_80": Target("cuda", 80, 32),
+    "sm_90": Target("cuda", 90, 32),
+    "sm_100": Target("cuda", 100, 32),
+    "sm_120": Target("cuda", 120, 32),
+    "gfx942": Target("hip", "gfx942", 64),
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """How a kernel is cut up.
+
+    Attributes:
+        block_rows: rows of a program.
+        block_columns: codewords, or what else a kernel walks through, that are looked at together.
+        num_warps: of a program.
+        num_stages: of the loops that are pipelined.
+    """
+
+    block_rows: int
+    block_columns: int
+    num_warps: int
+    num_stages: int
+
+
+SUMS = Config(1024, 1, 4, 1)  # of what a kernel's programs leave behind
+
+
+@cache
+def device_target(device: torch.device) -> Target:
+    """Tell what kernels on a device are compiled for; one that Triton is only asked to interpret has no device."""
+    if device.type != "cuda" or os.environ.get("TRITON_INTERPRET") == "1":
+        return INTERPRETED
+    properties = torch.cuda.get_device_properties(device)
+    if torch.version.hip:
+        return Target("hip", properties.gcnArchName.split(":")[0], 64)
+    return Target("cuda", 10 * properties.major + properties.minor, 32)
+
+
+def search(target: Target, width: int) -> Config:
+    """Give the tiles of a nearest-codeword search over rows of `width` columns."""
+    padded = power_of_two(width)
+    if target == INTERPRETED:  # a step costs the same whatever its size
+        return Config(128, 256, 1, 1)
+    rows = min(max(8192 // padded, 16), 128)  # a thread holds its share of the rows in at most 64 registers
+    columns = min(max(8192 // padded, 16), 64)
+    return Config(rows, columns, 4 if rows < 128 else 8, 2)
+
+
+def rowwise(target: Target, width: int) -> Config:
+    """Give the rows of a program of a kernel that takes each row by itself."""
+    if target == INTERPRETED:
+        return Config(128, 128, 1, 1)
+    return Config(min(max(4096 // power_of_two(width), 4), 128), 64, 4, 2)
+
+
+def power_of_two(count: int, least: int = 16) -> int:
+    """Round up, at least to what a matrix product needs."""
+    return max(least, 1 << (count - 1).bit_length())

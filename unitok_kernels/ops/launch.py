@@ -1,0 +1,84 @@
+"""How Triton kernels are launched, and who else may want to see a launch.
+
+Every launcher calls `launch`. So `unitok_kernels.aot` can collect what a call would run on a GPU, without one: it hands
+fake CUDA tensors to the launchers, and `collecting` takes their launches instead of a device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+from torch.library import wrap_triton
+
+from unitok_kernels.ops.configs import Config, Target, device_target
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One launch that was asked for.
+
+    Attributes:
+        kernel: the jitted function.
+        grid: programs along each axis.
+        arguments: tensors and numbers, in the order of the kernel's parameters.
+        constants: its constexpr parameters.
+        num_warps: of each program.
+        num_stages: of the loops that are pipelined.
+    """
+
+    kernel: Any
+    grid: tuple[int, ...]
+    arguments: tuple[Any, ...]
+    constants: dict[str, Any]
+    num_warps: int
+    num_stages: int
+
+
+@dataclass
+class _Collector:
+    target: Target
+    launches: list[Launch] = field(default_factory=list)
+
+
+_collector: ContextVar[_Collector | None] = ContextVar("unitok_kernels.collector", default=None)
+
+
+@contextmanager
+def collecting(target: Target) -> Iterator[list[Launch]]:
+    """Collect launches for a target, and run none of them."""
+    collector = _Collector(target)
+    token = _collector.set(collector)
+    try:
+        yield collector.launches
+    finally:
+        _collector.reset(token)
+
+
+def target_of(tensor: Tensor) -> Target:
+    """Tell what a launch on this tensor's device is compiled for."""
+    collector = _collector.get()
+    return collector.target if collector is not None else device_target(tensor.device)
+
+
+def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, config: Config, **constants: Any) -> None:
+    """Launch a kernel, or hand the launch to who collects them.
+
+    Args:
+        kernel: a jitted function: its run-time parameters first, its constexpr parameters after them.
+        grid: programs along each axis; none are launched where one of them is 0.
+        arguments: tensors and numbers.
+        config: warps and stages; its block sizes are the caller's to pass on as constants.
+        constants: the constexpr parameters.
+    """
+    collector = _collector.get()
+    if collector is not None:
+        collector.launches.append(Launch(kernel, grid, arguments, constants, config.num_warps, config.num_stages))
+    elif min(grid) > 0:
+        wrap_triton(kernel)[grid](
+            *arguments, **constants, num_warps=config.num_warps, num_stages=config.num_stages
+        )

@@ -1,0 +1,95 @@
+"""Residual encoding on a GPU: all levels in one launch, and one that adds up what its programs leave."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from unitok_kernels import checks
+from unitok_kernels.ops import configs
+from unitok_kernels.ops.launch import launch, target_of
+from unitok_kernels.ops.tiles import finite_rows, load_rows, search, store_rows
+
+
+@triton.jit
+def _kernel(
+    p_z, p_tables, p_codes, p_quantized, p_parts, N, K, L,
+    D: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, EXACT: tl.constexpr, STATS: tl.constexpr,
+):  # fmt: skip
+    """r_0 = z;  code_l = argmin_k |r_l - C_lk|^2;  r_{l+1} = r_l - C_l,code_l: the rows stay in registers.
+
+    p_parts: (programs, L + 3) float32; the squares of what is left after each level, rows, searches again, near ties.
+    """
+    i_rows = tl.program_id(0).to(tl.int64) * BN + tl.arange(0, BN)
+    m_rows = i_rows < N
+    b_r = load_rows(p_z, i_rows, m_rows, D, BD)
+    m_good = finite_rows(b_r) & m_rows
+    b_r = tl.where(m_good[:, None], b_r, 0.0)
+    b_sum = tl.zeros((BN, BD), tl.float32)
+    p_part = p_parts + tl.program_id(0).to(tl.int64) * (L + 3)
+    rescored, near_ties = 0, 0
+    for level in range(L):
+        p_table = p_tables + level.to(tl.int64) * K * D
+        b_codes, again, near = search(b_r, m_good, p_table, K, D, BD, BN, BK, EXACT, STATS)
+        b_c = load_rows(p_table, b_codes, m_good, D, BD)
+        b_r = b_r - b_c
+        b_sum = b_sum + b_c
+        tl.store(p_codes + i_rows * L + level, tl.where(m_good, b_codes, -1).to(tl.int64), mask=m_rows)
+        tl.store(p_part + level, tl.sum(tl.sum(b_r * b_r, axis=1), axis=0))
+        rescored += again
+        near_ties += near
+    store_rows(p_quantized, b_sum, i_rows, m_rows, D, BD)
+    tl.store(p_part + L, tl.sum(m_good.to(tl.float32), axis=0))
+    tl.store(p_part + L + 1, rescored.to(tl.float32))
+    tl.store(p_part + L + 2, near_ties.to(tl.float32))
+
+
+@triton.jit
+def _finish(p_parts, p_error, p_counts, programs, L, D: tl.constexpr, BP: tl.constexpr):
+    """Add up the programs' parts in one order, in float64: program l makes level_error[l], the last one the counts."""
+    level = tl.program_id(0)
+    o_p = tl.arange(0, BP)
+    b_value = tl.zeros((BP,), tl.float64)
+    b_rows = tl.zeros((BP,), tl.float64)
+    b_near = tl.zeros((BP,), tl.float64)
+    for i_p in range(0, programs, BP):
+        p_part = p_parts + (i_p + o_p).to(tl.int64) * (L + 3)
+        m_p = i_p + o_p < programs
+        b_value += tl.load(p_part + tl.where(level < L, level, L + 1), mask=m_p, other=0.0).to(tl.float64)
+        b_rows += tl.load(p_part + L, mask=m_p, other=0.0).to(tl.float64)
+        b_near += tl.load(p_part + L + 2, mask=m_p, other=0.0).to(tl.float64)
+    value = tl.sum(b_value, axis=0)
+    if level < L:
+        tl.store(p_error + level, (value / tl.maximum(tl.sum(b_rows, axis=0) * D, 1.0)).to(tl.float32))
+    else:
+        tl.store(p_counts, value.to(tl.int64))
+        tl.store(p_counts + 1, tl.sum(b_near, axis=0).to(tl.int64))
+
+
+def residual_encode(
+    z: Tensor, codebooks: Tensor, precision: str, check_finite: bool | None, stats: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Launch the kernels."""
+    if checks.reads_data(check_finite, z):
+        checks.finite("residual_encode", "z", z)
+        checks.finite("residual_encode", "codebooks", codebooks)
+    (rows, width), (levels, codewords, _) = z.shape, codebooks.shape
+    config = configs.search(target_of(z), width)
+    programs = triton.cdiv(rows, config.block_rows)
+    codes = z.new_empty(rows, levels, dtype=torch.int64)
+    quantized = torch.empty_like(z)
+    parts = z.new_empty(programs, levels + 3, dtype=torch.float32)
+    level_error = z.new_empty(levels, dtype=torch.float32)
+    counts = z.new_empty(2, dtype=torch.int64)
+    launch(
+        _kernel, (programs,), z, codebooks, codes, quantized, parts, rows, codewords, levels,
+        config=config, D=width, BD=configs.power_of_two(width), BN=config.block_rows, BK=config.block_columns,
+        EXACT=precision == "exact", STATS=stats,
+    )  # fmt: skip
+    launch(
+        _finish, (levels + 1,), parts, level_error, counts, programs, levels,
+        config=configs.SUMS, D=width, BP=configs.SUMS.block_rows,
+    )  # fmt: skip
+    return codes, quantized, level_error, counts

@@ -1,0 +1,171 @@
+"""What the Triton kernels share: rows in and out, and the exact nearest-codeword search of a tile of rows.
+
+The search, of rows r and codewords c about a centre m, works with r' = r - m and c' = c - m. Both are split in two
+bfloat16, x = h + l + e with |e| <= 2^-18 |x| in each column, and the score |c'|^2 / 2 - r'.c' takes three of the four
+products. So it is off by at most
+
+    B = (3 2^-18 + 4 D 2^-23 + 2^-21) |r'| |c'| + (D / 2 + 4) 2^-24 |c'|^2 + D 2^-120,
+
+where |c'| is the largest of the codebook. The terms are, in order: what the splits and the fourth product leave out,
+by Cauchy-Schwarz; the sums of the matrix unit, 16 products at a time, each cut off at 2^-23 of the largest; the
+differences r - m and c - m; the norm and the last subtraction; and underflow. Where the runner-up is within 2 B of the
+best, the row is searched again by differencing, whose error is (D + 4) 2^-24 of the distance itself at the most.
+
+The runner-up costs no more than the best: minima are kept of each column over the tiles and of each tile over its
+columns. The best is in the column and the tile with the least of them, and any other codeword is in another column or
+in another tile: the least of those is the runner-up's.
+"""
+
+from __future__ import annotations
+
+import os
+
+import triton
+import triton.language as tl
+
+# The interpreter gets bfloat16 products wrong, but not those of float32 values that bfloat16 could hold.
+INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
+
+
+@triton.jit
+def load_rows(p_x, i_rows, m_rows, D: tl.constexpr, BD: tl.constexpr):
+    """Load rows in float32, zeros beyond D and for rows that aren't there."""
+    o_d = tl.arange(0, BD)
+    return tl.load(
+        p_x + i_rows.to(tl.int64)[:, None] * D + o_d[None, :], mask=m_rows[:, None] & (o_d < D)[None, :], other=0.0
+    ).to(tl.float32)
+
+
+@triton.jit
+def store_rows(p_x, b_x, i_rows, m_rows, D: tl.constexpr, BD: tl.constexpr):
+    """Store rows, rounded to the dtype of their place."""
+    o_d = tl.arange(0, BD)
+    mask = m_rows[:, None] & (o_d < D)[None, :]
+    tl.store(p_x + i_rows.to(tl.int64)[:, None] * D + o_d[None, :], round_to(b_x, p_x.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def round_to(b_x, dtype: tl.constexpr):
+    """Round float32 to nearest, ties to even; the interpreter's own conversion to bfloat16 cuts off."""
+    if INTERPRETED and dtype == tl.bfloat16:
+        b_x = _to_bfloat16_bits(b_x)
+    return b_x.to(dtype)
+
+
+@triton.jit
+def _to_bfloat16_bits(b_x):
+    bits = b_x.to(tl.int32, bitcast=True)
+    odd = (bits >> 16) & 1
+    return ((bits + 0x7FFF + odd) & -65536).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def finite_rows(b_x):
+    """Tell the rows without NaN and infinity."""
+    return tl.sum(b_x * 0.0, axis=1) == 0.0
+
+
+@triton.jit
+def _split(b_x):
+    """Two bfloat16 whose sum is x but for 2^-18 of it; the interpreter keeps them in float32."""
+    if INTERPRETED:
+        high = _to_bfloat16_bits(b_x)
+        return high, _to_bfloat16_bits(b_x - high)
+    high = b_x.to(tl.bfloat16)
+    return high, (b_x - high.to(tl.float32)).to(tl.bfloat16)
+
+
+@triton.jit
+def search(
+    b_r,
+    m_rows,
+    p_table,
+    K,
+    D: tl.constexpr,
+    BD: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    EXACT: tl.constexpr,
+    STATS: tl.constexpr,
+):
+    """Find the nearest codeword of each row of a tile.
+
+    Args:
+        b_r: (BN, BD) float32, zeros beyond D.
+        m_rows: (BN,), the rows that count.
+        p_table: the codebook, (K, D).
+        EXACT: search again where the bound asks for it; otherwise such rows are only counted, as near ties.
+        STATS: count near ties as well, which takes a wider margin.
+
+    Returns:
+        codes (BN,) int32, searches made again, near ties.
+    """
+    o_d, o_k = tl.arange(0, BD), tl.arange(0, BK)
+    o_table = o_k[:, None] * D + o_d[None, :]
+    m_d = (o_d < D)[None, :]
+    b_first = tl.load(p_table + o_table, mask=(o_k < K)[:, None] & m_d, other=0.0).to(tl.float32)
+    b_centre = tl.sum(b_first, axis=0) / tl.minimum(K, BK).to(tl.float32)
+
+    b_r_centred = tl.where(m_d, b_r - b_centre[None, :], 0.0)
+    b_r_high, b_r_low = _split(b_r_centred)
+    b_columns = tl.full((BN, BK), float("inf"), tl.float32)
+    b_best = tl.full((BN,), float("inf"), tl.float32)
+    b_second = tl.full((BN,), float("inf"), tl.float32)
+    b_tile = tl.zeros((BN,), tl.int32)
+    longest = 0.0
+    for i_k in range(0, K, BK):
+        m_k = i_k + o_k < K
+        b_c = tl.load(p_table + i_k.to(tl.int64) * D + o_table, mask=m_k[:, None] & m_d, other=0.0).to(tl.float32)
+        b_c = tl.where(m_k[:, None] & m_d, b_c - b_centre[None, :], 0.0)
+        b_half = 0.5 * tl.sum(b_c * b_c, axis=1)
+        longest = tl.maximum(longest, tl.max(b_half, axis=0))
+        b_c_high, b_c_low = _split(b_c)
+        b_product = tl.dot(b_r_low, tl.trans(b_c_high))
+        b_product = tl.dot(b_r_high, tl.trans(b_c_low), b_product)
+        b_product = tl.dot(b_r_high, tl.trans(b_c_high), b_product)
+        b_score = tl.where(m_k, b_half, float("inf"))[None, :] - b_product
+        b_columns = tl.minimum(b_columns, b_score)
+        b_least = tl.min(b_score, axis=1)
+        b_second = tl.minimum(b_second, tl.maximum(b_best, b_least))
+        b_tile = tl.where(b_least < b_best, i_k, b_tile)
+        b_best = tl.minimum(b_best, b_least)
+    b_column = tl.argmin(b_columns, axis=1, tie_break_left=True).to(tl.int32)
+    b_others = tl.where(o_k[None, :] == b_column[:, None], float("inf"), b_columns)
+    b_second = tl.minimum(b_second, tl.min(b_others, axis=1))
+    b_codes = tl.minimum(b_tile + b_column, K - 1)  # in the table whatever the values were
+
+    b_length = tl.sqrt(tl.sum(b_r_centred * b_r_centred, axis=1))
+    radius = tl.sqrt(2.0 * longest)
+    PRODUCTS: tl.constexpr = 2.02 * (3 * 2.0**-18 + 4 * BD * 2.0**-23 + 2.0**-21)
+    NORMS: tl.constexpr = 2.02 * (BD / 2 + 4) * 2.0**-24
+    b_margin = PRODUCTS * b_length * radius + NORMS * radius * radius + BD * 2.0**-119
+    if STATS:
+        b_margin += 1e-5 * (b_length + radius) * (b_length + radius)
+    b_unsure = m_rows & (K > 1) & ~(b_second - b_best > b_margin)
+    unsure = tl.sum(b_unsure.to(tl.int32), axis=0)
+    if not EXACT:
+        return b_codes, 0, unsure
+
+    o_rows = tl.arange(0, BN)
+    near_ties, left = 0, unsure
+    while left > 0:
+        i_row = tl.max(tl.where(b_unsure, o_rows, -1), axis=0)
+        m_row = o_rows == i_row
+        b_row = tl.sum(tl.where(m_row[:, None], b_r, 0.0), axis=0)
+        best, second, code = float("inf"), float("inf"), 0
+        for i_k in range(0, K, BK):
+            m_k = i_k + o_k < K
+            b_c = tl.load(p_table + i_k.to(tl.int64) * D + o_table, mask=m_k[:, None] & m_d, other=0.0).to(tl.float32)
+            b_difference = b_row[None, :] - b_c
+            b_distance = tl.where(m_k, tl.sum(b_difference * b_difference, axis=1), float("inf"))
+            least = tl.min(b_distance, axis=0)
+            place = tl.min(tl.where(b_distance == least, o_k, BK - 1), axis=0)
+            next_best = tl.min(tl.where(o_k == place, float("inf"), b_distance), axis=0)
+            second = tl.minimum(tl.minimum(second, next_best), tl.maximum(best, least))
+            code = tl.where(least < best, i_k + place, code)
+            best = tl.minimum(best, least)
+        near_ties += (second - best < 1e-5 * best).to(tl.int32)
+        b_codes = tl.where(m_row, tl.minimum(code, K - 1), b_codes)
+        b_unsure = b_unsure & (o_rows != i_row)
+        left -= 1
+    return b_codes, unsure, near_ties
