@@ -104,7 +104,7 @@ def search(
     o_table = o_k[:, None] * D + o_d[None, :]
     m_d = (o_d < D)[None, :]
     b_first = tl.load(p_table + o_table, mask=(o_k < K)[:, None] & m_d, other=0.0).to(tl.float32)
-    b_centre = tl.sum(b_first, axis=0) / tl.minimum(K, BK).to(tl.float32)
+    b_centre = tl.sum(b_first, axis=0) / tl.cast(tl.minimum(K, BK), tl.float32)
 
     b_r_centred = tl.where(m_d, b_r - b_centre[None, :], 0.0)
     b_r_high, b_r_low = _split(b_r_centred)
@@ -115,7 +115,7 @@ def search(
     longest = 0.0
     for i_k in range(0, K, BK):
         m_k = i_k + o_k < K
-        b_c = tl.load(p_table + i_k.to(tl.int64) * D + o_table, mask=m_k[:, None] & m_d, other=0.0).to(tl.float32)
+        b_c = tl.load(p_table + tl.cast(i_k, tl.int64) * D + o_table, mask=m_k[:, None] & m_d, other=0.0).to(tl.float32)
         b_c = tl.where(m_k[:, None] & m_d, b_c - b_centre[None, :], 0.0)
         b_half = 0.5 * tl.sum(b_c * b_c, axis=1)
         longest = tl.maximum(longest, tl.max(b_half, axis=0))
@@ -155,7 +155,7 @@ def search(
         best, second, code = float("inf"), float("inf"), 0
         for i_k in range(0, K, BK):
             m_k = i_k + o_k < K
-            b_c = tl.load(p_table + i_k.to(tl.int64) * D + o_table, mask=m_k[:, None] & m_d, other=0.0).to(tl.float32)
+            b_c = tl.load(p_table + tl.cast(i_k, tl.int64) * D + o_table, mask=m_k[:, None] & m_d, other=0.0).to(tl.float32)
             b_difference = b_row[None, :] - b_c
             b_distance = tl.where(m_k, tl.sum(b_difference * b_difference, axis=1), float("inf"))
             least = tl.min(b_distance, axis=0)

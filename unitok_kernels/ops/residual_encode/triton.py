@@ -22,16 +22,16 @@ def _kernel(
 
     p_parts: (programs, L + 3) float32; the squares of what is left after each level, rows, searches again, near ties.
     """
-    i_rows = tl.program_id(0).to(tl.int64) * BN + tl.arange(0, BN)
+    i_rows = tl.cast(tl.program_id(0), tl.int64) * BN + tl.arange(0, BN)
     m_rows = i_rows < N
     b_r = load_rows(p_z, i_rows, m_rows, D, BD)
     m_good = finite_rows(b_r) & m_rows
     b_r = tl.where(m_good[:, None], b_r, 0.0)
     b_sum = tl.zeros((BN, BD), tl.float32)
-    p_part = p_parts + tl.program_id(0).to(tl.int64) * (L + 3)
+    p_part = p_parts + tl.cast(tl.program_id(0), tl.int64) * (L + 3)
     rescored, near_ties = 0, 0
     for level in range(L):
-        p_table = p_tables + level.to(tl.int64) * K * D
+        p_table = p_tables + tl.cast(level, tl.int64) * K * D
         b_codes, again, near = search(b_r, m_good, p_table, K, D, BD, BN, BK, EXACT, STATS)
         b_c = load_rows(p_table, b_codes, m_good, D, BD)
         b_r = b_r - b_c
@@ -42,8 +42,8 @@ def _kernel(
         near_ties += near
     store_rows(p_quantized, b_sum, i_rows, m_rows, D, BD)
     tl.store(p_part + L, tl.sum(m_good.to(tl.float32), axis=0))
-    tl.store(p_part + L + 1, rescored.to(tl.float32))
-    tl.store(p_part + L + 2, near_ties.to(tl.float32))
+    tl.store(p_part + L + 1, tl.cast(rescored, tl.float32))
+    tl.store(p_part + L + 2, tl.cast(near_ties, tl.float32))
 
 
 @triton.jit
