@@ -67,6 +67,12 @@ def backend(home: tuple[str, str]) -> str:
 
 
 @pytest.fixture
+def interpreted(home: tuple[str, str]) -> bool:
+    """Triton's interpreter takes milliseconds for each program of a launch: tests of many take fewer there."""
+    return home == ("triton", "cpu")
+
+
+@pytest.fixture
 def run(home: tuple[str, str]) -> Callable[..., Any]:
     """Call an operation on the backend: tensors go to its device, results come back; skipped where it has no kernel."""
     backend, device = home

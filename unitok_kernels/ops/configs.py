@@ -86,6 +86,14 @@ def rowwise(target: Target, width: int) -> Config:
     return Config(min(max(4096 // power_of_two(width), 4), 128), 64, 4, 2)
 
 
+def segments(target: Target, width: int) -> Config:
+    """Give the tile in which rows of a group are added up: rows, and columns."""
+    columns = min(power_of_two(width, 1), 128)
+    if target == INTERPRETED:
+        return Config(512, columns, 1, 1)
+    return Config(min(2048 // columns, 512), columns, 4, 2)  # a thread holds 16 sums in float64
+
+
 def power_of_two(count: int, least: int = 16) -> int:
     """Round up, at least to what a matrix product needs."""
     return max(least, 1 << (count - 1).bit_length())

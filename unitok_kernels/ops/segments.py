@@ -1,0 +1,104 @@
+"""Sums over the rows of each group, in one order and in float64, however many rows a group has.
+
+Rows are ordered by group. Each group's rows are cut into chunks of `CHUNK`, a program adds up each chunk, and one
+program a group adds up what its chunks gave. Chunk i of group g has slot starts[g] // CHUNK + g + i: slots of one group
+never reach those of the next, and N rows in G groups have at most ceil(N / CHUNK) + G of them, whatever the data. Some
+stay empty.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from unitok_kernels.ops.configs import Config
+from unitok_kernels.ops.grouping import group_rows
+from unitok_kernels.ops.launch import launch
+
+CHUNK = 512
+_CHUNK = tl.constexpr(CHUNK)
+
+
+class Segments(NamedTuple):
+    """Rows by group.
+
+    Attributes:
+        order: (N,) int64, the numbers of the rows; those of no group come last.
+        starts: (G + 1,) int64, where each group's begin in it, and where the last group ends.
+        owners: (slots,) int32, one more than the group that a slot belongs to.
+    """
+
+    order: Tensor
+    starts: Tensor
+    owners: Tensor
+
+    def sums(self, width: int) -> Tensor:
+        """Make room for what each slot's rows add up to; (slots, D) float64."""
+        return self.order.new_empty(len(self.owners), width, dtype=torch.float64)
+
+
+def cut(keys: Tensor, groups: int) -> Segments:
+    """Order rows by key and cut each group's into chunks.
+
+    Args:
+        keys: (N,) int64.
+        groups: G; keys outside 0 .. G - 1 belong to none.
+
+    Returns:
+        Segments: the groups and their slots.
+    """
+    order, starts = group_rows(keys, groups)
+    first = starts.narrow(0, 0, groups) // CHUNK + torch.arange(groups, device=keys.device)
+    slots = torch.arange(triton.cdiv(len(keys), CHUNK) + groups, device=keys.device)
+    return Segments(order, starts, torch.searchsorted(first, slots, right=True, out_int32=True))
+
+
+@triton.jit
+def slot_rows(p_starts, p_owners, slot):
+    """Tell the group of a slot, and where in the order its rows begin and end; an empty slot ends before it begins."""
+    group = tl.load(p_owners + slot).to(tl.int64) - 1
+    start = tl.load(p_starts + group)
+    begin = start + (slot - (start // _CHUNK + group)) * _CHUNK
+    return group, begin, tl.minimum(begin + _CHUNK, tl.load(p_starts + group + 1))
+
+
+@triton.jit
+def _add_slots(p_parts, p_starts, p_sums, factor, D: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr):
+    """sums_g = factor * sum over the slots of group g."""
+    group = tl.cast(tl.program_id(0), tl.int64)
+    o_n = tl.arange(0, BN)
+    o_d = tl.program_id(1) * BD + tl.arange(0, BD)
+    start = tl.load(p_starts + group)
+    first = start // _CHUNK + group
+    end = first + (tl.load(p_starts + group + 1) - start + _CHUNK - 1) // _CHUNK
+    b_sum = tl.full((BN, BD), 0.0, tl.float64)
+    for i_slot in range(first, end, BN):
+        i_slots = i_slot + o_n
+        mask = (i_slots < end)[:, None] & (o_d < D)[None, :]
+        b_sum += tl.load(p_parts + i_slots[:, None] * D + o_d[None, :], mask=mask, other=0.0)
+    tl.store(p_sums + group * D + o_d, (tl.sum(b_sum, axis=0) * factor).to(tl.float32), mask=o_d < D)
+
+
+def add_slots(parts: Tensor, segments: Segments, factor: float, config: Config) -> Tensor:
+    """Add up the slots of each group.
+
+    Args:
+        parts: (slots, D) float64, what the rows of each slot add up to; those of empty slots aren't read.
+        segments: whose slots they are.
+        factor: what the sums are multiplied by.
+        config: the tile, `configs.segments`.
+
+    Returns:
+        Tensor: (G, D) float32.
+    """
+    groups, width = len(segments.starts) - 1, parts.shape[1]
+    sums = parts.new_empty(groups, width, dtype=torch.float32)
+    launch(
+        _add_slots, (groups, triton.cdiv(width, config.block_columns)), parts, segments.starts, sums, factor,
+        config=config, D=width, BN=min(config.block_rows, 32), BD=config.block_columns,
+    )  # fmt: skip
+    return sums
