@@ -99,6 +99,6 @@ def add_slots(parts: Tensor, segments: Segments, factor: float, config: Config) 
     sums = parts.new_empty(groups, width, dtype=torch.float32)
     launch(
         _add_slots, (groups, triton.cdiv(width, config.block_columns)), parts, segments.starts, sums, factor,
-        config=config, D=width, BN=min(config.block_rows, 32), BD=config.block_columns,
+        config=config, D=width, BN=min(config.block_rows, 16), BD=config.block_columns,
     )  # fmt: skip
     return sums
