@@ -18,6 +18,18 @@ def inertia(x, codebook, codes=None):
     return float((distance.min(1).values if codes is None else distance.gather(1, codes[:, None])).sum())
 
 
+@pytest.fixture
+def run(run, interpreted):
+    """As elsewhere, but the interpreter doesn't wait for large balanced assignments: Triton has the reference's own."""
+
+    def call(operation, x, *arguments, **keywords):
+        if interpreted and keywords.get("balanced") and len(x) > 50:
+            pytest.skip("Triton takes the balanced assignment from the reference")
+        return run(operation, x, *arguments, **keywords)
+
+    return call
+
+
 def blobs(clusters=12, each=40, width=5, spread=30.0):
     centers = normal(clusters, width, seed=1) * spread
     return centers.repeat_interleave(each, 0) + normal(clusters * each, width, seed=2)
@@ -25,10 +37,11 @@ def blobs(clusters=12, each=40, width=5, spread=30.0):
 
 @pytest.mark.parametrize("iterations", [1, 5, 60])
 @pytest.mark.parametrize("offset", [0.0, 1000.0])
-def test_no_worse_than_scikit_learn_from_the_same_start(run, iterations, offset):
+def test_no_worse_than_scikit_learn_from_the_same_start(run, iterations, offset, interpreted):
     from sklearn.cluster import KMeans
 
-    x = normal(600, 6) + offset
+    iterations = min(iterations, 6) if interpreted else iterations
+    x = normal(200 if interpreted else 600, 6) + offset
     start = x[:20].clone()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -49,19 +62,21 @@ def test_codes_are_nearest_to_the_returned_codebook(run, init, dtype):
     oracle.assert_nearest(codes, x, codebook)
 
 
-def test_codewords_are_the_means_of_their_rows_when_it_has_settled(run):
-    x = normal(300, 4)
-    codebook, codes = run(uk.kmeans, x, 9, iterations=200, seed=0)
-    means = torch.stack([x[codes == code].double().mean(0) for code in range(9)])
+def test_codewords_are_the_means_of_their_rows_when_it_has_settled(run, interpreted):
+    rows, codewords, turns = (100, 3, 24) if interpreted else (300, 9, 200)
+    x = normal(rows, 4)
+    codebook, codes = run(uk.kmeans, x, codewords, iterations=turns, seed=0)
+    means = torch.stack([x[codes == code].double().mean(0) for code in range(codewords)])
     torch.testing.assert_close(codebook.double(), means, rtol=1e-6, atol=1e-6)
-    more, _ = run(uk.kmeans, x, 9, iterations=300, seed=0)
+    more, _ = run(uk.kmeans, x, codewords, iterations=turns * 3 // 2, seed=0)
     assert torch.equal(more, codebook)
 
 
-def test_more_turns_never_hurt(run):
+def test_more_turns_never_hurt(run, interpreted):
     x = blobs()
+    most = 6 if interpreted else 20
     course = [
-        inertia(x, run(uk.kmeans, x, 12, iterations=turns, seed=3, init="random")[0]) for turns in (0, 1, 2, 5, 20)
+        inertia(x, run(uk.kmeans, x, 12, iterations=turns, seed=3, init="random")[0]) for turns in (0, 1, 2, 5, most)
     ]
     assert all(later <= earlier * (1 + 1e-6) for earlier, later in itertools.pairwise(course))
     assert course[-1] < 0.9 * course[0]
@@ -90,8 +105,8 @@ def test_the_start_is_left_alone(run):
 
 @pytest.mark.parametrize("init", ["k-means++", "random"])
 @pytest.mark.parametrize("balanced", [False, True])
-def test_seeds_decide_everything(run, one_and_two_threads, init, balanced):
-    x = normal(700, 5)
+def test_seeds_decide_everything(run, one_and_two_threads, init, balanced, interpreted):
+    x = normal(100 if interpreted else 700, 5)
 
     def fit(seed=4):
         return run(uk.kmeans, x, 11, iterations=3, seed=seed, init=init, balanced=balanced)
@@ -106,13 +121,13 @@ def test_seeds_decide_everything(run, one_and_two_threads, init, balanced):
     assert not torch.equal(fit(5)[0], one)
 
 
-def test_plus_plus_beats_random_on_clusters(run):
-    x = blobs()
+def test_plus_plus_beats_random_on_clusters(run, interpreted):
+    x, seeds = blobs(), 3 if interpreted else 9
     cost = {
-        init: sorted(inertia(x, run(uk.kmeans, x, 12, iterations=2, seed=seed, init=init)[0]) for seed in range(9))
+        init: sorted(inertia(x, run(uk.kmeans, x, 12, iterations=2, seed=seed, init=init)[0]) for seed in range(seeds))
         for init in ("k-means++", "random")
     }
-    assert cost["k-means++"][4] < 0.7 * cost["random"][4]  # medians
+    assert cost["k-means++"][seeds // 2] < 0.7 * cost["random"][seeds // 2]  # medians
 
 
 def test_plus_plus_never_takes_a_row_twice_while_others_are_left(run):
@@ -122,10 +137,10 @@ def test_plus_plus_never_takes_a_row_twice_while_others_are_left(run):
         assert sorted(codebook.flatten().tolist()) == [0, 1, 2, 50]
 
 
-def test_codewords_without_rows_are_revived(run):
+def test_codewords_without_rows_are_revived(run, interpreted):
     x = normal(200, 3)
     start = torch.cat([x[:3], torch.full((5, 3), 1e4)])
-    codebook, codes = run(uk.kmeans, x, 8, iterations=30, seed=0, init=start)
+    codebook, codes = run(uk.kmeans, x, 8, iterations=5 if interpreted else 30, seed=0, init=start)
     assert int(codes.bincount(minlength=8).min()) > 0
     assert float(codebook.abs().max()) < 10
 
@@ -273,9 +288,14 @@ def skewed(rows, width):
 @pytest.mark.parametrize("balanced", [False, True])
 @pytest.mark.parametrize("init", ["k-means++", "random", "tensor"])
 @pytest.mark.parametrize("width", [3, 16, 21])
-def test_every_backend_gives_the_codes_of_the_reference(run, init, balanced, width):
+def test_every_backend_gives_the_codes_of_the_reference(run, init, balanced, width, interpreted):
     x = skewed(300, width)
-    options = {"iterations": 4, "seed": 2, "init": x[:14] + 1 if init == "tensor" else init, "balanced": balanced}
+    options = {
+        "iterations": 2 if interpreted else 4,
+        "seed": 2,
+        "init": x[:14] + 1 if init == "tensor" else init,
+        "balanced": balanced,
+    }
     codebook, codes = run(uk.kmeans, x, 14, **options)
     expected, truth = uk.kmeans(x, 14, **options, backend="reference")
     assert torch.equal(codes, truth)
@@ -283,9 +303,9 @@ def test_every_backend_gives_the_codes_of_the_reference(run, init, balanced, wid
 
 
 @pytest.mark.parametrize("balanced", [False, True])
-def test_bits_are_those_of_one_thread(run, balanced):
+def test_bits_are_those_of_one_thread(run, balanced, interpreted):
     # More rows than a task takes, codewords that start empty, and bounds that bind.
-    x = skewed(2100, 9)
+    x = skewed(150 if interpreted else 2100, 9)
     start = torch.cat([x[:17], torch.full((3, 9), 1e3)])
     before, results = torch.get_num_threads(), []
     try:
