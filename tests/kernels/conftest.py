@@ -84,6 +84,13 @@ def run(home: tuple[str, str]) -> Callable[..., Any]:
     return call
 
 
+@pytest.fixture
+def sampled(home: tuple[str, str]) -> Callable[..., Any]:
+    """`sampled(rows)`: all of them; but 16 in equal steps where Triton is interpreted, which is slow."""
+    interpreted = home[0] == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
+    return lambda rows: rows[:: max(1, len(rows) // 16)][:16] if interpreted else rows
+
+
 @pytest.fixture(autouse=True)
 def poisoned_memory() -> Iterator[None]:
     """torch.empty is filled with NaN and the largest integers, so that an output left unwritten shows."""

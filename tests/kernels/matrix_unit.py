@@ -70,7 +70,8 @@ def dot(a: Tensor, b: Tensor, unit: str, total: Tensor | None = None) -> Tensor:
 
 
 def _centred(x: Tensor, c: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
-    """In float32, columns first."""
+    """In float32 and of one shape, columns first."""
+    x, c = torch.broadcast_tensors(x, c)
     return (x - centre).movedim(-1, 0).contiguous(), (c - centre).movedim(-1, 0).contiguous()
 
 
@@ -109,7 +110,7 @@ def exact_score(x: Tensor, c: Tensor, centre: Tensor) -> Tensor:
 
 
 def bound(x: Tensor, c: Tensor, centre: Tensor) -> Tensor:
-    """B of `unitok_kernels.ops.tiles`, of each row with each codeword alone: the search takes the longest codeword's."""
+    """B of `unitok_kernels.ops.tiles` for each row and codeword; the search takes that of the longest codeword."""
     width = x.shape[-1]
     length, radius = ((rows.double() - centre.double()).norm(dim=-1) + width * 2.0**-62 for rows in (x, c))
     products = 2.0**-15 + 9 / 8 * 16 * -(-width // 16) * 2.0**-23 + 2.0**-21
