@@ -86,9 +86,9 @@ def run(home: tuple[str, str]) -> Callable[..., Any]:
 
 @pytest.fixture
 def sampled(home: tuple[str, str]) -> Callable[..., Any]:
-    """`sampled(rows)`: all of them; but 16 in equal steps where Triton is interpreted, which is slow."""
+    """`sampled(rows, most=16)`: all of them; but so many in equal steps where Triton is interpreted, which is slow."""
     interpreted = home[0] == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
-    return lambda rows: rows[:: max(1, len(rows) // 16)][:16] if interpreted else rows
+    return lambda rows, most=16: rows[:: max(1, len(rows) // most)][:most] if interpreted else rows
 
 
 @pytest.fixture(autouse=True)

@@ -33,11 +33,12 @@ def test_the_expanded_form_fails_on_the_same_inputs(hard):
     assert oracle.wrong_share(oracle.expanded_form(z, codebooks[0]), z, codebooks[0]) > 0.2
 
 
-def test_the_sum_has_one_order_only(run):
+def test_the_sum_has_one_order_only(run, sampled):
     # The float32 sum depends on the order: level order is the one that is promised.
     z, codebooks = normal(200, 8) * 100, normal(32, 40, 8, seed=1) * 0.7 ** torch.arange(32.0).view(-1, 1, 1) * 100
+    z = sampled(z)
     codes, quantized, level_error = run(uk.residual_encode, z, codebooks)
-    assert codes.shape == (200, 32)
+    assert codes.shape == (len(z), 32)
     assert level_error.shape == (32,)
     assert torch.equal(quantized, oracle.level_order_sum(codes, codebooks))
     assert not torch.equal(quantized, oracle.level_order_sum(codes.flip(1), codebooks.flip(0)))
@@ -65,7 +66,7 @@ def test_the_codewords_of_a_row_are_found_again(run):
 @pytest.mark.parametrize("hard", ["offset0", "offset1000", "clusters"])
 def test_a_row_does_not_depend_on_its_batch(run, sampled, hard):
     z, codebooks = chain_input(hard)
-    z, codebooks = sampled(z[::3]), torch.cat([codebooks, codebooks[:, :5]], 1)
+    z, codebooks = sampled(z[::3], 8), torch.cat([codebooks, codebooks[:, :5]], 1)
     whole = run(uk.residual_encode, z, codebooks)
     shuffled = torch.randperm(len(z), generator=torch.Generator().manual_seed(5))
     everything = torch.arange(len(z))
@@ -111,8 +112,8 @@ def test_any_layout(run):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("mixed", ["neither", "codebooks", "rows"])
-def test_half_inputs_keep_float32_residuals_and_are_rounded_once(run, dtype, mixed):
-    z, codebooks = normal(300, 16), normal(4, 32, 16, seed=1) * 0.6
+def test_half_inputs_keep_float32_residuals_and_are_rounded_once(run, sampled, dtype, mixed):
+    z, codebooks = sampled(normal(300, 16)), normal(4, 32, 16, seed=1) * 0.6
     z = z if mixed == "rows" else z.to(dtype)
     codebooks = codebooks if mixed == "codebooks" else codebooks.to(dtype)
     codes, quantized, level_error = run(uk.residual_encode, z, codebooks)

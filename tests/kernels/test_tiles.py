@@ -213,6 +213,15 @@ def test_equal_scores_take_the_lowest_index_in_fast_too(triton, sampled):
     assert torch.equal(found, plain)
 
 
+@pytest.mark.parametrize("width", [257, 512, 600])  # the last goes to the reference
+def test_wide_rows(triton, width):
+    x, codebooks = normal(9, width), normal(2, 300, width, seed=1)
+    codes, quantized, _ = triton(uk.residual_encode, x, codebooks)
+    oracle.assert_chain(codes, x, codebooks)
+    assert torch.equal(quantized, oracle.level_order_sum(codes, codebooks))
+    assert torch.equal(triton(uk.nearest_codeword, x, codebooks[0]).codes, codes[:, 0])
+
+
 @pytest.mark.parametrize("width", [3, 512])
 @pytest.mark.parametrize("scale", [1e-30, 1e-15, 1e25])
 def test_squares_may_leave_the_range_of_float32(triton, scale, width):

@@ -40,6 +40,8 @@ import triton.language as tl
 # The interpreter gets bfloat16 products wrong, but not those of float32 values that bfloat16 could hold.
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 
+WIDEST = 512  # columns; a tile of wider rows fits neither registers nor shared memory
+
 
 @triton.jit
 def load_rows(p_x, i_rows, m_rows, D: tl.constexpr, BD: tl.constexpr):
