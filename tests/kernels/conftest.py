@@ -90,6 +90,13 @@ def run(home: tuple[str, str]) -> Callable[..., Any]:
     return call
 
 
+@pytest.fixture
+def sampled(home: tuple[str, str]) -> Callable[..., Any]:
+    """`sampled(rows, most=16)`: all of them; but so many in equal steps where Triton is interpreted, which is slow."""
+    interpreted = home[0] == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
+    return lambda rows, most=16: rows[:: max(1, len(rows) // most)][:most] if interpreted else rows
+
+
 @pytest.fixture(autouse=True)
 def poisoned_memory() -> Iterator[None]:
     """torch.empty is filled with NaN and the largest integers, so that an output left unwritten shows."""

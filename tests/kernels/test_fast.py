@@ -12,6 +12,13 @@ from tests.kernels.oracle import integers, normal
 WIDTHS = (7, 48, 64, 100, 128)
 
 
+@pytest.fixture(autouse=True)
+def proven(home):
+    """Where fast codes come with a proof; Triton's come without, and test_tiles.py tells how far they may be off."""
+    if home[0] == "triton":
+        pytest.skip("fast on Triton leaves the proof out")
+
+
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("codewords", [1, 15, 200, 1000])
 def test_codes_distances_and_sums_are_those_of_the_exact_search(run, codewords, width):

@@ -11,8 +11,9 @@ OP = torch.ops.unitok_kernels.nearest_codeword.default
 
 
 @oracle.every_hard_input()
-def test_codes_are_the_float64_argmin(run, hard):
+def test_codes_are_the_float64_argmin(run, sampled, hard):
     x, codebook = HARD[hard]()
+    x = sampled(x)
     codes, distance = run(uk.nearest_codeword, x, codebook)
     oracle.assert_nearest(codes, x, codebook)
     expected = oracle.squared_distances(x, codebook).gather(1, codes[:, None]).squeeze(1)
@@ -30,18 +31,19 @@ def test_the_expanded_form_fails_on_the_same_inputs(hard):
         assert oracle.wrong_share(oracle.expanded_form(x - mean, codebook - mean), x, codebook) > 0.2
 
 
-def test_ties_take_the_lowest_index(run):
+def test_ties_take_the_lowest_index(run, sampled):
     # Integers: all arithmetic is exact, and many distances are equal.
     x, codebook = integers(4, 300, 6, seed=1).float(), integers(4, 50, 6, seed=2).float()
     distance = oracle.squared_distances(x, codebook)
     tied = (distance == distance.min(1, keepdim=True).values).sum(1) > 1
     assert int(tied.sum()) > 50
-    assert torch.equal(run(uk.nearest_codeword, x, codebook).codes, distance.argmin(1))
+    assert torch.equal(run(uk.nearest_codeword, sampled(x), codebook).codes, sampled(distance).argmin(1))
 
 
 @pytest.mark.parametrize("offset", [0.0, 1000.0])
-def test_duplicates_take_the_lowest_index(run, offset):
+def test_duplicates_take_the_lowest_index(run, sampled, offset):
     x, codebook = oracle.at_offset(offset, 1.0, codewords=30)
+    x = sampled(x)
     twice = torch.cat([codebook, codebook.flip(0), codebook])
     assert torch.equal(run(uk.nearest_codeword, x, twice).codes, run(uk.nearest_codeword, x, codebook).codes)
 
@@ -57,20 +59,21 @@ def wide_ranging(rows=64, width=48):
     return (normal(rows, width) * 10.0 ** integers(6, rows, width, seed=1, low=-3)).bfloat16().float()
 
 
-def test_exact_ties_take_the_lowest_index_where_products_are_rounded(run):
+def test_exact_ties_take_the_lowest_index_where_products_are_rounded(run, sampled):
     # 0.5 x and 1.5 x are both exactly 0.5 |x| away from x, and both are floats since x has few digits.
     x = wide_ranging()
     codebook = torch.cat([1.5 * x, 0.5 * x])[torch.randperm(128, generator=torch.Generator().manual_seed(2))]
     distance = oracle.squared_distances(x, codebook)
     best = distance.min(1, keepdim=True).values
     assert int((distance == best).sum()) >= 120  # two for nearly all rows
-    assert torch.equal(run(uk.nearest_codeword, x, codebook).codes, (distance == best).long().argmax(1))
+    lowest = (distance == best).long().argmax(1)
+    assert torch.equal(run(uk.nearest_codeword, sampled(x), codebook).codes, sampled(lowest))
     expanded = codebook.double().square().sum(1) - 2 * x.double() @ codebook.double().T
     assert not torch.equal(expanded.argmin(1), distance.argmin(1))  # in float64, and still wrong
 
 
-def test_stats_count_what_was_planted(run):
-    x, codebook = normal(100, 8), normal(20, 8, seed=1) * 3
+def test_stats_count_what_was_planted(run, sampled):
+    x, codebook = sampled(normal(100, 8)), normal(20, 8, seed=1) * 3
     *_, none = run(uk.nearest_codeword, x, codebook, stats=True)
     assert int(none.near_ties) == 0
     used = run(uk.nearest_codeword, x, codebook).codes.bincount()
@@ -111,9 +114,9 @@ def batches(x):
 
 
 @pytest.mark.parametrize("hard", ["offset0", "offset1000", "clusters"])
-def test_a_row_does_not_depend_on_its_batch(run, hard):
+def test_a_row_does_not_depend_on_its_batch(run, sampled, hard):
     x, codebook = HARD[hard]()
-    x, codebook = x[::2], torch.cat([codebook, codebook[:9]])
+    x, codebook = sampled(x[::2], 8), torch.cat([codebook, codebook[:9]])
     whole = run(uk.nearest_codeword, x, codebook)
     for parts in batches(x):
         for rows in parts:
@@ -122,8 +125,9 @@ def test_a_row_does_not_depend_on_its_batch(run, hard):
             assert torch.equal(found.squared_distance, whole.squared_distance[rows])
 
 
-def test_threads_do_not_matter(run, one_and_two_threads):
+def test_threads_do_not_matter(run, sampled, one_and_two_threads):
     x, codebook = oracle.at_offset(1000, 1.0, rows=3000, codewords=128)
+    x = sampled(x)
     one, two = one_and_two_threads(lambda: run(uk.nearest_codeword, x, codebook))
     assert torch.equal(one.codes, two.codes)
     assert torch.equal(one.squared_distance, two.squared_distance)

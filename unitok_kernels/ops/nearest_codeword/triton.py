@@ -10,7 +10,8 @@ from torch import Tensor
 from unitok_kernels import checks
 from unitok_kernels.ops import configs
 from unitok_kernels.ops.launch import launch, target_of
-from unitok_kernels.ops.tiles import finite_rows, load_rows, search
+from unitok_kernels.ops.nearest_codeword import reference
+from unitok_kernels.ops.tiles import WIDEST, finite_rows, load_rows, search
 
 
 @triton.jit
@@ -18,7 +19,7 @@ def _kernel(
     p_x, p_table, p_codes, p_distance, p_counts, N, K,
     D: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, EXACT: tl.constexpr, STATS: tl.constexpr,
 ):  # fmt: skip
-    """code = argmin_k |x - c_k|^2 and that distance, for a tile of rows."""
+    """Code = argmin_k |x - c_k|^2 and that distance, for a tile of rows."""
     i_rows = tl.program_id(0).to(tl.int64) * BN + tl.arange(0, BN)
     m_rows = i_rows < N
     b_x = load_rows(p_x, i_rows, m_rows, D, BD)
@@ -36,7 +37,9 @@ def _kernel(
 def nearest_codeword(
     x: Tensor, codebook: Tensor, precision: str, check_finite: bool | None, stats: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Launch the kernel."""
+    """Launch the kernel; what is wider than it takes goes to the reference."""
+    if x.shape[1] > WIDEST:
+        return reference.nearest_codeword(x, codebook, precision, check_finite, stats)
     if checks.reads_data(check_finite, x):
         checks.finite("nearest_codeword", "x", x)
         checks.finite("nearest_codeword", "codebook", codebook)

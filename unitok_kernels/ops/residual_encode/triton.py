@@ -10,7 +10,8 @@ from torch import Tensor
 from unitok_kernels import checks
 from unitok_kernels.ops import configs
 from unitok_kernels.ops.launch import launch, target_of
-from unitok_kernels.ops.tiles import finite_rows, load_rows, search, store_rows
+from unitok_kernels.ops.residual_encode import reference
+from unitok_kernels.ops.tiles import WIDEST, finite_rows, load_rows, search, store_rows
 
 
 @triton.jit
@@ -71,7 +72,9 @@ def _finish(p_parts, p_error, p_counts, programs, L, D: tl.constexpr, BP: tl.con
 def residual_encode(
     z: Tensor, codebooks: Tensor, precision: str, check_finite: bool | None, stats: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Launch the kernels."""
+    """Launch the kernels; what is wider than they take goes to the reference."""
+    if z.shape[1] > WIDEST:
+        return reference.residual_encode(z, codebooks, precision, check_finite, stats)
     if checks.reads_data(check_finite, z):
         checks.finite("residual_encode", "z", z)
         checks.finite("residual_encode", "codebooks", codebooks)
