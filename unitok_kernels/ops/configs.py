@@ -7,7 +7,7 @@ prediction, on no device.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
@@ -84,6 +84,12 @@ def rowwise(target: Target, width: int) -> Config:
     if target == INTERPRETED:
         return Config(128, 128, 1, 1)
     return Config(min(max(4096 // power_of_two(width), 4), 128), 64, 4, 2)
+
+
+def gathering(target: Target, width: int) -> Config:
+    """Give the rows of a program that keeps its rows while it gathers others for them: fewer, for want of registers."""
+    config = rowwise(target, width)
+    return config if target == INTERPRETED else replace(config, block_rows=min(config.block_rows, 32))
 
 
 def power_of_two(count: int, least: int = 16) -> int:

@@ -242,7 +242,7 @@ def moe_residual_encode_backward(
     """Launch the kernel of the rows, and sum up by codeword."""
     (rows, width), (_, slots, levels) = gradient.shape, codes.shape
     experts, _, codewords, _ = codebooks.shape
-    config = configs.rowwise(target_of(gradient), width)
+    config = configs.gathering(target_of(gradient), width)
     by_z = torch.empty_like(gradient, dtype=torch.float32)
     by_weights = torch.empty_like(expert_weights, dtype=torch.float32)
     pairs = rows * slots if with_codebooks else 0

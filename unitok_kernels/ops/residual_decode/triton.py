@@ -21,7 +21,7 @@ def sum_codewords(
     """Add up, in level order, the codewords that rows' codes name; codes out of range add nothing.
 
     p_codes: (BN,) pointers, to each row's first code. p_tables: (any, D), codebooks one after the other. i_first: where
-    in it each row's L codebooks begin, (BN,) int64 or a number. Returns (BN, BD) float32, zeros for rows that don't count.
+    in it each row's L codebooks begin, (BN,) int64 or a number. Returns (BN, BD) float32, zeros for other rows.
     """
     b_sum = tl.zeros((BN, BD), tl.float32)
     for level in range(L):
