@@ -6,6 +6,8 @@ combines what all slots' codes name. Nothing but codes is passed from one slot's
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -221,7 +223,7 @@ def moe_residual_encode(
     level_error = z.new_empty(levels, dtype=torch.float32)
     shared_error = z.new_empty(shared_levels, dtype=torch.float32)
     counts = z.new_empty(2, dtype=torch.int64)
-    sums = {"config": configs.SUMS, "D": width, "BP": configs.SUMS.block_rows}
+    sums: dict[str, Any] = {"config": configs.SUMS, "D": width, "BP": configs.SUMS.block_rows}
     launch(finish, (levels + 1,), parts, level_error, counts, slots * programs, levels, **sums)
     if shared_codebooks is not None:  # without the last program, which would count
         launch(finish, (shared_levels,), shared_parts, shared_error, counts, programs, shared_levels, **sums)
