@@ -7,7 +7,7 @@ prediction, on no device.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
@@ -92,6 +92,12 @@ def segments(target: Target, width: int) -> Config:
     if target == INTERPRETED:
         return Config(512, columns, 1, 1)
     return Config(min(2048 // columns, 512), columns, 4, 2)  # a thread holds 16 sums in float64
+
+
+def gathering(target: Target, width: int) -> Config:
+    """Give the rows of a program that keeps its rows while it gathers others for them: fewer, for want of registers."""
+    config = rowwise(target, width)
+    return config if target == INTERPRETED else replace(config, block_rows=min(config.block_rows, 32))
 
 
 def power_of_two(count: int, least: int = 16) -> int:

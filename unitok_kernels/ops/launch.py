@@ -79,6 +79,4 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, config: Config, 
     if collector is not None:
         collector.launches.append(Launch(kernel, grid, arguments, constants, config.num_warps, config.num_stages))
     elif min(grid) > 0:
-        wrap_triton(kernel)[grid](
-            *arguments, **constants, num_warps=config.num_warps, num_stages=config.num_stages
-        )
+        wrap_triton(kernel)[grid](*arguments, **constants, num_warps=config.num_warps, num_stages=config.num_stages)

@@ -48,7 +48,7 @@ def _kernel(
 
 
 @triton.jit
-def _finish(p_parts, p_error, p_counts, programs, L, D: tl.constexpr, BP: tl.constexpr):
+def finish(p_parts, p_error, p_counts, programs, L, D: tl.constexpr, BP: tl.constexpr):
     """Add up the programs' parts in one order, in float64: program l makes level_error[l], the last one the counts."""
     level = tl.program_id(0)
     o_p = tl.arange(0, BP)
@@ -92,7 +92,7 @@ def residual_encode(
         EXACT=precision == "exact", STATS=stats,
     )  # fmt: skip
     launch(
-        _finish, (levels + 1,), parts, level_error, counts, programs, levels,
+        finish, (levels + 1,), parts, level_error, counts, programs, levels,
         config=configs.SUMS, D=width, BP=configs.SUMS.block_rows,
     )  # fmt: skip
     return codes, quantized, level_error, counts

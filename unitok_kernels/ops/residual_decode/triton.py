@@ -1,0 +1,64 @@
+"""Residual decoding on a GPU: a program takes some rows through all levels."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from unitok_kernels import checks
+from unitok_kernels.ops import configs
+from unitok_kernels.ops.codeword_statistics.triton import codeword_statistics
+from unitok_kernels.ops.launch import launch, target_of
+from unitok_kernels.ops.tiles import load_rows, store_rows
+
+
+@triton.jit
+def sum_codewords(
+    p_codes, p_tables, i_first, m_rows, K, L, D: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr
+):  # fmt: skip
+    """Add up, in level order, the codewords that rows' codes name; codes out of range add nothing.
+
+    p_codes: (BN,) pointers, to each row's first code. p_tables: (any, D), codebooks one after the other. i_first: where
+    in it each row's L codebooks begin, (BN,) int64 or a number. Returns (BN, BD) float32, zeros for other rows.
+    """
+    b_sum = tl.zeros((BN, BD), tl.float32)
+    for level in range(L):
+        b_code = tl.load(p_codes + level, mask=m_rows, other=-1)
+        m_named = (b_code >= 0) & (b_code < K)
+        i_codeword = i_first + tl.cast(level, tl.int64) * K + tl.where(m_named, b_code, 0)
+        b_sum += load_rows(p_tables, i_codeword, m_named, D, BD)
+    return b_sum
+
+
+@triton.jit
+def _kernel(
+    p_codes, p_tables, p_quantized, N, K, L, D: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr
+):  # fmt: skip
+    """quantized_n = sum_l C_l,code_nl."""
+    i_rows = tl.cast(tl.program_id(0), tl.int64) * BN + tl.arange(0, BN)
+    m_rows = i_rows < N
+    b_sum = sum_codewords(p_codes + i_rows * L, p_tables, 0, m_rows, K, L, D, BD, BN)
+    store_rows(p_quantized, b_sum, i_rows, m_rows, D, BD)
+
+
+def residual_decode(codes: Tensor, codebooks: Tensor, check_finite: bool | None) -> Tensor:
+    """Launch the kernel."""
+    (rows, levels), (_, codewords, width) = codes.shape, codebooks.shape
+    if checks.reads_data(check_finite, codes):
+        checks.finite("residual_decode", "codebooks", codebooks, "Remove or repair it.")
+        checks.in_range("residual_decode", "codes", codes, codewords, minimum=-1)
+    config = configs.rowwise(target_of(codes), width)
+    quantized = codebooks.new_empty(rows, width)
+    launch(
+        _kernel, (triton.cdiv(rows, config.block_rows),), codes, codebooks, quantized, rows, codewords, levels,
+        config=config, D=width, BD=configs.power_of_two(width), BN=config.block_rows,
+    )  # fmt: skip
+    return quantized
+
+
+def residual_decode_backward(gradient: Tensor, codes: Tensor, num_codewords: int) -> Tensor:
+    """Each codeword gets the sum over the rows that name it, level by level."""
+    sums = [codeword_statistics(gradient, column, num_codewords, False)[0] for column in codes.unbind(1)]
+    return torch.stack(sums).to(gradient.dtype)
