@@ -177,6 +177,16 @@ def test_no_wrong_code_is_let_through(offset, unit):
     assert offset > 1e-4 or not sure.any()
 
 
+@pytest.mark.parametrize("unit", UNITS)
+def test_scores_alone_break_the_promise_on_every_unit(unit):
+    x, codebook = near_ties(2e-5)
+    centre = codebook.mean(0)
+    codes = score(x[:, None], codebook, centre, unit).argmin(1)
+    assert oracle.wrong_share(codes, x, codebook) > 0.1
+    plain = matrix_unit.tf32_score(x[:, None], codebook, centre).argmin(1)
+    assert oracle.wrong_share(plain, x, codebook) > 0.3
+
+
 @pytest.fixture
 def triton(home, run):
     if home[0] != "triton":
