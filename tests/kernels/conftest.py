@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -73,6 +74,12 @@ def interpreted(home: tuple[str, str]) -> bool:
 
 
 @pytest.fixture
+def few(interpreted: bool) -> Callable[..., Any]:
+    """`few(many, some)`: some where kernels are interpreted."""
+    return lambda many, some: some if interpreted else many
+
+
+@pytest.fixture
 def run(home: tuple[str, str]) -> Callable[..., Any]:
     """Call an operation on the backend: tensors go to its device, results come back; skipped where it has no kernel."""
     backend, device = home
@@ -91,10 +98,32 @@ def run(home: tuple[str, str]) -> Callable[..., Any]:
 
 
 @pytest.fixture
-def sampled(home: tuple[str, str]) -> Callable[..., Any]:
-    """`sampled(rows, most=16)`: all of them; but so many in equal steps where Triton is interpreted, which is slow."""
-    interpreted = home[0] == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
+def sampled(interpreted: bool) -> Callable[..., Any]:
+    """`sampled(rows, most=16)`: all of them; but so many in equal steps where kernels are interpreted."""
     return lambda rows, most=16: rows[:: max(1, len(rows) // most)][:most] if interpreted else rows
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_interpreter() -> Iterator[None]:
+    """At each call of a device function Triton's interpreter looks for what to replace in its language; here, once."""
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        yield
+        return
+    from triton.runtime import interpreter
+
+    builtins: dict[Any, list[tuple[str, Any]]] = {}
+
+    def replace(package: Any, builder: Any, scope: Any) -> None:
+        if package not in builtins:
+            members = inspect.getmembers(package)
+            builtins[package] = [(name, member) for name, member in members if interpreter.tl.core.is_builtin(member)]
+        for name, member in builtins[package]:
+            if getattr(package, name) is member:
+                interpreter._patch_attr(package, name, member, builder, scope)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(interpreter, "_patch_builtin", replace)
+        yield
 
 
 @pytest.fixture(autouse=True)

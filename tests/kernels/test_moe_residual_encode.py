@@ -9,12 +9,6 @@ from tests.kernels.oracle import HARD, integers, normal, raises
 
 
 @pytest.fixture
-def few(home):
-    """`few(many, some)`: some where kernels are interpreted, which takes them a thousand times as long."""
-    return lambda many, some: some if home == ("triton", "cpu") else many
-
-
-@pytest.fixture
 def alone(run, few):
     """One chain by the same backend, or by the reference where kernels are interpreted."""
     return few(run, lambda operation, *arguments: operation(*arguments, backend="reference"))

@@ -8,12 +8,6 @@ from tests.kernels import oracle
 from tests.kernels.oracle import integers, normal, raises
 
 
-@pytest.fixture
-def few(home):
-    """`few(many, some)`: some where kernels are interpreted, which takes them a thousand times as long."""
-    return lambda many, some: some if home == ("triton", "cpu") else many
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_the_sum_is_in_level_order_and_rounded_once(run, dtype):
     codes, codebooks = integers(40, 200, 32), (normal(32, 40, 8, seed=1) * 100).to(dtype)

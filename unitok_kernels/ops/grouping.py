@@ -14,8 +14,8 @@ def group_rows(keys: Tensor, groups: int) -> tuple[Tensor, Tensor]:
         groups: G; keys outside 0 .. G - 1 belong to none.
 
     Returns:
-        tuple: order (N,) int64, the numbers of the rows; starts (G + 1,) int64, where each group's begin in it. The last
-        entry is where the last group ends.
+        tuple: order (N,) int64, the numbers of the rows; starts (G + 1,) int64, where each group's begin in it, and at
+        the end where the last group ends.
     """
     in_range = (keys >= 0) & (keys < groups)
     ordered, order = torch.where(in_range, keys, groups).to(torch.int32).sort(stable=True)
