@@ -86,6 +86,20 @@ def rowwise(target: Target, width: int) -> Config:
     return Config(min(max(4096 // power_of_two(width), 4), 128), 64, 4, 2)
 
 
+def linear(target: Target) -> Config:
+    """Give the tiles of a linear layer in double precision, rows against outputs."""
+    if target == INTERPRETED:  # which makes a fused multiply-add slowly
+        return Config(64, 64, 1, 1)
+    return Config(32, 64, 4, 1)
+
+
+def distances(target: Target) -> Config:
+    """Give the tiles of a kernel that keeps one of distances, or two, in double precision."""
+    if target == INTERPRETED:
+        return Config(256, 256, 1, 1)
+    return Config(32, 64, 4, 1)
+
+
 def power_of_two(count: int, least: int = 16) -> int:
     """Round up, at least to what a matrix product needs."""
     return max(least, 1 << (count - 1).bit_length())
