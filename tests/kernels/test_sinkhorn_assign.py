@@ -89,8 +89,9 @@ def test_awkward_shapes(run, rows, codewords, width):
     assert codes.shape == (rows,)
     assert codes.dtype == torch.int64
     if rows:
-        two = dense(x, codebook, 0.1, 7)
-        assert float((codes == two.argmax(1)).double().mean()) > 0.99
+        plan = dense(x, codebook, 0.1, 7)
+        lost = plan.amax(1) - plan.gather(1, codes[:, None])[:, 0]
+        assert float(lost.max()) < 1e-5  # a single row's mass is 1/K everywhere: all codewords tie but for rounding
 
 
 def test_all_rows_on_all_codewords_take_the_lowest_index(run):
