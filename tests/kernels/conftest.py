@@ -67,6 +67,12 @@ def backend(home: tuple[str, str]) -> str:
 
 
 @pytest.fixture
+def interpreted(home: tuple[str, str]) -> bool:
+    """Tell whether kernels are only interpreted, so slowly that a test should take less."""
+    return home == ("triton", "cpu")
+
+
+@pytest.fixture
 def run(home: tuple[str, str]) -> Callable[..., Any]:
     """Call an operation on the backend: tensors go to its device, results come back; skipped where it has no kernel."""
     backend, device = home

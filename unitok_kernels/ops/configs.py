@@ -93,12 +93,20 @@ def linear(target: Target) -> Config:
     return Config(32, 64, 4, 1)
 
 
-def distances(target: Target, columns: int) -> Config:
-    """Give the tiles of a kernel that keeps one of distances, or two, in double precision."""
+def distances(target: Target, rows: int, columns: int) -> Config:
+    """Give the tiles of a kernel that keeps one of distances in double precision."""
     if target == INTERPRETED:
-        return Config(2048, min(power_of_two(columns), 128), 1, 1)
+        return Config(min(power_of_two(rows), 2048), min(power_of_two(columns), 128), 1, 1)
     most = 32 if target.arch == 120 else 64  # sm_120 has no matrix unit for doubles, and takes more registers
     return Config(32, min(power_of_two(columns), most), 4, 1)
+
+
+def kernel_matrices(target: Target, rows: int) -> Config:
+    """Give the tiles of a kernel that keeps two of kernel matrices in double precision."""
+    if target == INTERPRETED:
+        size = min(power_of_two(rows), 256)
+        return Config(size, size, 1, 1)
+    return Config(32, 32, 4, 1)
 
 
 def power_of_two(count: int, least: int = 16) -> int:

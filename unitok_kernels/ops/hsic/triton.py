@@ -80,10 +80,10 @@ def _load_rows(p_x, p_mean, i_rows, m_rows, i_d, D: tl.constexpr, BD: tl.constex
 
 @triton.jit
 def _gaussian(
-    p_x, p_mean, variance, i_rows, m_rows, i_columns, m_columns,
+    p_x, p_mean, factor, i_rows, m_rows, i_columns, m_columns,
     D: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr, BM: tl.constexpr,
 ):  # fmt: skip
-    """exp(-|x_i - x_j|^2 / 2 variance) of a tile, (BN, BM) float64; 0 where there is no row."""
+    """exp(factor |x_i - x_j|^2) of a tile, (BN, BM) float64; 0 where there is no row."""
     b_products = tl.zeros((BN, BM), tl.float64)
     b_row_norms, b_column_norms = tl.zeros((BN,), tl.float64), tl.zeros((BM,), tl.float64)
     for i_d in range(0, D, BD):
@@ -94,7 +94,7 @@ def _gaussian(
         b_column_norms += tl.sum(b_j * b_j, axis=1)
     b_squared = tl.maximum(b_row_norms[:, None] + b_column_norms[None, :] - 2 * b_products, 0.0)
     b_squared = tl.where(i_rows[:, None] == i_columns[None, :], 0.0, b_squared)
-    return tl.where(m_rows[:, None] & m_columns[None, :], tl.exp(b_squared / (-2 * variance)), 0.0)
+    return tl.where(m_rows[:, None] & m_columns[None, :], tl.exp(factor * b_squared), 0.0)
 
 
 @triton.jit
@@ -111,7 +111,7 @@ def _row_sums(
         i_places = start + (tile - tl.load(p_tile_starts + segment)) * BN + tl.arange(0, BN)
         m_rows = i_places < end
         i_rows = tl.load(p_order + i_places, mask=m_rows, other=-1)
-        x_variance, z_variance = tl.load(p_x_variances + segment), tl.load(p_z_variances + segment)
+        x_factor, z_factor = -0.5 / tl.load(p_x_variances + segment), -0.5 / tl.load(p_z_variances + segment)
         p_x_mean, p_z_mean = p_x_means + segment * DX, p_z_means + segment * DZ
         b_u, b_v = tl.zeros((BN,), tl.float64), tl.zeros((BN,), tl.float64)
         b_uv, b_uu, b_vv = tl.zeros((BN,), tl.float64), tl.zeros((BN,), tl.float64), tl.zeros((BN,), tl.float64)
@@ -119,8 +119,8 @@ def _row_sums(
             j_places = tl.cast(first, tl.int64) + tl.arange(0, BM)
             m_columns = j_places < end
             i_columns = tl.load(p_order + j_places, mask=m_columns, other=-1)
-            u = _gaussian(p_x, p_x_mean, x_variance, i_rows, m_rows, i_columns, m_columns, DX, BDX, BN, BM)
-            v = _gaussian(p_z, p_z_mean, z_variance, i_rows, m_rows, i_columns, m_columns, DZ, BDZ, BN, BM)
+            u = _gaussian(p_x, p_x_mean, x_factor, i_rows, m_rows, i_columns, m_columns, DX, BDX, BN, BM)
+            v = _gaussian(p_z, p_z_mean, z_factor, i_rows, m_rows, i_columns, m_columns, DZ, BDZ, BN, BM)
             b_u += tl.sum(u, axis=1)
             b_v += tl.sum(v, axis=1)
             b_uv += tl.sum(u * v, axis=1)
@@ -195,13 +195,13 @@ def _pull(
         i_places = start + (tile - tl.load(p_tile_starts + segment)) * BN + tl.arange(0, BN)
         m_rows = i_places < end
         i_rows = tl.load(p_order + i_places, mask=m_rows, other=-1)
-        x_variance, z_variance = tl.load(p_x_variances + segment), tl.load(p_z_variances + segment)
+        x_factor, z_factor = -0.5 / tl.load(p_x_variances + segment), -0.5 / tl.load(p_z_variances + segment)
         p_x_mean, p_z_mean = p_x_means + segment * DX, p_z_means + segment * DZ
         p_fact, p_v = p_facts + segment * _FACTS, p_sums + tl.cast(N, tl.int64)
         share, mean, factor = tl.load(p_fact), tl.load(p_fact + 1), tl.load(p_fact + 2)
-        count = (end - start).to(tl.float64)
+        inverse = 1 / (end - start).to(tl.float64)
         b_row = tl.load(p_sums + i_places, mask=m_rows, other=0.0)
-        b_row = (b_row - share * tl.load(p_v + i_places, mask=m_rows, other=0.0)) / count - mean
+        b_row = (b_row - share * tl.load(p_v + i_places, mask=m_rows, other=0.0)) * inverse - mean
         i_d = tl.program_id(1) * BDZ
         b_weights, b_pull = tl.zeros((BN,), tl.float64), tl.zeros((BN, BDZ), tl.float64)
         for first in range(start, end, BM):
@@ -209,9 +209,9 @@ def _pull(
             m_columns = j_places < end
             i_columns = tl.load(p_order + j_places, mask=m_columns, other=-1)
             b_column = tl.load(p_sums + j_places, mask=m_columns, other=0.0)
-            b_column = (b_column - share * tl.load(p_v + j_places, mask=m_columns, other=0.0)) / count
-            u = _gaussian(p_x, p_x_mean, x_variance, i_rows, m_rows, i_columns, m_columns, DX, BDX, BN, BM)
-            v = _gaussian(p_z, p_z_mean, z_variance, i_rows, m_rows, i_columns, m_columns, DZ, BDZ, BN, BM)
+            b_column = (b_column - share * tl.load(p_v + j_places, mask=m_columns, other=0.0)) * inverse
+            u = _gaussian(p_x, p_x_mean, x_factor, i_rows, m_rows, i_columns, m_columns, DX, BDX, BN, BM)
+            v = _gaussian(p_z, p_z_mean, z_factor, i_rows, m_rows, i_columns, m_columns, DZ, BDZ, BN, BM)
             b_a = (u - share * v - b_row[:, None] - b_column[None, :]) * v
             b_z = _load_rows(p_z, p_z_mean, i_columns, m_columns, i_d, DZ, BDZ)
             b_weights += tl.sum(b_a, axis=1)
@@ -238,7 +238,7 @@ def _variances(x: Tensor, order: Tensor, starts: Tensor, bandwidth: float | None
     (rows, width), segments = x.shape, starts.shape[0] - 1
     if bandwidth is not None:
         return x.new_full((segments,), bandwidth**2, dtype=torch.float64)
-    config = configs.distances(target_of(x), _MEDIAN_ROWS)
+    config = configs.kernel_matrices(target_of(x), rows)
     most = max(min(rows, _MEDIAN_ROWS), 1)
     tiles = triton.cdiv(most, config.block_rows), triton.cdiv(most, config.block_columns)
     medians = []
@@ -271,7 +271,7 @@ def hsic(
     (rows, x_width), z_width = x.shape, z.shape[1]
     keys = torch.where(finite_rows(x) & finite_rows(z), segments, -1)
     order, starts = group_rows(keys, num_segments)
-    config = configs.distances(target_of(z), max(rows, 1))
+    config = configs.kernel_matrices(target_of(z), rows)
     block_rows = config.block_rows
     tiles = triton.cdiv(rows, block_rows) + num_segments  # at most: a segment's last one may be short
     tile_ends = ((starts.diff() + block_rows - 1) // block_rows).cumsum(0)

@@ -172,7 +172,7 @@ def sinkhorn_assign(x: Tensor, codebook: Tensor, epsilon: float, iterations: int
         checks.finite("sinkhorn_assign", "x", x)
         checks.finite("sinkhorn_assign", "codebook", codebook)
     (rows, width), codewords = x.shape, codebook.shape[0]
-    config = configs.distances(target_of(x), codewords)
+    config = configs.distances(target_of(x), rows, codewords)
     block_rows, block_columns = config.block_rows, config.block_columns
     widths = {"D": width, "BD": min(configs.power_of_two(width), 32)}
     tiles, column_tiles = triton.cdiv(rows, block_rows), triton.cdiv(codewords, block_columns)
