@@ -93,7 +93,7 @@ def test_more_rows_than_a_tile(run):
 @pytest.mark.parametrize("normalised", [False, True])
 @pytest.mark.parametrize(("rows", "x_width", "z_width"), [(700, 100, 33), (48, 384, 32), (49, 1, 65), (97, 129, 7)])
 def test_any_number_of_rows_and_any_width(run, interpreted, rows, x_width, z_width, normalised):
-    rows = min(rows, 300) if interpreted else rows
+    rows = min(rows, 150) if interpreted else rows
     x, z = normal(rows, x_width), normal(rows, z_width, seed=1).requires_grad_()
     x[:, 0] += z.detach()[:, 0] * 3
     value = run(uk.hsic, x, z, torch.zeros(rows).long(), num_segments=1, normalised=normalised)
@@ -129,7 +129,7 @@ def test_the_median_follows_any_scale(run, scale):
 
 
 def test_equal_bits_for_any_number_of_threads(run, interpreted, one_and_two_threads):
-    rows = 500 if interpreted else 1500
+    rows = 250 if interpreted else 1500
     x, z, segments = case(rows=rows, segments=4, width=70)
     segments[: rows * 3 // 5] = 0  # one segment of many rows, which threads share, and three of few
 

@@ -58,7 +58,9 @@ def test_far_from_the_origin_nothing_changes(run, offset):
 def test_all_codewords_are_used_alike_on_skewed_data(run, interpreted):
     x, codebook = skewed()
     nearest = oracle.squared_distances(x, codebook).argmin(1).bincount(minlength=8)
-    counts = run(uk.sinkhorn_assign, x, codebook, epsilon=0.05, iterations=25 if interpreted else 100).bincount(minlength=8)
+    counts = run(uk.sinkhorn_assign, x, codebook, epsilon=0.05, iterations=25 if interpreted else 100).bincount(
+        minlength=8
+    )
     assert int(nearest.max()) > 2 * 150
     assert int(nearest.min()) < 0.6 * 150
     assert int(counts.max()) < 1.2 * 150

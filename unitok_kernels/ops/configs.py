@@ -104,9 +104,14 @@ def distances(target: Target, rows: int, columns: int) -> Config:
 def kernel_matrices(target: Target, rows: int) -> Config:
     """Give the tiles of a kernel that keeps two of kernel matrices in double precision."""
     if target == INTERPRETED:
-        size = min(power_of_two(rows), 256)
+        size = min(power_of_two(rows), 128)
         return Config(size, size, 1, 1)
-    return Config(32, 32, 4, 1)
+    return Config(32, 32, 8, 1)
+
+
+def depth(target: Target, width: int) -> int:
+    """Give how many columns of rows a product in double precision takes at a time."""
+    return min(power_of_two(width), 16 if target.arch == 120 else 32)  # sm_120 would spill its registers
 
 
 def power_of_two(count: int, least: int = 16) -> int:

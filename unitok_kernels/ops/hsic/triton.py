@@ -48,7 +48,7 @@ def _median_distances(
     p_x, p_order, p_starts, p_squared, first_segment, most,
     D: tl.constexpr, BN: tl.constexpr, BM: tl.constexpr,
 ):  # fmt: skip
-    """|x_i - x_j|^2 of a segment's strided rows by differencing, infinity where it is 0 or i >= j; (segments, most^2)."""
+    """|x_i - x_j|^2 of a segment's strided rows by differencing, infinity where that is 0 or i >= j."""
     segment = first_segment + tl.program_id(2)
     start, end = tl.load(p_starts + segment), tl.load(p_starts + segment + 1)
     stride = tl.maximum((end - start + most - 1) // most, 1)
@@ -71,7 +71,7 @@ def _median_distances(
 
 @triton.jit
 def _load_rows(p_x, p_mean, i_rows, m_rows, i_d, D: tl.constexpr, BD: tl.constexpr):
-    """Load some columns of rows in float64 about their segment's mean; zeros beyond D and for rows that aren't there."""
+    """Load some columns of rows in float64 about their segment's mean, zeros where there is nothing."""
     o_d = i_d + tl.arange(0, BD)
     m_x = m_rows[:, None] & (o_d < D)[None, :]
     b_x = tl.load(p_x + i_rows[:, None] * D + o_d[None, :], mask=m_x, other=0.0).to(tl.float32).to(tl.float64)
@@ -185,7 +185,7 @@ def _values(p_sums, p_starts, p_z_variances, p_values, p_facts, N, NORMALISED: t
 def _pull(
     p_x, p_z, p_x_means, p_z_means, p_x_variances, p_z_variances, p_order, p_starts, p_tile_starts, p_tile_segments,
     p_sums, p_facts, p_pull, N, S, DX: tl.constexpr, BDX: tl.constexpr, DZ: tl.constexpr, BDZ: tl.constexpr,
-    BN: tl.constexpr, BM: tl.constexpr,
+    BN: tl.constexpr, BM: tl.constexpr, BZ: tl.constexpr,
 ):  # fmt: skip
     """pull_i = factor sum_j A_ij (z_i - z_j), A = H (U - share V) H * V, in some columns of z."""
     tile = tl.program_id(0)
@@ -202,8 +202,8 @@ def _pull(
         inverse = 1 / (end - start).to(tl.float64)
         b_row = tl.load(p_sums + i_places, mask=m_rows, other=0.0)
         b_row = (b_row - share * tl.load(p_v + i_places, mask=m_rows, other=0.0)) * inverse - mean
-        i_d = tl.program_id(1) * BDZ
-        b_weights, b_pull = tl.zeros((BN,), tl.float64), tl.zeros((BN, BDZ), tl.float64)
+        i_d = tl.program_id(1) * BZ
+        b_weights, b_pull = tl.zeros((BN,), tl.float64), tl.zeros((BN, BZ), tl.float64)
         for first in range(start, end, BM):
             j_places = tl.cast(first, tl.int64) + tl.arange(0, BM)
             m_columns = j_places < end
@@ -213,12 +213,12 @@ def _pull(
             u = _gaussian(p_x, p_x_mean, x_factor, i_rows, m_rows, i_columns, m_columns, DX, BDX, BN, BM)
             v = _gaussian(p_z, p_z_mean, z_factor, i_rows, m_rows, i_columns, m_columns, DZ, BDZ, BN, BM)
             b_a = (u - share * v - b_row[:, None] - b_column[None, :]) * v
-            b_z = _load_rows(p_z, p_z_mean, i_columns, m_columns, i_d, DZ, BDZ)
+            b_z = _load_rows(p_z, p_z_mean, i_columns, m_columns, i_d, DZ, BZ)
             b_weights += tl.sum(b_a, axis=1)
             b_pull = tl.dot(b_a, b_z, b_pull, out_dtype=tl.float64)
-        b_own = _load_rows(p_z, p_z_mean, i_rows, m_rows, i_d, DZ, BDZ)
+        b_own = _load_rows(p_z, p_z_mean, i_rows, m_rows, i_d, DZ, BZ)
         b_pull = factor * (b_weights[:, None] * b_own - b_pull)
-        o_d = i_d + tl.arange(0, BDZ)
+        o_d = i_d + tl.arange(0, BZ)
         mask = m_rows[:, None] & (o_d < DZ)[None, :]
         tl.store(p_pull + i_rows[:, None] * DZ + o_d[None, :], b_pull.to(tl.float32), mask=mask)
 
@@ -271,7 +271,8 @@ def hsic(
     (rows, x_width), z_width = x.shape, z.shape[1]
     keys = torch.where(finite_rows(x) & finite_rows(z), segments, -1)
     order, starts = group_rows(keys, num_segments)
-    config = configs.kernel_matrices(target_of(z), rows)
+    target = target_of(z)
+    config = configs.kernel_matrices(target, rows)
     block_rows = config.block_rows
     tiles = triton.cdiv(rows, block_rows) + num_segments  # at most: a segment's last one may be short
     tile_ends = ((starts.diff() + block_rows - 1) // block_rows).cumsum(0)
@@ -284,8 +285,8 @@ def hsic(
         order, starts, tile_starts, tile_segments,
     )  # fmt: skip
     sizes = {
-        "DX": x_width, "BDX": min(configs.power_of_two(x_width), 32), "DZ": z_width,
-        "BDZ": min(configs.power_of_two(z_width), 32), "BN": block_rows, "BM": config.block_columns,
+        "DX": x_width, "BDX": configs.depth(target, x_width), "DZ": z_width, "BDZ": configs.depth(target, z_width),
+        "BN": block_rows, "BM": config.block_columns,
     }  # fmt: skip
     sums = z.new_empty(_SUMS.value, rows, dtype=torch.float64)
     values = z.new_empty(num_segments, dtype=torch.float32)
@@ -297,6 +298,7 @@ def hsic(
         config=configs.SUMS, NORMALISED=normalised, BN=256,
     )  # fmt: skip
     if with_gradient:
-        grid = (tiles, triton.cdiv(z_width, sizes["BDZ"]))
-        launch(_pull, grid, *data, sums, facts, pull, rows, num_segments, config=config, **sizes)
+        columns = min(configs.power_of_two(z_width), 32)
+        grid = (tiles, triton.cdiv(z_width, columns))
+        launch(_pull, grid, *data, sums, facts, pull, rows, num_segments, config=config, **sizes, BZ=columns)
     return values, pull
