@@ -238,8 +238,8 @@ def _variances(x: Tensor, order: Tensor, starts: Tensor, bandwidth: float | None
     (rows, width), segments = x.shape, starts.shape[0] - 1
     if bandwidth is not None:
         return x.new_full((segments,), bandwidth**2, dtype=torch.float64)
-    config = configs.kernel_matrices(target_of(x), rows)
     most = max(min(rows, _MEDIAN_ROWS), 1)
+    config = configs.distances(target_of(x), most, most)
     tiles = triton.cdiv(most, config.block_rows), triton.cdiv(most, config.block_columns)
     medians = []
     for first in range(0, segments, _MEDIAN_SEGMENTS):
