@@ -34,8 +34,9 @@ def skewed(rows=1200, width=6):
 
 @pytest.mark.parametrize("epsilon", [0.02, 0.1, 1.0])
 @pytest.mark.parametrize("iterations", [1, 3, 40])
-def test_codes_are_the_argmax_of_the_dense_plan(run, epsilon, iterations):
-    x, codebook = skewed()
+def test_codes_are_the_argmax_of_the_dense_plan(run, interpreted, epsilon, iterations):
+    x, codebook = skewed(rows=300 if interpreted else 1200)
+    iterations = min(iterations, 12) if interpreted else iterations
     codes = run(uk.sinkhorn_assign, x, codebook, epsilon=epsilon, iterations=iterations)
     two = dense(x, codebook, epsilon, iterations).topk(2, 1)
     clear = two.values[:, 0] - two.values[:, 1] > 1e-5
@@ -54,10 +55,12 @@ def test_far_from_the_origin_nothing_changes(run, offset):
     assert torch.equal(near[clear], far[clear])
 
 
-def test_all_codewords_are_used_alike_on_skewed_data(run):
+def test_all_codewords_are_used_alike_on_skewed_data(run, interpreted):
     x, codebook = skewed()
     nearest = oracle.squared_distances(x, codebook).argmin(1).bincount(minlength=8)
-    counts = run(uk.sinkhorn_assign, x, codebook, epsilon=0.05, iterations=100).bincount(minlength=8)
+    counts = run(uk.sinkhorn_assign, x, codebook, epsilon=0.05, iterations=25 if interpreted else 100).bincount(
+        minlength=8
+    )
     assert int(nearest.max()) > 2 * 150
     assert int(nearest.min()) < 0.6 * 150
     assert int(counts.max()) < 1.2 * 150
@@ -65,10 +68,10 @@ def test_all_codewords_are_used_alike_on_skewed_data(run):
 
 
 @pytest.mark.parametrize("epsilon", [1e-6, 1e-3, 1e-2])
-def test_a_small_epsilon_gives_the_nearest_codeword_where_that_is_balanced(run, epsilon):
+def test_a_small_epsilon_gives_the_nearest_codeword_where_that_is_balanced(run, interpreted, epsilon):
     codebook = torch.eye(6) * 10
     x = codebook.repeat_interleave(20, 0) + normal(120, 6) * 0.3
-    codes = run(uk.sinkhorn_assign, x, codebook, epsilon=epsilon, iterations=50)
+    codes = run(uk.sinkhorn_assign, x, codebook, epsilon=epsilon, iterations=10 if interpreted else 50)
     assert torch.equal(codes, torch.arange(6).repeat_interleave(20))
 
 
@@ -89,8 +92,9 @@ def test_awkward_shapes(run, rows, codewords, width):
     assert codes.shape == (rows,)
     assert codes.dtype == torch.int64
     if rows:
-        two = dense(x, codebook, 0.1, 7)
-        assert float((codes == two.argmax(1)).double().mean()) > 0.99
+        plan = dense(x, codebook, 0.1, 7)
+        lost = plan.amax(1) - plan.gather(1, codes[:, None])[:, 0]
+        assert float(lost.max()) < 1e-5  # a single row's mass is 1/K everywhere: all codewords tie but for rounding
 
 
 def test_all_rows_on_all_codewords_take_the_lowest_index(run):
@@ -124,8 +128,8 @@ def test_codes_are_the_reference_s_where_codewords_starve(run, epsilon):
     assert torch.equal(codes, uk.sinkhorn_assign(x, codebook, epsilon=epsilon, iterations=6, backend="reference"))
 
 
-def test_equal_codes_for_any_number_of_threads(run, one_and_two_threads):
-    x, codebook = normal(4000, 7), normal(37, 7, seed=1)
+def test_equal_codes_for_any_number_of_threads(run, interpreted, one_and_two_threads):
+    x, codebook = normal(400 if interpreted else 4000, 7), normal(37, 7, seed=1)
     one, two = one_and_two_threads(lambda: run(uk.sinkhorn_assign, x, codebook, epsilon=0.03, iterations=8))
     assert torch.equal(one, two)
 

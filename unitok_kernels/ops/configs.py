@@ -100,6 +100,34 @@ def gathering(target: Target, width: int) -> Config:
     return config if target == INTERPRETED else replace(config, block_rows=min(config.block_rows, 32))
 
 
+def linear(target: Target) -> Config:
+    """Give the tiles of a linear layer in double precision, rows against outputs."""
+    if target == INTERPRETED:  # which makes a fused multiply-add slowly
+        return Config(64, 64, 1, 1)
+    return Config(32, 64, 4, 1)
+
+
+def distances(target: Target, rows: int, columns: int) -> Config:
+    """Give the tiles of a kernel that keeps one of distances in double precision."""
+    if target == INTERPRETED:
+        return Config(min(power_of_two(rows), 2048), min(power_of_two(columns), 128), 1, 1)
+    most = 32 if target.arch == 120 else 64  # sm_120 has no matrix unit for doubles, and takes more registers
+    return Config(32, min(power_of_two(columns), most), 4, 1)
+
+
+def kernel_matrices(target: Target, rows: int) -> Config:
+    """Give the tiles of a kernel that keeps two of kernel matrices in double precision."""
+    if target == INTERPRETED:
+        size = min(power_of_two(rows), 128)
+        return Config(size, size, 1, 1)
+    return Config(32, 32, 8, 1)
+
+
+def depth(target: Target, width: int) -> int:
+    """Give how many columns of rows a product in double precision takes at a time."""
+    return min(power_of_two(width), 16 if target.arch == 120 else 32)  # sm_120 would spill its registers
+
+
 def power_of_two(count: int, least: int = 16) -> int:
     """Round up, at least to what a matrix product needs."""
     return max(least, 1 << (count - 1).bit_length())
