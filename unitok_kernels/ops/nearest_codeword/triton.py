@@ -11,6 +11,7 @@ from unitok_kernels import checks
 from unitok_kernels.ops import configs
 from unitok_kernels.ops.launch import launch, target_of
 from unitok_kernels.ops.tiles import finite_rows, load_rows, search
+from unitok_kernels.ops.tuning import changed, tuned
 
 
 @triton.jit
@@ -33,6 +34,7 @@ def _kernel(
     tl.store(p_counts + tl.program_id(0) * 2 + 1, near_ties)
 
 
+@tuned
 def nearest_codeword(
     x: Tensor, codebook: Tensor, precision: str, check_finite: bool | None, stats: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -41,7 +43,7 @@ def nearest_codeword(
         checks.finite("nearest_codeword", "x", x)
         checks.finite("nearest_codeword", "codebook", codebook)
     (rows, width), codewords = x.shape, codebook.shape[0]
-    config = configs.search(target_of(x), width)
+    config = changed(configs.search(target_of(x), width))
     programs = triton.cdiv(rows, config.block_rows)
     codes = x.new_empty(rows, dtype=torch.int64)
     distance = x.new_empty(rows, dtype=torch.float32)
