@@ -24,6 +24,7 @@ from tests.kernels.fake_cuda import fake_cuda
 from unitok_kernels import backends
 from unitok_kernels.ops import launch
 from unitok_kernels.ops.configs import TARGETS
+from unitok_kernels.ops.residual_encode import reference
 from unitok_kernels.ops.residual_encode.triton import _kernel
 
 pytestmark = pytest.mark.skipif(not isinstance(_kernel, JITFunction), reason="the interpreter's kernels have no graph")
@@ -151,6 +152,18 @@ def test_everything_else_stays_one_opaque_node(options, place, dtype):
     graph = aot_export_joint_simple(lambda *tensors: encode(*tensors, **options), tensors, trace_joint=False)
     assert launches(graph) == []
     assert operations(graph) == ["unitok_kernels.residual_encode.default"]
+
+
+def test_a_call_that_a_launcher_leaves_to_the_reference_stays_opaque(monkeypatch):
+    def leave(*arguments: Any) -> Any:
+        return launch.leave_to(reference.residual_encode, *arguments)
+
+    monkeypatch.setattr(backends.kernels("residual_encode", "triton"), "residual_encode", leave)
+    z, codebooks = rows(1000, 32), rows(4, 256, 32)
+    assert operations(compiled(encode, z, codebooks)) == ["unitok_kernels.residual_encode.default"]
+    graph = aot_export_joint_simple(encode, (z, codebooks), trace_joint=False)
+    assert operations(graph) == ["unitok_kernels.residual_encode.default"]
+    assert launch.leave_to(max, 3, 4) == 4  # and outside of a trace the reference runs
 
 
 def test_what_the_environment_demands_is_looked_up_while_tracing(monkeypatch):

@@ -6,7 +6,7 @@ fake CUDA tensors to the launchers, and `collecting` takes their launches instea
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -59,6 +59,17 @@ def traced_launches() -> Iterator[None]:
         yield
     finally:
         _traced.reset(token)
+
+
+class UntraceableError(Exception):
+    """A launcher leaves the call to the reference, which reads values: it stays one node of a graph."""
+
+
+def leave_to(reference: Callable[..., Any], *arguments: Any) -> Any:
+    """Let the reference take a call that the kernels don't."""
+    if _traced.get():
+        raise UntraceableError
+    return reference(*arguments)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from torch._library.triton import triton_ops_to_kernels
 from torch._subclasses.functional_tensor import FunctionalTensorMode
 
 from unitok_kernels import backends
-from unitok_kernels.ops.launch import traced_launches
+from unitok_kernels.ops.launch import UntraceableError, traced_launches
 
 _LIBRARY = torch.library.Library("unitok_kernels", "DEF")
 _READY = (torch.float32, torch.int64, torch.float16, torch.bfloat16, torch.float64)  # what kernels take as it is
@@ -108,9 +108,12 @@ def define(
         if not decomposes or backends.choose(home, backend, device, is_float64 and not takes_float64) != "triton":
             return mode.__torch_dispatch__(operation, types, arguments, keywords)
         check(*given)
-        with mode, traced_launches():
-            given = [_plain(value) if isinstance(value, Tensor) else value for value in given]
-            return getattr(backends.kernels(home, "triton"), name)(*given)
+        try:
+            with mode, traced_launches():
+                given = [_plain(value) if isinstance(value, Tensor) else value for value in given]
+                return getattr(backends.kernels(home, "triton"), name)(*given)
+        except UntraceableError:
+            return mode.__torch_dispatch__(operation, types, arguments, keywords)
 
     _LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
     operation = getattr(torch.ops.unitok_kernels, name).default
