@@ -2,7 +2,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench prove sanitize clean
+.PHONY: help demo test lint bench bench-gpu prove sanitize clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -13,7 +13,7 @@ export UNITOK_CUDA ?= 0
 
 help: ## show this list
 	@echo "UniTok. Each target makes its own environment in .venv when that is missing or out of date:"
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "Start with make demo. One test file: $(BIN)/pytest tests/unitok/test_folder.py"
 	@echo "Another interpreter: make test PYTHON=python3.12. Real data for the tests: UNITOK_DATA=folder make test"
@@ -33,6 +33,13 @@ lint: $(STAMP) ## ruff, mypy and clang-format
 bench: $(BUILT) ## the benchmarks, beside every peer that installs; BENCH="--quick -k hsic" for a part of them
 	$(BIN)/pip install -q -c constraints.txt -e '.[bench]'
 	$(BIN)/pytest benchmarks --benchmark-only --benchmark-quiet -q $(BENCH)
+
+# faiss-gpu and faiss-cpu are one package to Python. The peers that don't install are named and left out.
+bench-gpu: $(BUILT) ## the operations on a GPU, beside what else runs there; needs one. UNITOK_CUDA=1 for our CUDA kernels
+	$(BIN)/pip uninstall -q -y faiss-cpu
+	$(BIN)/pip install -q -c constraints.txt -e '.[gpu,report]'
+	for peer in flash-kmeans rectokens vector-quantize-pytorch; do $(BIN)/pip install -q $$peer || true; done
+	$(BIN)/python -m benchmarks.gpu
 
 # The log lists what went into the build's environment; setuptools in it shows that it does.
 prove: $(STAMP) ## wheels built in isolation, with a compiler and without; a quick run of each sanitizer

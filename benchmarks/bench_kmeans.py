@@ -53,9 +53,9 @@ def constrained(x: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(found.cluster_centers_).float(), torch.from_numpy(found.labels_).long()
 
 
-def torch_lloyd(x: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+def torch_lloyd(x: Tensor, start: Tensor, iterations: int = ITERATIONS) -> tuple[Tensor, Tensor]:
     codebook = start
-    for _ in range(ITERATIONS):
+    for _ in range(iterations):
         codes = peers.nearest_expanded(x, codebook)
         counts = codes.bincount(minlength=len(start))
         sums = torch.zeros_like(start).index_add_(0, codes, x)

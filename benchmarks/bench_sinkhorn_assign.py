@@ -21,19 +21,19 @@ SHAPES = {
 EPSILON, ITERATIONS = 0.05, 20
 
 
-def scores(x: Tensor, codebook: Tensor) -> Tensor:
+def scores(x: Tensor, codebook: Tensor, iterations: int = ITERATIONS) -> Tensor:
     """log P_nk but for a constant a row, from the whole matrix of costs."""
     cost = torch.cdist(x, codebook).square()
     score = -cost / (EPSILON * cost.mean())
     columns = torch.zeros_like(score[0])
-    for _ in range(ITERATIONS):
+    for _ in range(iterations):
         rows = -math.log(len(x)) - torch.logsumexp(score + columns, 1, keepdim=True)
         columns = -math.log(len(codebook)) - torch.logsumexp(score + rows, 0)
     return score + columns
 
 
-def matrix(x: Tensor, codebook: Tensor) -> Tensor:
-    return scores(x, codebook).argmax(1)
+def matrix(x: Tensor, codebook: Tensor, iterations: int = ITERATIONS) -> Tensor:
+    return scores(x, codebook, iterations).argmax(1)
 
 
 def streaming(x: Tensor, codebook: Tensor) -> Tensor:

@@ -291,7 +291,7 @@ def _measured(call: Callable[..., Any], inputs: tuple[Any, ...]) -> tuple[Any, f
     seconds = time.perf_counter() - began
     if before is None:
         return result, seconds, None
-    return result, seconds, max(0.0, (_status("VmHWM") - before - _own_bytes(result, inputs)) / 2**20)
+    return result, seconds, max(0.0, (_status("VmHWM") - before - own_bytes(result, inputs)) / 2**20)
 
 
 def _reset_peak() -> int | None:
@@ -310,7 +310,7 @@ def _status(field: str) -> int:
     return 1024 * int(line.split()[1])
 
 
-def _own_bytes(result: Any, inputs: tuple[Any, ...]) -> int:
+def own_bytes(result: Any, inputs: tuple[Any, ...]) -> int:
     """Bytes of the result's tensors and arrays that aren't views of the inputs."""
     given = {t.untyped_storage().data_ptr() for t in pytree.tree_leaves(inputs) if isinstance(t, Tensor)}
     sizes = {}

@@ -81,13 +81,14 @@ def faiss_residual_quantizer(codebooks: Tensor) -> Chain:
     return encode
 
 
-def residual_vq(codebooks: Tensor) -> Chain:
+def residual_vq(codebooks: Tensor, device: str = "cpu") -> Chain:
     """ResidualVQ of vector-quantize-pytorch in eval mode."""
     levels, size, width = codebooks.shape
     module = library("vector_quantize_pytorch").ResidualVQ(dim=width, num_quantizers=levels, codebook_size=size).eval()
     for layer, codebook in zip(module.layers, codebooks, strict=True):
         layer._codebook.embed.data.copy_(codebook[None])
         layer._codebook.initted.data.fill_(True)
+    module = module.to(device)
 
     @torch.no_grad()
     def encode(z: Tensor, codebooks: Tensor) -> Tensor:

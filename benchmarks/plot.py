@@ -21,6 +21,8 @@ FAMILIES = {
     "vector-quantize-pytorch": ("#CC79A7", "v"),
     "scikit-learn": ("#009E73", "P"),
     "k-means-constrained": ("#56B4E9", "X"),
+    "flash-kmeans": ("#F0E442", "<"),
+    "rectokens": ("#999999", ">"),
 }
 
 

@@ -54,16 +54,19 @@ def print_case(records: list[Record]) -> None:
 def write(records: list[Record], folder: Path) -> None:
     """Write a CSV an operation that ran, print the bars, and draw; the page is written for the real results alone."""
     folder.mkdir(parents=True, exist_ok=True)
-    names = [field.name for field in dataclasses.fields(Record)]
     for operation in dict.fromkeys(record.operation for record in records):
-        with (folder / f"{operation}.csv").open("w", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(names)
-            for record in records:
-                if record.operation == operation:
-                    writer.writerow(_written(getattr(record, name)) for name in names)
+        write_csv([record for record in records if record.operation == operation], folder / f"{operation}.csv")
     print_bars(judge(records))
     publish(folder)
+
+
+def write_csv(records: list[Record], path: Path) -> None:
+    """Write rows under a line of names."""
+    names = [field.name for field in dataclasses.fields(Record)]
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(names)
+        writer.writerows([_written(getattr(record, name)) for name in names] for record in records)
 
 
 def _written(value: object) -> object:
@@ -74,12 +77,14 @@ def _written(value: object) -> object:
 
 def read(folder: Path) -> list[Record]:
     """Read every CSV of a folder."""
+    return [record for path in sorted(folder.glob("*.csv")) for record in read_csv(path)]
+
+
+def read_csv(path: Path) -> list[Record]:
+    """Read a CSV's rows."""
     hints = typing.get_type_hints(Record)
-    records = []
-    for path in sorted(folder.glob("*.csv")):
-        with path.open(newline="") as file:
-            records += [Record(**{k: _parsed(v, hints[k]) for k, v in row.items()}) for row in csv.DictReader(file)]
-    return records
+    with path.open(newline="") as file:
+        return [Record(**{k: _parsed(v, hints[k]) for k, v in row.items()}) for row in csv.DictReader(file)]
 
 
 def _parsed(text: str, kind: object) -> object:

@@ -6,7 +6,7 @@ fake CUDA tensors to the launchers, and `collecting` takes their launches instea
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -48,6 +48,30 @@ class _Collector:
 _collector: ContextVar[_Collector | None] = ContextVar("unitok_kernels.collector", default=None)
 
 
+_traced: ContextVar[bool] = ContextVar("unitok_kernels.traced", default=False)
+
+
+@contextmanager
+def traced_launches() -> Iterator[None]:
+    """Put launches into the graph that torch traces; elsewhere its tracer would cost each of them a millisecond."""
+    token = _traced.set(True)
+    try:
+        yield
+    finally:
+        _traced.reset(token)
+
+
+class UntraceableError(Exception):
+    """A launcher leaves the call to the reference, which reads values: it stays one node of a graph."""
+
+
+def leave_to(reference: Callable[..., Any], *arguments: Any) -> Any:
+    """Let the reference take a call that the kernels don't."""
+    if _traced.get():
+        raise UntraceableError
+    return reference(*arguments)
+
+
 @contextmanager
 def collecting(target: Target) -> Iterator[list[Launch]]:
     """Collect launches for a target, and run none of them."""
@@ -79,4 +103,5 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, config: Config, 
     if collector is not None:
         collector.launches.append(Launch(kernel, grid, arguments, constants, config.num_warps, config.num_stages))
     elif min(grid) > 0:
-        wrap_triton(kernel)[grid](*arguments, **constants, num_warps=config.num_warps, num_stages=config.num_stages)
+        callee = wrap_triton(kernel) if _traced.get() else kernel
+        callee[grid](*arguments, **constants, num_warps=config.num_warps, num_stages=config.num_stages)

@@ -16,7 +16,7 @@ from unitok_kernels.ops import configs
 from unitok_kernels.ops.codeword_statistics.triton import codeword_statistics
 from unitok_kernels.ops.common import finite_rows
 from unitok_kernels.ops.kmeans import reference
-from unitok_kernels.ops.launch import launch, target_of
+from unitok_kernels.ops.launch import launch, leave_to, target_of
 from unitok_kernels.ops.nearest_codeword.triton import nearest_codeword
 from unitok_kernels.ops.tiles import load_rows
 
@@ -121,11 +121,11 @@ def kmeans(
 
     All turns are made, since a look at the codes would stop the device: once a turn changes nothing, no other one does.
     Where not as many rows are finite as codewords are wanted, codewords repeat; only a check would raise. Starts are
-    drawn on the host, so a graph that is captured repeats its draws only if a start is given. `balanced` runs on the
-    reference: its assignment is a search for paths that is decided on the host.
+    drawn on the host: a graph can be captured only where `init` is a tensor. `balanced` runs on the reference: its
+    assignment is a search for paths that is decided on the host.
     """
     if balanced:
-        return reference.kmeans(x, num_codewords, iterations, seed, init, start, balanced, check_finite)
+        return leave_to(reference.kmeans, x, num_codewords, iterations, seed, init, start, balanced, check_finite)
     if checks.reads_data(check_finite, x):
         checks.finite("kmeans", "x", x)
         if start is not None:

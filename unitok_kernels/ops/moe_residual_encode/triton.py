@@ -18,11 +18,11 @@ from unitok_kernels.ops import configs
 from unitok_kernels.ops.codeword_statistics.triton import codeword_statistics
 from unitok_kernels.ops.common import wide
 from unitok_kernels.ops.grouping import group_rows
-from unitok_kernels.ops.launch import launch, target_of
-from unitok_kernels.ops.moe_residual_encode.reference import check_data
+from unitok_kernels.ops.launch import launch, leave_to, target_of
+from unitok_kernels.ops.moe_residual_encode import reference
 from unitok_kernels.ops.residual_decode.triton import residual_decode_backward, sum_codewords
 from unitok_kernels.ops.residual_encode.triton import finish
-from unitok_kernels.ops.tiles import finite_rows, load_rows, search, store_rows
+from unitok_kernels.ops.tiles import WIDEST, finite_rows, load_rows, search, store_rows
 
 
 @triton.jit
@@ -191,8 +191,11 @@ def moe_residual_encode(
     stats: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Group the rows and launch the kernels."""
+    if z.shape[1] > WIDEST:
+        chains = (z, codebooks, expert_ids, expert_weights, shared_codebooks, shared_weight)
+        return leave_to(reference.moe_residual_encode, *chains, precision, check_finite, stats)
     if checks.reads_data(check_finite, z):
-        check_data(z, codebooks, expert_ids, expert_weights, shared_codebooks)
+        reference.check_data(z, codebooks, expert_ids, expert_weights, shared_codebooks)
     (rows, width), slots = z.shape, expert_ids.shape[1]
     experts, levels, codewords, _ = codebooks.shape
     shared_levels, shared_codewords = (0, 0) if shared_codebooks is None else shared_codebooks.shape[:2]

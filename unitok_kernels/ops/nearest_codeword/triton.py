@@ -9,9 +9,10 @@ from torch import Tensor
 
 from unitok_kernels import checks
 from unitok_kernels.ops import configs
-from unitok_kernels.ops.launch import launch, target_of
+from unitok_kernels.ops.launch import launch, leave_to, target_of
 from unitok_kernels.ops.nearest_codeword import reference
 from unitok_kernels.ops.tiles import WIDEST, finite_rows, load_rows, search
+from unitok_kernels.ops.tuning import changed, tuned
 
 
 @triton.jit
@@ -34,17 +35,18 @@ def _kernel(
     tl.store(p_counts + tl.program_id(0) * 2 + 1, near_ties)
 
 
+@tuned
 def nearest_codeword(
     x: Tensor, codebook: Tensor, precision: str, check_finite: bool | None, stats: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Launch the kernel; what is wider than it takes goes to the reference."""
     if x.shape[1] > WIDEST:
-        return reference.nearest_codeword(x, codebook, precision, check_finite, stats)
+        return leave_to(reference.nearest_codeword, x, codebook, precision, check_finite, stats)
     if checks.reads_data(check_finite, x):
         checks.finite("nearest_codeword", "x", x)
         checks.finite("nearest_codeword", "codebook", codebook)
     (rows, width), codewords = x.shape, codebook.shape[0]
-    config = configs.search(target_of(x), width)
+    config = changed(configs.search(target_of(x), width))
     programs = triton.cdiv(rows, config.block_rows)
     codes = x.new_empty(rows, dtype=torch.int64)
     distance = x.new_empty(rows, dtype=torch.float32)

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from unitok_kernels import checks
 from unitok_kernels.ops import configs
-from unitok_kernels.ops.launch import launch, target_of
+from unitok_kernels.ops.launch import launch, leave_to, target_of
 from unitok_kernels.ops.residual_encode import reference
 from unitok_kernels.ops.tiles import WIDEST, finite_rows, load_rows, search, store_rows
+from unitok_kernels.ops.tuning import changed, tuned
 
 
 @triton.jit
@@ -69,17 +70,18 @@ def finish(p_parts, p_error, p_counts, programs, L, D: tl.constexpr, BP: tl.cons
         tl.store(p_counts + 1, tl.sum(b_near, axis=0).to(tl.int64))
 
 
+@tuned
 def residual_encode(
     z: Tensor, codebooks: Tensor, precision: str, check_finite: bool | None, stats: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Launch the kernels; what is wider than they take goes to the reference."""
     if z.shape[1] > WIDEST:
-        return reference.residual_encode(z, codebooks, precision, check_finite, stats)
+        return leave_to(reference.residual_encode, z, codebooks, precision, check_finite, stats)
     if checks.reads_data(check_finite, z):
         checks.finite("residual_encode", "z", z)
         checks.finite("residual_encode", "codebooks", codebooks)
     (rows, width), (levels, codewords, _) = z.shape, codebooks.shape
-    config = configs.search(target_of(z), width)
+    config = changed(configs.search(target_of(z), width))
     programs = triton.cdiv(rows, config.block_rows)
     codes = z.new_empty(rows, levels, dtype=torch.int64)
     quantized = torch.empty_like(z)

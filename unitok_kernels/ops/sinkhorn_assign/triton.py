@@ -195,11 +195,11 @@ def sinkhorn_assign(x: Tensor, codebook: Tensor, epsilon: float, iterations: int
     codes = x.new_empty(rows, dtype=torch.int64)
     for _ in range(iterations):
         launch(_scale_rows, (tiles,), *data, columns, potentials, rows, codewords, config=config, **sizes)
-        grid = (parts, column_tiles)
-        launch(_sum_columns, grid, *data, potentials, most, sums, rows, codewords, config=config, **sizes)
-        grid = (triton.cdiv(codewords, _COLUMNS) if rows else 0,)
         launch(
-            _scale_columns, grid, most, sums, columns, facts, parts, codewords,
+            _sum_columns, (parts, column_tiles), *data, potentials, most, sums, rows, codewords, config=config, **sizes
+        )
+        launch(
+            _scale_columns, (triton.cdiv(codewords, _COLUMNS) if rows else 0,), most, sums, columns, facts, parts, codewords,
             config=config, BP=configs.power_of_two(parts), BK=_COLUMNS,
         )  # fmt: skip
     launch(_assign, (tiles,), *data, columns, codes, rows, codewords, config=config, **sizes)

@@ -1,0 +1,207 @@
+"""What torch's compilers see of an operation whose backend is Triton, on fake CUDA tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+import triton
+from torch._dynamo.backends.common import aot_autograd
+from torch._functorch._aot_autograd.autograd_cache import BypassAOTAutogradCache
+from torch._functorch.aot_autograd import aot_export_joint_simple
+from torch._higher_order_ops.triton_kernel_wrap import kernel_side_table, triton_kernel_wrapper_functional
+from torch._library.triton import get_triton_kernels_for_op
+from triton.backends.compiler import GPUTarget
+from triton.runtime.jit import JITFunction
+
+import unitok_kernels as uk
+from tests.kernels.fake_cuda import fake_cuda
+from unitok_kernels import backends
+from unitok_kernels.ops import launch
+from unitok_kernels.ops.configs import TARGETS
+from unitok_kernels.ops.residual_encode import reference
+from unitok_kernels.ops.residual_encode.triton import _kernel
+
+pytestmark = pytest.mark.skipif(not isinstance(_kernel, JITFunction), reason="the interpreter's kernels have no graph")
+
+
+class Driver:
+    """As much of a device as torch asks for while it looks at what a kernel writes to."""
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", 90, 32)
+
+
+@pytest.fixture(autouse=True)
+def device(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A GPU that is there for all but running a kernel."""
+    for name in ("UNITOK_BACKEND", "TRITON_INTERPRET"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setitem(backends._BACKENDS, "triton", lambda: None)
+    monkeypatch.setattr(launch, "device_target", lambda device: TARGETS["sm_90"])
+    monkeypatch.setattr(triton.runtime.driver, "_active", Driver())
+    for cached in (backends._why_not, backends._preferred):
+        cached.cache_clear()
+    with fake_cuda():
+        yield
+    monkeypatch.undo()
+    for cached in (backends._why_not, backends._preferred):
+        cached.cache_clear()
+    torch.compiler.reset()
+
+
+def rows(*shape: int, device: str = "cuda", dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.empty(*shape, device=device, dtype=dtype)
+
+
+def launches(graph: torch.fx.GraphModule) -> list[tuple[str, list[str]]]:
+    """The launched kernels, and which of their arguments they write to."""
+    return [
+        (kernel_side_table.get_kernel(node.kwargs["kernel_idx"]).fn.__name__, node.kwargs["tensors_to_clone"])
+        for node in graph.graph.nodes
+        if node.target is triton_kernel_wrapper_functional
+    ]
+
+
+def operations(graph: torch.fx.GraphModule) -> list[str]:
+    names = [str(node.target) for node in graph.graph.nodes if node.op == "call_function"]
+    return [name for name in names if name.startswith("unitok_kernels")]
+
+
+def encode(z: torch.Tensor, codebooks: torch.Tensor, **options: Any) -> tuple[torch.Tensor, ...]:
+    return tuple(uk.residual_encode(z, codebooks, **options))
+
+
+def assert_encodes(graph: torch.fx.GraphModule) -> None:
+    """Two launches stand in the graph, and all that they write to are results."""
+    first, second = (set(written) for _, written in launches(graph))
+    assert {"p_codes", "p_quantized"} <= first
+    assert second
+    assert not {"p_z", "p_tables"} & (first | second)
+    assert operations(graph) == []
+
+
+def test_a_traced_operation_shows_its_kernels_and_that_they_write_to_their_results_alone():
+    graph = aot_export_joint_simple(encode, (rows(1000, 32), rows(4, 256, 32)), trace_joint=False)
+    assert_encodes(graph)
+
+
+def compiled(function: Callable[..., Any], *arguments: Any) -> torch.fx.GraphModule:
+    """The graph that torch.compile makes of a call with any number of rows; it isn't run."""
+    graphs = []
+
+    def keep(graph: torch.fx.GraphModule, inputs: Any) -> Any:
+        graphs.append(graph)
+        raise NotImplementedError
+
+    with pytest.raises(torch._dynamo.exc.BackendCompilerFailed):
+        torch.compile(function, backend=aot_autograd(fw_compiler=keep), dynamic=True, fullgraph=True)(*arguments)
+    return graphs[0]
+
+
+def test_torch_compile_sees_the_kernels_and_a_grid_for_any_number_of_rows():
+    graph = compiled(encode, rows(1000, 32), rows(4, 256, 32))
+    assert_encodes(graph)
+    first = next(node for node in graph.graph.nodes if node.target is triton_kernel_wrapper_functional)
+    ((programs, *_),) = first.kwargs["grid"]
+    assert isinstance(programs, torch.fx.Node)  # worked out from the number of rows, call by call
+
+
+GRADIENTS = {  # autograd itself asks a CUDA tensor for its stream, which takes a torch that is built for CUDA
+    "residual_decode_backward": lambda: (rows(50, 32), rows(50, 4).long(), 16),
+    "moe_residual_encode_backward": lambda: (
+        *(rows(50, 32), rows(3, 4, 16, 32), rows(50, 2).long(), rows(50, 2), rows(50, 2, 4).long()),
+        *(rows(4, 16, 32), 0.5, rows(50, 4).long(), True),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", GRADIENTS)
+def test_so_does_the_operation_of_a_gradient(name):
+    operation = getattr(torch.ops.unitok_kernels, name).default
+    if name.removesuffix("_backward") not in backends._operations("triton"):
+        pytest.skip("it has no kernel yet")
+    given = GRADIENTS[name]()
+    tensors = tuple(value for value in given if isinstance(value, torch.Tensor))
+
+    def gradients(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        left = iter(tensors)
+        found = operation(*(next(left) if isinstance(value, torch.Tensor) else value for value in given))
+        return (found,) if isinstance(found, torch.Tensor) else found
+
+    graph = aot_export_joint_simple(gradients, tensors, trace_joint=False)
+    assert launches(graph)
+    assert operations(graph) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "place", "dtype"),
+    [
+        ({"backend": "reference"}, "cuda", torch.float32),
+        ({}, "cpu", torch.float32),
+        ({}, "cuda", torch.float64),  # which runs on the reference alone
+    ],
+)
+def test_everything_else_stays_one_opaque_node(options, place, dtype):
+    tensors = rows(1000, 32, device=place, dtype=dtype), rows(4, 256, 32, device=place, dtype=dtype)
+    graph = aot_export_joint_simple(lambda *tensors: encode(*tensors, **options), tensors, trace_joint=False)
+    assert launches(graph) == []
+    assert operations(graph) == ["unitok_kernels.residual_encode.default"]
+
+
+def test_a_call_that_a_launcher_leaves_to_the_reference_stays_opaque(monkeypatch):
+    def leave(*arguments: Any) -> Any:
+        return launch.leave_to(reference.residual_encode, *arguments)
+
+    monkeypatch.setattr(backends.kernels("residual_encode", "triton"), "residual_encode", leave)
+    z, codebooks = rows(1000, 32), rows(4, 256, 32)
+    assert operations(compiled(encode, z, codebooks)) == ["unitok_kernels.residual_encode.default"]
+    graph = aot_export_joint_simple(encode, (z, codebooks), trace_joint=False)
+    assert operations(graph) == ["unitok_kernels.residual_encode.default"]
+    assert launch.leave_to(max, 3, 4) == 4  # and outside of a trace the reference runs
+
+
+def test_what_the_environment_demands_is_looked_up_while_tracing(monkeypatch):
+    monkeypatch.setenv("UNITOK_BACKEND", "reference")
+    graph = aot_export_joint_simple(encode, (rows(1000, 32), rows(4, 256, 32)), trace_joint=False)
+    assert operations(graph) == ["unitok_kernels.residual_encode.default"]
+
+
+def test_an_exported_program_holds_the_operation_and_no_kernel():
+    class Encoder(torch.nn.Module):
+        def forward(self, z: torch.Tensor, codebooks: torch.Tensor) -> Any:
+            return encode(z, codebooks)
+
+    program = torch.export.export(Encoder(), (rows(1000, 32), rows(4, 256, 32)))
+    assert operations(program.graph_module) == ["unitok_kernels.residual_encode.default"]
+
+
+def test_arguments_that_do_not_fit_are_refused_while_tracing():
+    with pytest.raises(ValueError, match="residual_encode: z must be"):
+        aot_export_joint_simple(encode, (rows(1000, 31), rows(4, 256, 32)), trace_joint=False)
+
+
+def test_a_graph_with_launches_is_not_kept_for_other_processes(monkeypatch):
+    with pytest.raises(BypassAOTAutogradCache):
+        list(get_triton_kernels_for_op("unitok_kernels::residual_encode"))
+    monkeypatch.setitem(backends._BACKENDS, "triton", lambda: "there is no CUDA device")
+    backends._why_not.cache_clear()
+    assert list(get_triton_kernels_for_op("unitok_kernels::residual_encode")) == []
+
+
+def test_outside_of_a_trace_a_kernel_is_launched_without_the_tracer(monkeypatch):
+    seen = []
+
+    class Kernel:
+        def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+            return lambda *arguments, **options: seen.append((grid, arguments, options))
+
+    monkeypatch.setattr(launch, "wrap_triton", lambda kernel: pytest.fail("the tracer takes a millisecond a launch"))
+    launch.launch(Kernel(), (3,), 7, config=launch.Config(16, 16, 4, 2), BN=16)
+    launch.launch(Kernel(), (0,), 7, config=launch.Config(16, 16, 4, 2), BN=16)
+    assert seen == [((3,), (7,), {"BN": 16, "num_warps": 4, "num_stages": 2})]
