@@ -17,6 +17,10 @@ from torch.library import wrap_triton
 
 from unitok_kernels.ops.configs import Config, Target, device_target
 
+# A product and a sum are each rounded, as in torch and in the interpreter; `tl.fma` is for where one rounding is meant.
+# Saying so also keeps Triton 3.9 from warning that its default will change to this.
+OPTIONS = {"enable_fp_fusion": False}
+
 
 @dataclass(frozen=True)
 class Launch:
@@ -80,5 +84,5 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, config: Config, 
         collector.launches.append(Launch(kernel, grid, arguments, constants, config.num_warps, config.num_stages))
     elif min(grid) > 0:
         wrap_triton(kernel)[grid](
-            *arguments, **constants, num_warps=config.num_warps, num_stages=config.num_stages
+            *arguments, **constants, num_warps=config.num_warps, num_stages=config.num_stages, **OPTIONS
         )
