@@ -139,10 +139,10 @@ def _read(compiled: Any, function: str) -> tuple[dict[str, Any], prediction.Loop
         spills = len(re.findall(r"\b(?:LDL|STL)\b", listing))
     else:
         listing = compiled.asm["amdgcn"]
+        # scalar registers spill to lanes of vector registers; where those run out the private segment is the stack
         registers, stack, spills = (
             _field(listing, f) for f in ("vgpr_count", "private_segment_fixed_size", "vgpr_spill_count")
         )
-        spills += _field(listing, "sgpr_spill_count")
     loops = prediction.kernels(listing)[function]
     inner = max(loops.innermost(), key=lambda loop: (_matrix(loop.mix) != "", sum(loop.mix.values())), default=None)
     mix: Counter[str] = inner.mix if inner else Counter()

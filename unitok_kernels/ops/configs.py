@@ -59,8 +59,8 @@ class Config:
 _SEARCH: dict[int | str, tuple[Config, Config]] = {
     80: (Config(128, 32, 8, 1), Config(16, 32, 8, 1)),
     90: (Config(128, 32, 4, 1), Config(64, 32, 8, 1)),
-    100: (Config(128, 32, 4, 1), Config(64, 32, 8, 1)),
-    120: (Config(128, 64, 8, 1), Config(16, 32, 8, 1)),
+    100: (Config(128, 32, 4, 2), Config(64, 32, 8, 1)),
+    120: (Config(128, 32, 8, 1), Config(16, 32, 8, 1)),
     "gfx942": (Config(128, 32, 4, 1), Config(32, 32, 4, 1)),
 }
 SUMS = Config(1024, 1, 4, 1)  # of what a kernel's programs leave behind
