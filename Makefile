@@ -23,6 +23,7 @@ demo: $(BUILT) ## generate a catalogue, fit a tokenizer, show the IDs; everythin
 
 test: $(BUILT) ## every test that needs no GPU
 	$(BIN)/pytest -q -m "not gpu"
+	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest -q -k triton tests/kernels
 
 lint: $(STAMP) ## ruff, mypy and clang-format
 	$(BIN)/ruff check .
@@ -42,7 +43,7 @@ bench-gpu: $(BUILT) ## the operations on a GPU, beside what else runs there; nee
 	$(BIN)/python -m benchmarks.gpu
 
 # The log lists what went into the build's environment; setuptools in it shows that it does.
-prove: $(STAMP) ## wheels built in isolation, with a compiler and without; a quick run of each sanitizer
+prove: $(STAMP) ## isolated wheels, with a compiler and without; Triton's budgets; a quick run of each sanitizer
 	rm -rf build/lib* build/temp* build/bdist* runs/prove
 	mkdir -p runs/prove
 	$(PYTHON) -m venv runs/prove/env
@@ -63,6 +64,7 @@ prove: $(STAMP) ## wheels built in isolation, with a compiler and without; a qui
 		assert 'plain/lib' in uk.__file__ and not uk.backends.available()['cpu'], uk.__file__; \
 		assert uk.residual_encode(torch.eye(3), torch.eye(3)[None]).codes.flatten().tolist() == [0, 1, 2]; \
 		print('no compiler: installed, and the reference works')"
+	$(BIN)/python -m unitok_kernels.aot --target all --check
 	$(MAKE) -C tests/native -j$(shell nproc) quick
 
 sanitize: ## csrc/cpu under address, undefined-behaviour and thread sanitizers, and beyond 2^33 values: all of it

@@ -55,6 +55,14 @@ class Config:
     num_stages: int
 
 
+# Of a nearest-codeword search: up to 32 columns, and up to 128, where all but sm_90 and sm_100 spill with more rows.
+_SEARCH: dict[int | str, tuple[Config, Config]] = {
+    80: (Config(128, 32, 8, 1), Config(16, 32, 8, 1)),
+    90: (Config(128, 32, 4, 1), Config(64, 32, 8, 1)),
+    100: (Config(128, 32, 4, 2), Config(64, 32, 8, 1)),
+    120: (Config(128, 32, 8, 1), Config(16, 32, 8, 1)),
+    "gfx942": (Config(128, 32, 4, 1), Config(32, 32, 4, 1)),
+}
 SUMS = Config(1024, 1, 4, 1)  # of what a kernel's programs leave behind
 
 
@@ -74,9 +82,12 @@ def search(target: Target, width: int) -> Config:
     padded = power_of_two(width)
     if target == INTERPRETED:  # a step costs the same whatever its size
         return Config(128, 256, 1, 1)
-    rows = min(max(8192 // padded, 16), 128)  # a thread holds its share of the rows in at most 64 registers
-    columns = min(max(8192 // padded, 16), 64)
-    return Config(rows, columns, 4 if rows < 128 else 8, 2)
+    known = [arch for arch in _SEARCH if isinstance(arch, int) and isinstance(target.arch, int) and arch <= target.arch]
+    narrow, wide = _SEARCH[max(known, default="gfx942" if target.backend == "hip" else 80)]
+    if padded <= 32:
+        return narrow
+    rows, columns = (max(size * 128 // max(padded, 128), 16) for size in (wide.block_rows, wide.block_columns))
+    return Config(rows, columns, wide.num_warps, wide.num_stages)
 
 
 def rowwise(target: Target, width: int) -> Config:

@@ -17,6 +17,10 @@ from torch.library import wrap_triton
 
 from unitok_kernels.ops.configs import Config, Target, device_target
 
+# A product and a sum are each rounded, as in torch and in the interpreter; `tl.fma` is for where one rounding is meant.
+# Saying so also keeps Triton 3.9 from warning that its default will change to this.
+OPTIONS = {"enable_fp_fusion": False}
+
 
 @dataclass(frozen=True)
 class Launch:
@@ -103,5 +107,8 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, config: Config, 
     if collector is not None:
         collector.launches.append(Launch(kernel, grid, arguments, constants, config.num_warps, config.num_stages))
     elif min(grid) > 0:
-        callee = wrap_triton(kernel) if _traced.get() else kernel
-        callee[grid](*arguments, **constants, num_warps=config.num_warps, num_stages=config.num_stages)
+        warps = {"num_warps": config.num_warps, "num_stages": config.num_stages}
+        if _traced.get():  # whose list of options a kernel may have is shorter
+            wrap_triton(kernel)[grid](*arguments, **constants, **warps)
+        else:
+            kernel[grid](*arguments, **constants, **warps, **OPTIONS)

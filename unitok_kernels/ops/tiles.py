@@ -39,6 +39,7 @@ import triton.language as tl
 
 # The interpreter gets bfloat16 products wrong, but not those of float32 values that bfloat16 could hold.
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
+CENTRED = tl.constexpr(4)  # codewords whose mean is the centre: the search is right about any, B is small about theirs
 
 WIDEST = 512  # columns; a tile of wider rows fits neither registers nor shared memory
 
@@ -83,12 +84,16 @@ def finite_rows(b_x):
 
 @triton.jit
 def _split(b_x):
-    """Two bfloat16 whose sum is x but for 2^-18 of it; the interpreter keeps them in float32."""
+    """Two bfloat16 whose sum is x but for 2^-17 of it; the interpreter keeps them in float32.
+
+    The first is rounded in its bits, halves away from zero: to convert a value and go on with it is a slow instruction,
+    while two that are only stored are converted at once.
+    """
+    b_high = ((b_x.to(tl.int32, bitcast=True) + 0x8000) & -65536).to(tl.float32, bitcast=True)
+    b_low = b_x - b_high
     if INTERPRETED:
-        high = _to_bfloat16_bits(b_x)
-        return high, _to_bfloat16_bits(b_x - high)
-    high = b_x.to(tl.bfloat16)
-    return high, (b_x - high.to(tl.float32)).to(tl.bfloat16)
+        return b_high, _to_bfloat16_bits(b_low)
+    return b_high.to(tl.bfloat16), b_low.to(tl.bfloat16)
 
 
 @triton.jit
@@ -124,23 +129,25 @@ def search(
     """
     o_d, o_k = tl.arange(0, BD), tl.arange(0, BK)
     o_table = o_k[:, None] * D + o_d[None, :]
-    m_d = (o_d < D)[None, :]
-    b_first = tl.load(p_table + o_table, mask=(o_k < K)[:, None] & m_d, other=0.0).to(tl.float32)
-    b_centre = tl.sum(b_first, axis=0) / tl.cast(tl.minimum(K, BK), tl.float32)
+    m_d = o_d < D
+    b_centre = tl.zeros((BD,), tl.float32)
+    for i_k in tl.static_range(CENTRED):
+        b_centre += tl.load(p_table + tl.minimum(i_k, K - 1) * D + o_d, mask=m_d, other=0.0).to(tl.float32)
+    b_centre *= 1.0 / CENTRED
 
-    b_r_centred = tl.where(m_d, b_r - b_centre[None, :], 0.0)
+    b_r_centred = b_r - b_centre[None, :]
     b_r_high, b_r_low = _split(b_r_centred)
     b_columns = tl.full((BN, BK), float("inf"), tl.float32)
     b_best = tl.full((BN,), float("inf"), tl.float32)
     b_second = tl.full((BN,), float("inf"), tl.float32)
     b_tile = tl.zeros((BN,), tl.int32)
-    longest = 0.0
+    b_longest = tl.zeros((BK,), tl.float32)
     for i_k in range(0, K, BK):
         m_k = i_k + o_k < K
-        b_c = tl.load(p_table + tl.cast(i_k, tl.int64) * D + o_table, mask=m_k[:, None] & m_d, other=0.0).to(tl.float32)
-        b_c = tl.where(m_k[:, None] & m_d, b_c - b_centre[None, :], 0.0)
+        b_c = tl.load(p_table + tl.cast(i_k, tl.int64) * D + o_table, mask=m_k[:, None] & m_d[None, :], other=0.0)
+        b_c = b_c.to(tl.float32) - b_centre[None, :]
         b_half = 0.5 * tl.sum(b_c * b_c, axis=1)
-        longest = tl.maximum(longest, tl.max(b_half, axis=0))
+        b_longest = tl.maximum(b_longest, tl.where(m_k, b_half, 0.0))
         b_c_high, b_c_low = _split(b_c)
         b_product = tl.dot(b_r_low, tl.trans(b_c_high))
         b_product = tl.dot(b_r_high, tl.trans(b_c_low), b_product)
@@ -151,13 +158,13 @@ def search(
         b_second = tl.minimum(b_second, tl.maximum(b_best, b_least))
         b_tile = tl.where(b_least < b_best, i_k, b_tile)
         b_best = tl.minimum(b_best, b_least)
-    b_column = tl.argmin(b_columns, axis=1, tie_break_left=True).to(tl.int32)
+    b_column = tl.min(tl.where(b_columns == b_best[:, None], o_k[None, :], BK - 1), axis=1)
     b_others = tl.where(o_k[None, :] == b_column[:, None], float("inf"), b_columns)
     b_second = tl.minimum(b_second, tl.min(b_others, axis=1))
     b_codes = tl.minimum(b_tile + b_column, K - 1)  # in the table whatever the values were
 
     b_length = tl.sqrt(tl.sum(b_r_centred * b_r_centred, axis=1)) + D * 2.0**-62
-    radius = tl.sqrt(2.0 * longest) + D * 2.0**-62
+    radius = tl.sqrt(2.0 * tl.max(b_longest, axis=0)) + D * 2.0**-62
     STEPS: tl.constexpr = (D + 15) // 16  # of the matrix unit, for h.h'
     PRODUCTS: tl.constexpr = 2.02 * (2.0**-15 + 18 * STEPS * 2.0**-23 + 2.0**-21)
     NORMS: tl.constexpr = 2.02 * (D / 2 + 4) * 2.0**-24

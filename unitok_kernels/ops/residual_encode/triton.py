@@ -39,7 +39,7 @@ def _kernel(
         b_r = b_r - b_c
         b_sum = b_sum + b_c
         tl.store(p_codes + i_rows * L + level, tl.where(m_good, b_codes, -1).to(tl.int64), mask=m_rows)
-        tl.store(p_part + level, tl.sum(tl.sum(b_r * b_r, axis=1), axis=0))
+        tl.store(p_part + level, tl.sum(tl.sum(b_r * b_r, axis=0), axis=0))
         rescored += again
         near_ties += near
     store_rows(p_quantized, b_sum, i_rows, m_rows, D, BD)

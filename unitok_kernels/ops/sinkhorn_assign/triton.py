@@ -198,8 +198,9 @@ def sinkhorn_assign(x: Tensor, codebook: Tensor, epsilon: float, iterations: int
         launch(
             _sum_columns, (parts, column_tiles), *data, potentials, most, sums, rows, codewords, config=config, **sizes
         )
+        programs = triton.cdiv(codewords, _COLUMNS) if rows else 0
         launch(
-            _scale_columns, (triton.cdiv(codewords, _COLUMNS) if rows else 0,), most, sums, columns, facts, parts, codewords,
+            _scale_columns, (programs,), most, sums, columns, facts, parts, codewords,
             config=config, BP=configs.power_of_two(parts), BK=_COLUMNS,
         )  # fmt: skip
     launch(_assign, (tiles,), *data, columns, codes, rows, codewords, config=config, **sizes)

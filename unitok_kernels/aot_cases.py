@@ -1,0 +1,164 @@
+"""The calls that `unitok_kernels.aot` compiles: a few of each operation, with their floors and how often loops run."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unitok_kernels.ops.launch import Launch
+from unitok_kernels.prediction import DEVICES, FLOAT64, MATRIX, Trips
+
+# Share of rows that are searched again on a level: not what a kernel counted, but scores in float64 held against the
+# margin of `tiles.search`, for normal rows and codewords; 65,536 rows at D = 32, K = 256, 16,384 at D = 128, K = 1024.
+RESCORED = {(32, 256): 0.0024, (128, 1024): 0.0061}
+_EPILOGUE_INSTRUCTIONS = 3  # of a score: subtract, and two minima
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a search: rows, width, codewords, levels."""
+
+    N: int
+    D: int
+    K: int
+    L: int = 1
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call to compile.
+
+    Attributes:
+        operation: folder under `ops/`.
+        function: the launcher in its triton.py.
+        label: what sets the case apart.
+        arguments: makes the launcher's arguments; called where tensors are fake.
+        shape: of a search, for its floors.
+        itemsize: bytes of a value of rows and codebooks.
+    """
+
+    operation: str
+    function: str
+    label: str
+    arguments: Callable[[], tuple[Any, ...]]
+    shape: Shape | None = None
+    itemsize: int = 4
+
+    @property
+    def name(self) -> str:
+        """Name it in budgets and tables."""
+        return f"{self.function} {self.label}"
+
+    def is_there(self) -> bool:
+        """Tell whether the operation has Triton kernels."""
+        return importlib.util.find_spec(f"unitok_kernels.ops.{self.operation}.triton") is not None
+
+    def call(self) -> None:
+        """Run the launcher."""
+        module = importlib.import_module(f"unitok_kernels.ops.{self.operation}.triton")
+        getattr(module, self.function)(*self.arguments())
+
+    @property
+    def trips(self) -> Callable[[Launch], Trips] | None:
+        """How often a launch's loops run; None where nobody has said."""
+        return self._trips if self.shape is not None else None
+
+    def _trips(self, launch: Launch) -> Trips:
+        assert self.shape is not None
+        steps = -(-self.shape.K // launch.constants["BK"])
+        again = RESCORED[self.shape.D, self.shape.K] * launch.constants["BN"]
+        # Float64 decides so few rows that its loop doesn't count. It lies in the loop over the rows searched again.
+        search: Trips = ({MATRIX: steps, "": again}, {FLOAT64: 0, "": steps})
+        return ({"": self.shape.L}, *search) if self.operation == "residual_encode" else search
+
+    def floors(self, target: str, own: bool = False) -> dict[str, float]:
+        """Give the floors on a target in seconds; `own`: of what the kernel really multiplies, three bfloat16 products.
+
+        The epilogue is `_EPILOGUE_INSTRUCTIONS` a score at the rate of float32, an FMA counting as two operations.
+        """
+        if self.shape is None:
+            return {}
+        device, (N, D, K, L) = DEVICES[target], (self.shape.N, self.shape.D, self.shape.K, self.shape.L)
+        operations = 2.0 * N * D * K * L
+        searched = self.operation == "residual_encode"
+        out = N * (D * self.itemsize + 8 * L) if searched else N * (8 + 4)
+        memory = (N * D * self.itemsize + out + L * K * D * self.itemsize) / device.bandwidth
+        if own:
+            return {"3 x bf16": 3 * operations / device.bfloat16, "memory": memory}
+        return {
+            "tf32": operations / device.tf32,
+            "epilogue": _EPILOGUE_INSTRUCTIONS * N * K * L / (device.float32 / 2),
+            "memory": memory,
+        }
+
+
+def left_out(cases: Sequence[Case]) -> list[str]:
+    """List the operations without Triton kernels."""
+    return sorted({case.operation for case in cases if not case.is_there()})
+
+
+def _rows(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.empty(*shape, dtype=dtype, device="cuda")
+
+
+def _codes(*shape: int) -> Tensor:
+    return torch.empty(*shape, dtype=torch.int64, device="cuda")
+
+
+def _encode(shape: Shape, dtype: torch.dtype = torch.float32) -> Case:
+    kind = str(dtype).removeprefix("torch.")
+    return Case(
+        "residual_encode", "residual_encode", f"{shape.N}x{shape.D} K={shape.K} L={shape.L} {kind}",
+        lambda: (
+            _rows(shape.N, shape.D, dtype=dtype), _rows(shape.L, shape.K, shape.D, dtype=dtype), "exact", None, False,
+        ),
+        shape, dtype.itemsize,
+    )  # fmt: skip
+
+
+_MAIN, _AUDIO = Shape(1 << 20, 32, 256, 4), Shape(150_000, 128, 1024, 8)
+_N, _D, _K, _L, _E, _S = 1 << 16, 32, 256, 4, 11, 1
+
+
+def _mixture() -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, float]:
+    """Z, codebooks, expert_ids, expert_weights, shared_codebooks, shared_weight."""
+    return _rows(_N, _D), _rows(_E, _L, _K, _D), _codes(_N, _S), _rows(_N, _S), _rows(_L, _K, _D), 1.0
+
+
+def _mixture_backward() -> tuple[Any, ...]:
+    gradient, codebooks, ids, weights, shared, weight = _mixture()
+    return gradient, codebooks, ids, weights, _codes(_N, _S, _L), shared, weight, _codes(_N, _L), True
+
+
+CASES = [
+    _encode(_MAIN),
+    _encode(_MAIN, torch.bfloat16),
+    _encode(_AUDIO),
+    Case(
+        "nearest_codeword", "nearest_codeword", "1048576x32 K=256 float32",
+        lambda: (_rows(1 << 20, _D), _rows(_K, _D), "exact", None, False), Shape(1 << 20, _D, _K),
+    ),
+    Case("residual_decode", "residual_decode", "64k", lambda: (_codes(_N, _L), _rows(_L, _K, _D), None)),
+    Case(
+        "residual_decode", "residual_decode_backward", "64k",
+        lambda: (_rows(_N, _D), _codes(_N, _L), _K),
+    ),
+    Case("moe_residual_encode", "moe_residual_encode", "64k", lambda: (*_mixture(), "exact", None, False)),
+    Case("moe_residual_encode", "moe_residual_encode_backward", "64k", _mixture_backward),
+    Case("codeword_statistics", "codeword_statistics", "64k", lambda: (_rows(_N, _D), _codes(_N), _K, None)),
+    Case("kmeans", "kmeans", "64k", lambda: (_rows(_N, _D), _K, 2, 0, "k-means++", None, False, None)),
+    Case("kmeans", "kmeans", "64k balanced", lambda: (_rows(_N, _D), _K, 2, 0, "k-means++", None, True, None)),
+    Case("hsic", "hsic", "8k", lambda: (_rows(8192, 64), _rows(8192, _D), _codes(8192), 3, None, True, True, None)),
+    Case("sinkhorn_assign", "sinkhorn_assign", "64k", lambda: (_rows(_N, _D), _rows(_K, _D), 0.05, 5, None)),
+    Case(
+        "residual_loss", "moe_residual_loss", "64k",
+        lambda: (_rows(_N, _D), _codes(_N, _S, _L), _rows(_E, _L, _K, _D), _codes(_N, _S), 1.0, 0.25, None, True),
+    ),
+    Case("ordered_linear", "ordered_linear", "64k", lambda: (_rows(_N, 64), _rows(32, 64), _rows(32), True)),
+]  # fmt: skip

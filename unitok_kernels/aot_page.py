@@ -1,0 +1,102 @@
+"""The page of predicted times that `python -m unitok_kernels.aot --page` writes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from unitok_kernels import prediction
+from unitok_kernels.aot_cases import RESCORED, Case
+
+if TYPE_CHECKING:
+    from unitok_kernels.aot import Figures
+
+_OPENING = """# Predicted times on GPUs
+
+**Predicted, no device has run this.** Everything here is read off compiled code and published peaks.
+
+Written by `python -m unitok_kernels.aot --target all --page docs/results/gpu-predicted.md`.
+
+## The method
+"""
+
+_CHECK = """
+## What it was checked against
+
+Three hand-written CUDA kernels for 10^6 rows, D=32, K=256, L=4, compiled by nvcc 13.0 for sm_90, of which earlier
+counts of the innermost loop exist. The same loop, found and counted by the predictor:
+
+| kernel | instructions of the loop | for | earlier count, ms | predictor, ms |
+|---|---|---|---|---|
+| a thread a row | 98 | 32 rows x 2 codewords | 1.75 | 1.747 |
+| mma.sync, tf32 | 156 | 16 rows x 16 codewords | 0.70 | 0.695 |
+| mma.sync, codebook rounded beforehand | 123 | 16 rows x 16 codewords | 0.55 | 0.548 |
+
+So it counts what was counted before; that a device takes this long is not shown by it.
+
+## Devices
+
+| target | device | multiprocessors | GHz | bf16, TFLOP/s | tf32 | float32 | TB/s |
+|---|---|---|---|---|---|---|---|
+"""
+
+
+_STANDING = """
+## What stands in the way
+
+The aim for 1M x 32, K=256, L=4 on sm_90 is 2.5 x the tf32 floor of 139 us. It is missed. By the instruction mix:
+
+- A score costs three instructions (a subtraction and two minima), which alone is the epilogue floor.
+- Each program centres, splits and stores every codeword again, for its 128 rows only much of the inner loop.
+  Tables split once by a first, small launch would spare them.
+- A level costs as much outside the loop over codewords as four of its trips: the residual's own split, the search for
+  the column, the gather, and the sums.
+- Three bfloat16 products take 1.5 x the time of one in tf32.
+
+At D=128 on sm_80, sm_120 and gfx942 few rows fit in registers beside the parts of the product, so that the codebook is
+split for 16 or 32 rows at a time: these are far from their floors.
+"""
+
+
+def page(found: Sequence[Figures], cases: Sequence[Case]) -> str:
+    """Write the page."""
+    method = (prediction.__doc__ or "").split("\n\n", 1)[1]
+    parts = [_OPENING, method, _CHECK]
+    for target, d in prediction.DEVICES.items():
+        peaks = " | ".join(f"{x / 1e12:g}" for x in (d.bfloat16, d.tf32, d.float32, d.bandwidth))
+        parts.append(f"| {target} | {d.name} | {d.units // 4} | {d.clock / 1e9:g} | {peaks} |\n")
+    shares = ", ".join(f"{share:.2%} at D={D}, K={K}" for (D, K), share in RESCORED.items())
+    parts.append(
+        "\nRows that are searched again, a level: "
+        f"{shares}; counted in torch, by no kernel: normal rows and codewords, float64 scores, the same margin.\n"
+    )
+    for case in cases:
+        if case.shape is None:
+            continue
+        parts.append(
+            f"\n## {case.name}\n\nMicroseconds. The ratio is to the largest of the three floors, for one product in "
+            "tf32, three instructions a score, and memory.\n\n"
+            "| target | predicted | tf32 | epilogue | memory | ratio | registers | shared | loop | matrix unit |\n"
+            "|---|---|---|---|---|---|---|---|---|---|\n"
+        )
+        for f in found:
+            if f.case == case.name and f.predicted is not None:
+                floors = {name: 1e6 * seconds for name, seconds in case.floors(f.target).items()}
+                figures = " | ".join(f"{floor:.0f}" for floor in floors.values())
+                parts.append(
+                    f"| {f.target} | {f.predicted:.0f} | {figures} | {f.predicted / max(floors.values()):.1f} | "
+                    f"{f.registers} | {f.shared} | {f.loop} | {f.matrix} |\n"
+                )
+    parts.append(_STANDING)
+    parts.append(_others(found))
+    return "".join(parts)
+
+
+def _others(found: Sequence[Figures]) -> str:
+    rows = [f for f in found if f.predicted is None]
+    lines = [f"| {f.target} | {f.key} | {f.registers} | {f.shared} | {f.loop} | {f.matrix or '-'} |\n" for f in rows]
+    return (
+        "\n## Kernels without a prediction\n\nTheir loops' trips are not stated.\n\n"
+        "| target | kernel | registers | shared, bytes | innermost loop | matrix unit |\n|---|---|---|---|---|---|\n"
+        + "".join(lines)
+    )
