@@ -71,12 +71,21 @@ class Figures:
 
 
 def collect(case: Case, target: Target) -> list[Launch]:
-    """Run a case's launcher on fake CUDA tensors and give its launches."""
+    """Run a case's launcher on fake CUDA tensors and give its launches, one of those that are compiled alike."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     with FakeTensorMode(), collecting(target) as launches:
         case.call()
-    return [launch for launch in launches if min(launch.grid) > 0]
+    return list({_kind(launch): launch for launch in launches[::-1] if min(launch.grid) > 0}.values())[::-1]
+
+
+def _kind(launch: Launch) -> tuple[Any, ...]:
+    """Tell launches apart that aren't compiled alike."""
+    arguments = (
+        (value % 16 == 0, value == 1) if isinstance(value, int) else getattr(value, "dtype", float)
+        for value in launch.arguments
+    )
+    return launch.kernel.__name__, *arguments, *launch.constants.items(), launch.num_warps, launch.num_stages
 
 
 def compile_launch(launch: Launch, target: Target) -> Any:

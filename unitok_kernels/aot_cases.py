@@ -153,7 +153,6 @@ CASES = [
     Case("moe_residual_encode", "moe_residual_encode_backward", "64k", _mixture_backward),
     Case("codeword_statistics", "codeword_statistics", "64k", lambda: (_rows(_N, _D), _codes(_N), _K, None)),
     Case("kmeans", "kmeans", "64k", lambda: (_rows(_N, _D), _K, 2, 0, "k-means++", None, False, None)),
-    Case("kmeans", "kmeans", "64k balanced", lambda: (_rows(_N, _D), _K, 2, 0, "k-means++", None, True, None)),
     Case("hsic", "hsic", "8k", lambda: (_rows(8192, 64), _rows(8192, _D), _codes(8192), 3, None, True, True, None)),
     Case("sinkhorn_assign", "sinkhorn_assign", "64k", lambda: (_rows(_N, _D), _rows(_K, _D), 0.05, 5, None)),
     Case(

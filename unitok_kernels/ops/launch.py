@@ -50,8 +50,6 @@ class _Collector:
 
 
 _collector: ContextVar[_Collector | None] = ContextVar("unitok_kernels.collector", default=None)
-
-
 _traced: ContextVar[bool] = ContextVar("unitok_kernels.traced", default=False)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._library.triton import triton_ops_to_kernels
+from torch._library import triton as torch_triton
 from torch._subclasses.functional_tensor import FunctionalTensorMode
 
 from unitok_kernels import backends
@@ -40,6 +40,8 @@ class _Uncached(list[Any]):
 
 
 _UNCACHED = _Uncached()
+# Not public: a torch without it looks up kernels somewhere else, or caches no such graph.
+_KERNELS_OF: dict[str, list[Any]] = getattr(torch_triton, "triton_ops_to_kernels", {})
 
 
 def define(
@@ -127,7 +129,7 @@ def define(
     _LIBRARY.impl(name, run, "CompositeExplicitAutograd")
     torch.library.register_fake(f"unitok_kernels::{name}", run_fake, lib=_LIBRARY)
     torch.library.register_torch_dispatch(f"unitok_kernels::{name}", FunctionalTensorMode, run_traced, lib=_LIBRARY)
-    triton_ops_to_kernels[f"unitok_kernels::{name}"] = _UNCACHED
+    _KERNELS_OF[f"unitok_kernels::{name}"] = _UNCACHED
     if backward is None:
         _LIBRARY.impl(name, torch.library.fallthrough_kernel, "Autograd")
     else:
