@@ -187,7 +187,7 @@ class Race:
         """Time each level that has a turn left, and the machine's peak."""
         if (kernels := native()) is not None:
             self.peaks.append(kernels.fma_peak(torch.get_num_threads()))
-        # In a cycle each level would always run after the same other one, in the caches and at the clock that it leaves.
+        # In a cycle each level would always run after the same other one: in the caches and at the clock that it leaves
         for level in random.Random(self._round).sample(self.levels, len(self.levels)):
             if self._round < self.turns[level.name]:
                 with _settings(level):
