@@ -1,6 +1,6 @@
 """Races: every way to do one job, checked first, then timed round by round in one run.
 
-A round calls each level once, each time in another order, so that drift of the machine hits all alike. A time is that
+A round calls each level once, in a random order of its own, so that drift of the machine hits all alike. A time is that
 of one call; calls of microseconds are timed in loops of 10 ms and more. The FMA peak is probed in every round as well.
 """
 
@@ -11,6 +11,7 @@ import datetime
 import gc
 import os
 import platform
+import random
 import re
 import statistics
 import subprocess
@@ -186,8 +187,8 @@ class Race:
         """Time each level that has a turn left, and the machine's peak."""
         if (kernels := native()) is not None:
             self.peaks.append(kernels.fma_peak(torch.get_num_threads()))
-        shift = self._round % len(self.levels)
-        for level in self.levels[shift:] + self.levels[:shift]:
+        # In a cycle each level would always run after the same other one: in the caches and at the clock that it leaves
+        for level in random.Random(self._round).sample(self.levels, len(self.levels)):
             if self._round < self.turns[level.name]:
                 with _settings(level):
                     time.sleep(SETTLE_SECONDS)

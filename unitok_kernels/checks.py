@@ -57,6 +57,8 @@ _NUMBER = (float, torch.SymFloat, *_WHOLE, Real)
 
 def tensors(operation: str, **arguments: object) -> None:
     """Refuse anything that isn't a tensor, before torch's own message for it is reached."""
+    if torch.compiler.is_compiling():
+        return
     for name, value in arguments.items():
         if not isinstance(value, Tensor):
             step = "Convert it with torch.as_tensor."
@@ -79,6 +81,8 @@ def settings(
     operation: str, *, check_finite: object, backend: object, precision: object = "exact", stats: object = False
 ) -> None:
     """Refuse wrong types among the keywords that operations share; their values are checked where they are used."""
+    if torch.compiler.is_compiling():
+        return
     typed(operation, "check_finite", check_finite, (bool, type(None)), "a bool or None")
     typed(operation, "backend", backend, (str, type(None)), "a str or None")
     typed(operation, "precision", precision, (str,), "a str")

@@ -13,5 +13,5 @@ FLOATS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}  # `Float` in c
 
 
 def float32(x: Tensor) -> Tensor:
-    """Codebooks as the kernels read them."""
-    return x.float().contiguous()
+    """Codebooks, contiguous as the registry gives them, as the kernels read them."""
+    return x if x.dtype == torch.float32 else x.float()

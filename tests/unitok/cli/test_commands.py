@@ -1,84 +1,26 @@
-"""The command line: what every command does, says and refuses, and that an interrupted fit ends where it would have."""
+"""The command line: what every command does and says."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from typer.testing import CliRunner
 
+from tests.unitok.cli.runs import DOMAINS, TINY, refused, unitok
 from unitok import SemanticIds, Tokenizer, __version__
-from unitok.cli import app
 from unitok.collisions import RESOLVERS
-from unitok.data import EmbeddingInfo, generate_catalogue, read_domain, write_domain
+from unitok.data import EmbeddingInfo, read_domain, write_domain
 from unitok.tokenizer import ADD_MODES
-from unitok.trainer import CHECKPOINT, HISTORY
+from unitok.trainer import HISTORY
 from unitok_kernels import backends
-
-DOMAINS = ("beauty", "kitchen")
-TINY = ("--levels", 3, "--codebook-size", 16, "--codebook-dim", 8, "--batch-size", 32)
-
-
-def unitok(*args: object, code: int = 0, env: dict[str, str] | None = None) -> Any:
-    """Run a command; a traceback fails the test, whatever the exit code."""
-    result = CliRunner().invoke(app, [str(arg) for arg in args], env=env)
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.output
-    return result
-
-
-def refused(*args: object) -> str:
-    """Run a command that must end with one line of error, and give the line."""
-    result = unitok(*args, code=1)
-    lines = [line for line in result.stderr.splitlines() if not line.startswith("not among")]
-    assert len(lines) == 1, result.stderr
-    assert lines[0].startswith("error: ")
-    assert not result.stdout
-    return str(lines[0])
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cli")
-
-
-@pytest.fixture(scope="module")
-def catalogue(home: Path) -> Path:
-    generate_catalogue(home / "catalogue", items_per_domain=60, width=32, domains=DOMAINS)
-    return home / "catalogue"
-
-
-@pytest.fixture(scope="module")
-def fitted(home: Path, catalogue: Path) -> Path:
-    unitok("fit", catalogue, "--out", home / "fitted", "--epochs", 3, *TINY)
-    return home / "fitted"
-
-
-@pytest.fixture(scope="module")
-def table(home: Path, catalogue: Path, fitted: Path) -> Path:
-    unitok("tokenize", fitted, catalogue, "--out", home / "ids.parquet")
-    return home / "ids.parquet"
-
-
-@pytest.fixture
-def domain(tmp_path: Path, catalogue: Path) -> Path:
-    """A domain of one's own to spoil."""
-    shutil.copytree(catalogue / "beauty", tmp_path / "beauty")
-    return tmp_path / "beauty"
 
 
 def test_help_is_quick_and_teaches() -> None:
@@ -379,230 +321,6 @@ def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
                 == (other["semantic_id"].split("><")[: other["shared_codes"]])
             )
             assert other["title"] != item["title"]
-
-
-def test_nothing_is_overwritten_without_force(tmp_path: Path, catalogue: Path, fitted: Path, table: Path) -> None:
-    before = {path: path.read_bytes() for path in fitted.iterdir()}
-    assert "must hold no tokenizer yet" in refused("fit", catalogue, "--out", fitted, *TINY)
-    assert "there already" in refused("tokenize", fitted, catalogue, "--out", table)
-    (tmp_path / "kept.npy").write_text("kept")
-    assert "there already" in refused("decode", fitted, table, "--out", tmp_path / "kept.npy")
-    assert (tmp_path / "kept.npy").read_text() == "kept"
-    assert {path: path.read_bytes() for path in fitted.iterdir()} == before
-    (tmp_path / HISTORY).write_text("somebody's")
-    assert HISTORY in refused("fit", catalogue, "--out", tmp_path, *TINY)
-
-
-def test_force_deletes_nothing_before_the_settings_are_found_to_fit(
-    tmp_path: Path, catalogue: Path, fitted: Path
-) -> None:
-    out = tmp_path / "out"
-    shutil.copytree(fitted, out)
-    before = {file.name: file.read_bytes() for file in out.iterdir()}
-    line = refused("fit", catalogue, "--out", out, "--top-k", 99, *TINY, "--force")
-    assert "--top-k" in line
-    assert {file.name: file.read_bytes() for file in out.iterdir()} == before
-
-
-def test_force_starts_over(tmp_path: Path, catalogue: Path, fitted: Path) -> None:
-    out = tmp_path / "again"
-    shutil.copytree(fitted, out)
-    result = unitok("fit", catalogue, "--out", out, "--epochs", 2, *TINY, "--force")
-    assert "going on" not in result.stderr
-    assert Tokenizer.from_pretrained(out).config.epochs == 2
-    assert len((out / HISTORY).read_text().splitlines()) == 2
-
-
-def _spoil_width(domain: Path) -> None:
-    np.save(domain / "embeddings.npy", np.load(domain / "embeddings.npy")[:, :16])
-
-
-def _spoil_value(domain: Path) -> None:
-    x = np.load(domain / "embeddings.npy")
-    x[7, 3] = np.nan
-    np.save(domain / "embeddings.npy", x)
-
-
-def _spoil(name: str, content: bytes | None = None) -> Callable[[Path], None]:
-    def spoil(domain: Path) -> None:
-        whole = (domain / name).read_bytes()
-        (domain / name).write_bytes(whole[: len(whole) // 2] if content is None else content)
-
-    return spoil
-
-
-def _drop_column(domain: Path) -> None:
-    pq.write_table(pq.read_table(domain / "items.parquet").drop_columns("item_id"), domain / "items.parquet")
-
-
-@pytest.mark.parametrize(
-    ("spoil", "said"),
-    [
-        (_spoil_width, "have the width of the tokenizer's, 32, got 16"),
-        (_spoil_value, "got nan in row 7"),
-        (_spoil("embeddings.npy"), "whole .npy file"),
-        (_spoil("embeddings.npy", b"no array"), "whole .npy file"),
-        (_spoil("items.parquet"), "can't be read"),
-        (_drop_column, "Add item_id"),
-        (_spoil("embeddings.json", b"[1, 2]"), "JSON object with model and template"),
-        (_spoil("embeddings.json", b'{"model": "m", "template": "t"}'), "got 'm' and 't'"),
-    ],
-)
-def test_broken_items(spoil: Callable[[Path], None], said: str, tmp_path: Path, domain: Path, fitted: Path) -> None:
-    spoil(domain)
-    out = tmp_path / "out"
-    assert said in refused("tokenize", fitted, domain, "--out", out)
-    assert said in refused("report", fitted, domain)
-    assert said in refused("add-domain", fitted, domain, "--out", out, "--name", "new")
-    assert not out.exists()
-    assert list(tmp_path.iterdir()) == [domain]  # no half-written file either
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("tokenizer.json", b"[]"),
-        ("tokenizer.json", b'{"format": 1}'),
-        ("tokenizer.json", b"\xff\xfe\x00"),
-        ("tokenizer.json", b'{"format": 99}'),
-        ("model.safetensors", b"no weights"),
-        ("model.safetensors", None),
-    ],
-)
-def test_broken_tokenizers(
-    name: str, content: bytes | None, tmp_path: Path, catalogue: Path, fitted: Path, table: Path
-) -> None:
-    broken = tmp_path / "broken"
-    shutil.copytree(fitted, broken)
-    _spoil(name, content)(broken)
-    for args in (("report", broken, catalogue), ("decode", broken, table, "--out", tmp_path / "x.npy")):
-        assert "must hold a whole tokenizer" in refused(*args)
-    (broken / name).unlink()
-    assert f"must hold {name}" in refused("report", broken, catalogue)
-
-
-def test_broken_id_tables(tmp_path: Path, catalogue: Path, fitted: Path, table: Path) -> None:
-    file = tmp_path / "ids.parquet"
-    whole = pq.read_table(table)
-
-    def said_of(spoiled: pa.Table) -> str:
-        pq.write_table(spoiled, file)
-        line = refused("decode", fitted, file, "--out", tmp_path / "x.npy")
-        assert str(file) in line
-        existing = refused("tokenize", fitted, catalogue, "--existing", file, "--out", tmp_path / "y.parquet")
-        assert existing == line
-        return line
-
-    def with_column(name: str, values: pa.Array) -> pa.Table:
-        return whole.set_column(whole.column_names.index(name), name, values)
-
-    assert "Add c1" in said_of(whole.drop_columns("c1"))
-    assert "c0 must be an integer" in said_of(with_column("c0", pa.array(["x"] * 120)))
-    assert "got [16, 0, 0] in row 0" in said_of(
-        with_column("c0", pa.array([16] * 120))
-        .drop_columns(["c1", "c2"])
-        .append_column("c1", pa.array([0] * 120))
-        .append_column("c2", pa.array([0] * 120))
-    )
-    assert "expert must be an integer" in said_of(with_column("expert", pa.nulls(120, pa.int32())))
-    assert "suffix must be an integer" in said_of(with_column("suffix", pa.array([0.5] * 120)))
-    assert "domain must be text" in said_of(with_column("domain", pa.array([1] * 120)))
-    assert "must have 3 levels" in said_of(whole.append_column("c3", pa.array([0] * 120)))
-    note = json.loads(whole.schema.metadata[b"unitok"])
-    for part, value in (("base", "0" * 16), ("experts", ["0" * 16]), ("experts", [*note["tokenizer"]["experts"], "0"])):
-        foreign = {**note, "tokenizer": {**note["tokenizer"], part: value}}
-        assert "of tokenizer" in said_of(whole.replace_schema_metadata({"unitok": json.dumps(foreign)}))
-    for broken in ("7", json.dumps({**note, "tokenizer": "0" * 16})):
-        assert "metadata must be whole" in said_of(whole.replace_schema_metadata({"unitok": broken}))
-    bare = with_column("suffix", pa.nulls(120, pa.int32())).replace_schema_metadata(None)
-    pq.write_table(bare, file)
-    unitok("decode", fitted, file, "--out", tmp_path / "bare.npy")
-    line = refused("tokenize", fitted, catalogue, "--existing", file, "--out", tmp_path / "y.parquet")
-    assert "suffix must be an integer in every row, got 120 nulls" in line
-    file.write_bytes(table.read_bytes()[:500])
-    assert "can't be read" in refused("decode", fitted, file, "--out", tmp_path / "x.npy")
-    line = refused("tokenize", fitted, catalogue, "--existing", table, "--resolver", "none", "--out", tmp_path / "y")
-    assert "resolved by none, got suffix" in line
-    assert "in row 0" in refused("decode", fitted, "<a_0><b_0>", "--json")
-    assert "one parquet file, or IDs as text" in refused("decode", fitted, table, table, "--json")
-
-
-def test_paths_that_lead_nowhere(tmp_path: Path, catalogue: Path, fitted: Path, table: Path) -> None:
-    nowhere, file = tmp_path / "nowhere", tmp_path / "file"
-    file.write_text("")
-    assert "nothing there" in refused("fit", nowhere, "--out", tmp_path / "x")
-    assert "got a file" in refused("fit", file, "--out", tmp_path / "x")
-    assert "no domain to read" in refused("fit", tmp_path, "--out", tmp_path / "x")
-    assert "got zoo. There: beauty, kitchen" in refused("fit", catalogue, "--domains", "zoo", "--out", nowhere)
-    assert "must be a folder, got a file" in refused("fit", catalogue, "--out", file)
-    assert "must hold tokenizer.json" in refused("report", nowhere, catalogue)
-    assert "nothing there" in refused("decode", fitted, nowhere, "--json")
-    assert "must be a file, got a folder" in refused("tokenize", fitted, catalogue, "--out", tmp_path)
-    assert str(file) in refused("tokenize", fitted, catalogue, "--out", file / "ids.parquet")
-
-
-def test_a_folder_that_may_not_be_written_to(
-    tmp_path: Path, catalogue: Path, fitted: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def denied(*_: object, **__: object) -> None:
-        raise PermissionError(13, "Permission denied", "locked")
-
-    # Raised where a folder would be, since the user who runs the tests may be allowed everything.
-    monkeypatch.setattr(Path, "touch", denied)
-    line = refused("tokenize", fitted, catalogue, "--out", tmp_path / "ids.parquet")
-    assert line == f"error: {tmp_path / 'ids.parquet'}: Permission denied"
-    monkeypatch.setattr(Path, "mkdir", denied)
-    assert refused("fit", catalogue, "--out", tmp_path / "x", *TINY) == "error: locked: Permission denied"
-
-
-def test_a_bug_or_debugging_keeps_the_traceback(fitted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(FileNotFoundError):
-        unitok("report", fitted / "nowhere", fitted, env={"UNITOK_DEBUG": "1"})
-    monkeypatch.setattr("unitok.commands.doctor._codes_are_exact", lambda: [][0])
-    with pytest.raises(IndexError):
-        unitok("doctor")
-
-
-EPOCHS = 100  # long enough that a signal finds the fit at work
-LONG = ("--epochs", str(EPOCHS), *map(str, TINY))
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(home: Path, catalogue: Path) -> bytes:
-    unitok("fit", catalogue, "--out", home / "uninterrupted", *LONG)
-    return (home / "uninterrupted" / "model.safetensors").read_bytes()
-
-
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
-def test_an_interrupted_fit_ends_where_it_would_have(
-    sent: signal.Signals, tmp_path: Path, catalogue: Path, uninterrupted: bytes
-) -> None:
-    out = tmp_path / "fitted"
-    threads = str(torch.get_num_threads())
-    command = [sys.executable, "-m", "unitok", "fit", str(catalogue), "--out", str(out), *LONG, "--threads", threads]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    epochs = 2 if sent == signal.SIGINT else 5
-    deadline = time.monotonic() + 60
-    while process.poll() is None and time.monotonic() < deadline:
-        if (out / HISTORY).exists() and len((out / HISTORY).read_text().splitlines()) > epochs:
-            break
-        time.sleep(0.002)
-    process.send_signal(sent)
-    stdout, stderr = process.communicate(timeout=60)
-    assert process.returncode == (130 if sent == signal.SIGINT else -signal.SIGKILL), stderr
-    assert not stdout
-    if sent == signal.SIGINT:
-        assert "goes on from there" in stderr.splitlines()[-1]
-        assert "Traceback" not in stderr
-    assert (out / CHECKPOINT).exists()
-    assert not (out / "tokenizer.json").exists()
-
-    assert "same settings" in refused("fit", catalogue, "--out", out, *LONG, "--seed", "1")
-    result = unitok("fit", catalogue, "--out", out, *LONG)
-    assert "going on from step" in result.stderr.splitlines()[0]
-    assert (out / "model.safetensors").read_bytes() == uninterrupted
-    assert [json.loads(line)["epoch"] for line in (out / HISTORY).read_text().splitlines()] == list(range(EPOCHS))
-    assert not (out / CHECKPOINT).exists()
 
 
 def test_a_reader_that_goes_away_is_no_error(fitted: Path, catalogue: Path) -> None:
