@@ -126,9 +126,9 @@ _MAIN, _AUDIO = Shape(1 << 20, 32, 256, 4), Shape(150_000, 128, 1024, 8)
 _N, _D, _K, _L, _E, _S = 1 << 16, 32, 256, 4, 11, 1
 
 
-def _mixture() -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, float]:
+def _mixture(slots: int = _S) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, float]:
     """Z, codebooks, expert_ids, expert_weights, shared_codebooks, shared_weight."""
-    return _rows(_N, _D), _rows(_E, _L, _K, _D), _codes(_N, _S), _rows(_N, _S), _rows(_L, _K, _D), 1.0
+    return _rows(_N, _D), _rows(_E, _L, _K, _D), _codes(_N, slots), _rows(_N, slots), _rows(_L, _K, _D), 1.0
 
 
 def _mixture_backward() -> tuple[Any, ...]:
@@ -150,6 +150,7 @@ CASES = [
         lambda: (_rows(_N, _D), _codes(_N, _L), _K),
     ),
     Case("moe_residual_encode", "moe_residual_encode", "64k", lambda: (*_mixture(), "exact", None, False)),
+    Case("moe_residual_encode", "moe_residual_encode", "64k S=2", lambda: (*_mixture(2), "exact", None, False)),
     Case("moe_residual_encode", "moe_residual_encode_backward", "64k", _mixture_backward),
     Case("codeword_statistics", "codeword_statistics", "64k", lambda: (_rows(_N, _D), _codes(_N), _K, None)),
     Case("kmeans", "kmeans", "64k", lambda: (_rows(_N, _D), _K, 2, 0, "k-means++", None, False, None)),

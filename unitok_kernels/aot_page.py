@@ -36,6 +36,9 @@ So it counts what was counted before; that a device takes this long is not shown
 
 ## Devices
 
+The peaks of the H100 are its maker's; those of the A100 and the B200 come from tables at second hand, the matrix rates
+of the RTX 5090 and the MI300X and all clocks but the H100's are assumed.
+
 | target | device | multiprocessors | GHz | bf16, TFLOP/s | tf32 | float32 | TB/s |
 |---|---|---|---|---|---|---|---|
 """
@@ -54,7 +57,8 @@ The aim for 1M x 32, K=256, L=4 on sm_90 is 2.5 x the tf32 floor of 139 us. It i
 - Three bfloat16 products take 1.5 x the time of one in tf32.
 
 At D=128 on sm_80, sm_120 and gfx942 few rows fit in registers beside the parts of the product, so that the codebook is
-split for 16 or 32 rows at a time: these are far from their floors.
+split for 16 or 32 rows at a time: these are far from their floors. With experts at D=128 on sm_80 eight instructions
+spill registers, whatever the tile; the budgets hold the cases of D=32.
 """
 
 

@@ -202,7 +202,7 @@ def moe_residual_encode(
     shared = codebooks if shared_codebooks is None else shared_codebooks
     if shared.dtype != codebooks.dtype:
         codebooks, shared = wide(codebooks), wide(shared)
-    config = configs.search(target_of(z), width)
+    config = configs.mixture(target_of(z), width)
     programs = triton.cdiv(rows, config.block_rows) + experts  # as many as E + 1 groups can take
     combined = torch.empty_like(z)
     codes = z.new_empty(rows, slots, levels, dtype=torch.int64)
