@@ -232,7 +232,7 @@ def test_fifty_steps_up_the_gradient_raise_it(run, interpreted):
     # The trap of the field: an estimate that is 0, or detached, so that nothing is learned.
     x, _, segments = case()
     z = normal(150, 3, seed=7).requires_grad_()
-    steps = 10 if interpreted else 50
+    steps = 5 if interpreted else 50
     optimizer = torch.optim.Adam([z], lr=2.5 / steps, maximize=True)
     course = []
     for _ in range(steps):

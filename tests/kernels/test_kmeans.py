@@ -40,8 +40,9 @@ def blobs(clusters=12, each=40, width=5, spread=30.0):
 def test_no_worse_than_scikit_learn_from_the_same_start(run, iterations, offset, interpreted):
     from sklearn.cluster import KMeans
 
-    iterations = min(iterations, 6) if interpreted else iterations
-    x = normal(200 if interpreted else 600, 6) + offset
+    if interpreted and iterations > 5:
+        pytest.skip("too many turns for Triton's interpreter")
+    x = normal(120 if interpreted else 600, 6) + offset
     start = x[:20].clone()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -63,7 +64,7 @@ def test_codes_are_nearest_to_the_returned_codebook(run, init, dtype):
 
 
 def test_codewords_are_the_means_of_their_rows_when_it_has_settled(run, interpreted):
-    rows, codewords, turns = (100, 3, 24) if interpreted else (300, 9, 200)
+    rows, codewords, turns = (60, 3, 12) if interpreted else (300, 9, 200)
     x = normal(rows, 4)
     codebook, codes = run(uk.kmeans, x, codewords, iterations=turns, seed=0)
     means = torch.stack([x[codes == code].double().mean(0) for code in range(codewords)])
@@ -72,11 +73,11 @@ def test_codewords_are_the_means_of_their_rows_when_it_has_settled(run, interpre
     assert torch.equal(more, codebook)
 
 
-def test_more_turns_never_hurt(run, interpreted):
+def test_more_turns_never_hurt(run, few):
     x = blobs()
-    most = 6 if interpreted else 20
     course = [
-        inertia(x, run(uk.kmeans, x, 12, iterations=turns, seed=3, init="random")[0]) for turns in (0, 1, 2, 5, most)
+        inertia(x, run(uk.kmeans, x, 12, iterations=turns, seed=3, init="random")[0])
+        for turns in few((0, 1, 2, 5, 20), (0, 1, 3))
     ]
     assert all(later <= earlier * (1 + 1e-6) for earlier, later in itertools.pairwise(course))
     assert course[-1] < 0.9 * course[0]
@@ -122,7 +123,7 @@ def test_seeds_decide_everything(run, one_and_two_threads, init, balanced, inter
 
 
 def test_plus_plus_beats_random_on_clusters(run, interpreted):
-    x, seeds = blobs(), 3 if interpreted else 9
+    x, seeds = blobs(), 1 if interpreted else 9
     cost = {
         init: sorted(inertia(x, run(uk.kmeans, x, 12, iterations=2, seed=seed, init=init)[0]) for seed in range(seeds))
         for init in ("k-means++", "random")
@@ -145,17 +146,17 @@ def test_codewords_without_rows_are_revived(run, interpreted):
     assert float(codebook.abs().max()) < 10
 
 
-def test_fewer_distinct_rows_than_codewords(run):
+def test_fewer_distinct_rows_than_codewords(run, few):
     x = torch.tensor([[0.0, 0.0], [1.0, 1.0], [5.0, 5.0]]).repeat(6, 1)
-    for init in ("k-means++", "random"):
-        codebook, codes = run(uk.kmeans, x, 7, iterations=10, seed=0, init=init)
+    for init in few(("k-means++", "random"), ("k-means++",)):
+        codebook, codes = run(uk.kmeans, x, 7, iterations=few(10, 2), seed=0, init=init)
         assert inertia(x, codebook) == 0
         assert bool(codebook.isfinite().all())
         oracle.assert_nearest(codes, x, codebook)
         assert torch.equal(codebook[codes], x)
     # With every row on a codeword there is nowhere to move the one without rows.
     start = torch.tensor([[0.0, 0.0], [1.0, 1.0], [5.0, 5.0], [9.0, 9.0]])
-    assert torch.equal(run(uk.kmeans, x, 4, iterations=5, seed=0, init=start)[0], start)
+    assert torch.equal(run(uk.kmeans, x, 4, iterations=few(5, 2), seed=0, init=start)[0], start)
 
 
 @pytest.mark.parametrize(("rows", "codewords", "width"), [(1, 1, 1), (7, 7, 3), (101, 13, 1), (37, 1, 5)])
@@ -309,7 +310,7 @@ def test_bits_are_those_of_one_thread(run, balanced, interpreted):
     start = torch.cat([x[:17], torch.full((3, 9), 1e3)])
     before, results = torch.get_num_threads(), []
     try:
-        for threads in (1, 2, 3):
+        for threads in (1, 2) if interpreted else (1, 2, 3):
             torch.set_num_threads(threads)
             results.append(run(uk.kmeans, x, 20, iterations=2, seed=0, init=start, balanced=balanced))
             results.append(run(uk.kmeans, x, 20, iterations=1, seed=0, balanced=balanced))
