@@ -204,4 +204,4 @@ def test_outside_of_a_trace_a_kernel_is_launched_without_the_tracer(monkeypatch)
     monkeypatch.setattr(launch, "wrap_triton", lambda kernel: pytest.fail("the tracer takes a millisecond a launch"))
     launch.launch(Kernel(), (3,), 7, config=launch.Config(16, 16, 4, 2), BN=16)
     launch.launch(Kernel(), (0,), 7, config=launch.Config(16, 16, 4, 2), BN=16)
-    assert seen == [((3,), (7,), {"BN": 16, "num_warps": 4, "num_stages": 2})]
+    assert seen == [((3,), (7,), {"BN": 16, "num_warps": 4, "num_stages": 2, **launch.OPTIONS})]
