@@ -10,6 +10,7 @@ loops, and the predicted time (`prediction.py`) beside the floors.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import re
 import sys
@@ -268,6 +269,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; give the exit status."""
     options = parser().parse_args(arguments)
     console, errors = Console(), Console(stderr=True)
+    if importlib.util.find_spec("triton") is None:
+        errors.print("triton is not installed, and it is what compiles: pip install triton", highlight=False)
+        return 2
     targets = list(TARGETS) if options.target == "all" else [options.target]
     cases = [case for case in CASES if options.op in (None, case.operation)]
     if not cases:

@@ -22,12 +22,13 @@ _EPILOGUE_INSTRUCTIONS = 3  # of a score: subtract, and two minima
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a search: rows, width, codewords, levels."""
+    """Sizes of a search: rows, width, codewords, levels (0: a single search), chains that each row goes through."""
 
     N: int
     D: int
     K: int
-    L: int = 1
+    L: int = 0
+    chains: int = 1
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,9 @@ class Case:
         again = RESCORED[self.shape.D, self.shape.K] * launch.constants["BN"]
         # Float64 decides so few rows that its loop doesn't count. It lies in the loop over the rows searched again.
         search: Trips = ({MATRIX: steps, "": again}, {FLOAT64: 0, "": steps})
-        return ({"": self.shape.L}, *search) if self.operation == "residual_encode" else search
+        levels: Trips = ({"": self.shape.L},) if self.shape.L else ()
+        chains: Trips = ({"": self.shape.chains},) if self.shape.chains > 1 else ()
+        return (*chains, *levels, *search)
 
     def floors(self, target: str, own: bool = False) -> dict[str, float]:
         """Give the floors on a target in seconds; `own`: of what the kernel really multiplies, three bfloat16 products.
@@ -84,16 +87,16 @@ class Case:
         """
         if self.shape is None:
             return {}
-        device, (N, D, K, L) = DEVICES[target], (self.shape.N, self.shape.D, self.shape.K, self.shape.L)
-        operations = 2.0 * N * D * K * L
-        searched = self.operation == "residual_encode"
-        out = N * (D * self.itemsize + 8 * L) if searched else N * (8 + 4)
-        memory = (N * D * self.itemsize + out + L * K * D * self.itemsize) / device.bandwidth
+        device, (N, D, K) = DEVICES[target], (self.shape.N, self.shape.D, self.shape.K)
+        levels = max(self.shape.L, 1) * self.shape.chains
+        operations = 2.0 * N * D * K * levels
+        out = N * (D * self.itemsize + 8 * levels) if self.shape.L else N * (8 + 4)
+        memory = (N * D * self.itemsize + out + levels * K * D * self.itemsize) / device.bandwidth
         if own:
             return {"3 x bf16": 3 * operations / device.bfloat16, "memory": memory}
         return {
             "tf32": operations / device.tf32,
-            "epilogue": _EPILOGUE_INSTRUCTIONS * N * K * L / (device.float32 / 2),
+            "epilogue": _EPILOGUE_INSTRUCTIONS * N * K * levels / (device.float32 / 2),
             "memory": memory,
         }
 
@@ -126,9 +129,9 @@ _MAIN, _AUDIO = Shape(1 << 20, 32, 256, 4), Shape(150_000, 128, 1024, 8)
 _N, _D, _K, _L, _E, _S = 1 << 16, 32, 256, 4, 11, 1
 
 
-def _mixture(slots: int = _S) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, float]:
+def _mixture(slots: int = _S, rows: int = _N) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, float]:
     """Z, codebooks, expert_ids, expert_weights, shared_codebooks, shared_weight."""
-    return _rows(_N, _D), _rows(_E, _L, _K, _D), _codes(_N, slots), _rows(_N, slots), _rows(_L, _K, _D), 1.0
+    return _rows(rows, _D), _rows(_E, _L, _K, _D), _codes(rows, slots), _rows(rows, slots), _rows(_L, _K, _D), 1.0
 
 
 def _mixture_backward() -> tuple[Any, ...]:
@@ -149,7 +152,10 @@ CASES = [
         "residual_decode", "residual_decode_backward", "64k",
         lambda: (_rows(_N, _D), _codes(_N, _L), _K),
     ),
-    Case("moe_residual_encode", "moe_residual_encode", "64k", lambda: (*_mixture(), "exact", None, False)),
+    Case(
+        "moe_residual_encode", "moe_residual_encode", "1048576x32 K=256 L=4, top-1 + shared",
+        lambda: (*_mixture(rows=1 << 20), "exact", None, False), Shape(1 << 20, _D, _K, _L, chains=2),
+    ),
     Case("moe_residual_encode", "moe_residual_encode", "64k S=2", lambda: (*_mixture(2), "exact", None, False)),
     Case("moe_residual_encode", "moe_residual_encode_backward", "64k", _mixture_backward),
     Case("codeword_statistics", "codeword_statistics", "64k", lambda: (_rows(_N, _D), _codes(_N), _K, None)),

@@ -123,6 +123,8 @@ def test_the_floors_of_known_cases():
     main, audio = floors[Shape(1 << 20, 32, 256, 4)], floors[Shape(150_000, 128, 1024, 8)]
     assert [round(1e6 * s) for s in main.values()] == [139, 96, 90]
     assert [round(1e6 * s) for s in audio.values()] == [636, 110, 50]
+    mixture = floors[Shape(1 << 20, 32, 256, 4, chains=2)]
+    assert [round(1e6 * mixture[name]) for name in ("tf32", "epilogue")] == [278, 192]
 
 
 @pytest.mark.compiled

@@ -195,13 +195,13 @@ def test_a_graph_with_launches_is_not_kept_for_other_processes(monkeypatch):
 
 
 def test_outside_of_a_trace_a_kernel_is_launched_without_the_tracer(monkeypatch):
-    seen = []
+    seen, rows = [], torch.zeros(1)
 
     class Kernel:
         def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
             return lambda *arguments, **options: seen.append((grid, arguments, options))
 
     monkeypatch.setattr(launch, "wrap_triton", lambda kernel: pytest.fail("the tracer takes a millisecond a launch"))
-    launch.launch(Kernel(), (3,), 7, config=launch.Config(16, 16, 4, 2), BN=16)
-    launch.launch(Kernel(), (0,), 7, config=launch.Config(16, 16, 4, 2), BN=16)
-    assert seen == [((3,), (7,), {"BN": 16, "num_warps": 4, "num_stages": 2, **launch.OPTIONS})]
+    launch.launch(Kernel(), (3,), rows, 7, config=launch.Config(16, 16, 4, 2), BN=16)
+    launch.launch(Kernel(), (0,), rows, 7, config=launch.Config(16, 16, 4, 2), BN=16)
+    assert seen == [((3,), (rows, 7), {"BN": 16, "num_warps": 4, "num_stages": 2, **launch.OPTIONS})]

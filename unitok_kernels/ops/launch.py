@@ -12,6 +12,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.library import wrap_triton
 
@@ -67,10 +68,15 @@ class UntraceableError(Exception):
     """A launcher leaves the call to the reference, which reads values: it stays one node of a graph."""
 
 
-def leave_to(reference: Callable[..., Any], *arguments: Any) -> Any:
-    """Let the reference take a call that the kernels don't."""
+def leave_opaque() -> None:
+    """Keep a call out of the graph that torch traces, for what follows can't stand in one."""
     if _traced.get():
         raise UntraceableError
+
+
+def leave_to(reference: Callable[..., Any], *arguments: Any) -> Any:
+    """Let the reference take a call that the kernels don't."""
+    leave_opaque()
     return reference(*arguments)
 
 
@@ -109,4 +115,5 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, config: Config, 
         if _traced.get():  # whose list of options a kernel may have is shorter
             wrap_triton(kernel)[grid](*arguments, **constants, **warps)
         else:
-            kernel[grid](*arguments, **constants, **warps, **OPTIONS)
+            with torch.cuda.device_of(next(value for value in arguments if isinstance(value, Tensor))):
+                kernel[grid](*arguments, **constants, **warps, **OPTIONS)

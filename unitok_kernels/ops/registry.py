@@ -106,6 +106,7 @@ def define(
         *given, backend = _positional(arguments, keywords)
         device = given[tensors[0]].device
         decomposes = device.type == "cuda" and torch._functorch.config.decompose_custom_triton_ops  # export doesn't
+        decomposes = decomposes and True not in [given[place] for place in reads]  # a value that is read ends a trace
         is_float64 = any(given[place] is not None and given[place].dtype == torch.float64 for place in tensors)
         if not decomposes or backends.choose(home, backend, device, is_float64 and not takes_float64) != "triton":
             return mode.__torch_dispatch__(operation, types, arguments, keywords)
@@ -122,6 +123,7 @@ def define(
     declared = operation._schema.arguments
     defaults = tuple(a.default_value for a in declared)  # None for an argument that has none
     tensors = [place for place, a in enumerate(declared) if "Tensor" in str(a.type)]
+    reads = [place for place, a in enumerate(declared) if a.name == "check_finite"]
 
     def _positional(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> list[Any]:
         return [*arguments, *(keywords.get(a.name, a.default_value) for a in declared[len(arguments) :])]

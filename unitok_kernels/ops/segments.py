@@ -67,8 +67,14 @@ def slot_rows(p_starts, p_owners, slot):
 
 
 @triton.jit
-def _add_slots(p_parts, p_starts, p_sums, factor, D: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr):
-    """sums_g = factor * sum over the slots of group g."""
+def share(factor, count):
+    """Give factor / count in float64; the factor comes as float32 or float64, by who launches, and is rounded."""
+    return tl.cast(tl.cast(factor, tl.float32), tl.float64) / tl.maximum(tl.cast(count, tl.int64), 1).to(tl.float64)
+
+
+@triton.jit
+def _add_slots(p_parts, p_starts, p_sums, factor, count, D: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr):
+    """sums_g = factor / count * sum over the slots of group g."""
     group = tl.cast(tl.program_id(0), tl.int64)
     o_n = tl.arange(0, BN)
     o_d = tl.program_id(1) * BD + tl.arange(0, BD)
@@ -80,16 +86,17 @@ def _add_slots(p_parts, p_starts, p_sums, factor, D: tl.constexpr, BN: tl.conste
         i_slots = i_slot + o_n
         mask = (i_slots < end)[:, None] & (o_d < D)[None, :]
         b_sum += tl.load(p_parts + i_slots[:, None] * D + o_d[None, :], mask=mask, other=0.0)
-    tl.store(p_sums + group * D + o_d, (tl.sum(b_sum, axis=0) * factor).to(tl.float32), mask=o_d < D)
+    tl.store(p_sums + group * D + o_d, (tl.sum(b_sum, axis=0) * share(factor, count)).to(tl.float32), mask=o_d < D)
 
 
-def add_slots(parts: Tensor, segments: Segments, factor: float, config: Config) -> Tensor:
+def add_slots(parts: Tensor, segments: Segments, factor: float, count: int, config: Config) -> Tensor:
     """Add up the slots of each group.
 
     Args:
         parts: (slots, D) float64, what the rows of each slot add up to; those of empty slots aren't read.
         segments: whose slots they are.
-        factor: what the sums are multiplied by.
+        factor: what the sums are multiplied by; a plain number: one made of a traced size would arrive as an integer.
+        count: what they are divided by, where it isn't 0.
         config: the tile, `configs.segments`.
 
     Returns:
@@ -98,7 +105,7 @@ def add_slots(parts: Tensor, segments: Segments, factor: float, config: Config) 
     groups, width = len(segments.starts) - 1, parts.shape[1]
     sums = parts.new_empty(groups, width, dtype=torch.float32)
     launch(
-        _add_slots, (groups, triton.cdiv(width, config.block_columns)), parts, segments.starts, sums, factor,
+        _add_slots, (groups, triton.cdiv(width, config.block_columns)), parts, segments.starts, sums, factor, count,
         config=config, D=width, BN=min(config.block_rows, 16), BD=config.block_columns,
     )  # fmt: skip
     return sums

@@ -46,4 +46,4 @@ def codeword_statistics(
         _kernel, (len(parts), triton.cdiv(width, config.block_columns)), x, *segments, parts,
         config=config, D=width, BN=config.block_rows, BD=config.block_columns,
     )  # fmt: skip
-    return add_slots(parts, segments, 1.0, config), segments.starts.diff()
+    return add_slots(parts, segments, 1.0, 1, config), segments.starts.diff()

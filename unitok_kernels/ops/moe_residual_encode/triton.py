@@ -71,9 +71,9 @@ def _chain(
 
 
 @triton.jit
-def _rounded_product(b_x, b_y, N):
-    """Give x y in float32, rounded before anything is added: the compiler can't know that N < 0 never happens."""
-    b_bits = tl.cast(b_x * b_y, tl.int32, bitcast=True) | tl.minimum(tl.cast(N, tl.int32), 0)
+def _rounded_product(b_x, b_y, end):
+    """Give x y in float32, rounded before anything is added: the compiler can't know that end < 0 never happens."""
+    b_bits = tl.cast(b_x * b_y, tl.int32, bitcast=True) | tl.minimum(end, 0).to(tl.int32)
     return b_bits.to(tl.float32, bitcast=True)
 
 
@@ -134,11 +134,11 @@ def _kernel(
             b_weight = tl.where(b_weight * 0.0 == 0.0, b_weight, 0.0)  # a bad slot decodes to nothing: not to 0 * NaN
             i_first = tl.load(p_ids + i_pairs, mask=m_rows, other=0) * L * K  # codes of a bad expert are -1
             b_quantized = sum_codewords(p_codes + i_pairs * L, p_tables, i_first, m_rows, K, L, D, BD, BN)
-            b_combined += _rounded_product(b_weight[:, None], b_quantized, N)
+            b_combined += _rounded_product(b_weight[:, None], b_quantized, end)
         if CHAINS == 2:
             p_row_shared = p_shared_codes + i_rows * SHARED_L
             b_quantized = sum_codewords(p_row_shared, p_shared, 0, m_rows, SHARED_K, SHARED_L, D, BD, BN)
-            b_combined += _rounded_product(tl.cast(shared_weight, tl.float32), b_quantized, N)
+            b_combined += _rounded_product(tl.cast(shared_weight, tl.float32), b_quantized, end)
         store_rows(p_combined, b_combined, i_rows, m_rows, D, BD)
 
 
@@ -259,7 +259,7 @@ def moe_residual_encode_backward(
         config=config, D=width, BD=configs.power_of_two(width), BN=config.block_rows,
         SHARED=shared_codebooks is not None, WEIGHTED=with_codebooks,
     )  # fmt: skip
-    by_codebooks = by_shared = by_z.new_empty(0)
+    by_codebooks, by_shared = by_z.new_empty(0), by_z.new_empty(0)
     if with_codebooks:
         sums = [codeword_statistics(weighted, column, experts * codewords, False)[0] for column in numbers.unbind()]
         by_codebooks = torch.stack([level.view(experts, codewords, width) for level in sums], 1)

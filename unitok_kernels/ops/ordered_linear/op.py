@@ -42,14 +42,15 @@ def ordered_linear(
 
     y_no = b_o + sum_i x_ni W_oi. On the backend "cpu" the products go into 8 chains of fused multiply-adds, chain j
     taking the features j, j + 8, ... from 0 on; the chains are added as (((0 + 4) + (2 + 6)) + ((1 + 5) + (3 + 7))).
-    The order is that for every batch, instruction set and number of threads: no row's result depends on another row.
+    On "triton" they go into one chain, feature after feature, so that the last bits may differ between the two. The
+    order is that for every batch, instruction set and number of threads: no row's result depends on another row.
 
     Args:
         x: (N, I) float32 or float64. N = 0 works.
         weight: (O, I) float32 or float64.
         bias: (O,) float32 or float64.
         relu: clamp the result at 0 from below.
-        backend: None | "reference" | "cpu".
+        backend: None | "reference" | "cpu" | "triton".
 
     Returns:
         Tensor: (N, O) float64.

@@ -11,7 +11,7 @@ from unitok_kernels import checks
 from unitok_kernels.ops import configs
 from unitok_kernels.ops.launch import launch, target_of
 from unitok_kernels.ops.residual_loss.reference import check_data
-from unitok_kernels.ops.segments import add_slots, cut, slot_rows
+from unitok_kernels.ops.segments import add_slots, cut, share, slot_rows
 from unitok_kernels.ops.tiles import load_rows, store_rows
 
 
@@ -22,7 +22,7 @@ def _walk(
 ):  # fmt: skip
     """r_0 = z;  r_{l+1} = r_l - c_l, for each slot of a tile of rows.
 
-    p_parts: (programs,) float64, the sum of all |r_{l+1}|^2. p_by_z: factor * the sum of all r_{l+1} of a row.
+    p_parts: (programs,) float64, the sum of all |r_{l+1}|^2. p_by_z: factor / N * the sum of all r_{l+1} of a row.
     p_keys: (N, S, L), the codeword's place (e L + l) K + code among all of them, -1 where a code or id is out of range.
     """
     i_rows = tl.cast(tl.program_id(0), tl.int64) * BN + tl.arange(0, BN)
@@ -46,7 +46,7 @@ def _walk(
                 tl.store(p_keys + i_codes, b_keys, mask=m_rows)
     tl.store(p_parts + tl.program_id(0), tl.sum(b_squares, axis=0))
     if GRADIENT:
-        store_rows(p_by_z, factor * b_by_z, i_rows, m_rows, D, BD)
+        store_rows(p_by_z, share(factor, N).to(tl.float32) * b_by_z, i_rows, m_rows, D, BD)
 
 
 @triton.jit
@@ -89,7 +89,6 @@ def moe_residual_loss(
     if checks.reads_data(check_finite, codes):
         check_data(z, codes, codebooks, expert_ids)
     (rows, width), (experts, levels, codewords, _), slots = z.shape, codebooks.shape, codes.shape[1]
-    scale = 1 / max(rows, 1)
     config = configs.rowwise(target_of(z), 2 * width)  # a row and its codeword
     programs = triton.cdiv(rows, config.block_rows)
     parts = z.new_empty(programs, dtype=torch.float64)
@@ -97,10 +96,10 @@ def moe_residual_loss(
     keys = codes.new_empty(codes.numel() if with_gradient else 0)
     launch(
         _walk, (programs,), z, codes, codebooks, expert_ids, keys, by_z, parts, rows, experts, levels, codewords, slots,
-        2 * commitment_weight * scale,
+        2 * commitment_weight,
         config=config, D=width, BD=configs.power_of_two(width), BN=config.block_rows, GRADIENT=with_gradient,
     )  # fmt: skip
-    loss = ((codebook_weight + commitment_weight) * scale * parts.sum()).float()
+    loss = ((codebook_weight + commitment_weight) * parts.sum() / max(rows, 1)).float()
     if not with_gradient:
         return loss, by_z, torch.empty_like(by_z)
     config = configs.segments(target_of(z), width)
@@ -110,4 +109,4 @@ def moe_residual_loss(
         _add_residuals, (len(sums), triton.cdiv(width, config.block_columns)), z, keys, codebooks, *segments, sums,
         levels, codewords, slots, config=config, D=width, BN=config.block_rows // 2, BD=config.block_columns,
     )  # fmt: skip
-    return loss, by_z, add_slots(sums, segments, -2 * codebook_weight * scale, config).view(codebooks.shape)
+    return loss, by_z, add_slots(sums, segments, -2 * codebook_weight, rows, config).view(codebooks.shape)
