@@ -166,6 +166,27 @@ def test_a_call_that_a_launcher_leaves_to_the_reference_stays_opaque(monkeypatch
     assert launch.leave_to(max, 3, 4) == 4  # and outside of a trace the reference runs
 
 
+def test_a_call_that_reads_values_or_draws_stays_opaque():
+    graph = compiled(lambda z, c: encode(z, c, check_finite=True), rows(1000, 32), rows(4, 256, 32))
+    assert operations(graph) == ["unitok_kernels.residual_encode.default"]
+    graph = compiled(lambda x: uk.kmeans(x, 8, iterations=2, seed=0), rows(1000, 32))
+    assert operations(graph) == ["unitok_kernels.kmeans.default"]
+    graph = compiled(lambda x, start: uk.kmeans(x, 8, iterations=2, seed=0, init=start), rows(1000, 32), rows(8, 32))
+    assert launches(graph)
+
+
+def test_no_number_made_of_a_traced_size_reaches_a_kernel_but_as_an_integer():
+    """Inductor would declare an expression as an integer, whatever it stands for."""
+
+    integers = torch.int64
+    inputs = rows(1000, 32), rows(1000, 1, 4, dtype=integers), rows(2, 4, 256, 32), rows(1000, 1, dtype=integers)
+    graph = compiled(torch.ops.unitok_kernels.moe_residual_loss, *inputs)
+    assert launches(graph)
+    nodes = [node for node in graph.graph.nodes if node.target is triton_kernel_wrapper_functional]
+    given = [value for node in nodes for value in node.kwargs["kwargs"].values() if isinstance(value, torch.fx.Node)]
+    assert not any(isinstance(value.meta["val"], torch.SymFloat) for value in given)
+
+
 def test_what_the_environment_demands_is_looked_up_while_tracing(monkeypatch):
     monkeypatch.setenv("UNITOK_BACKEND", "reference")
     graph = aot_export_joint_simple(encode, (rows(1000, 32), rows(4, 256, 32)), trace_joint=False)
