@@ -78,7 +78,8 @@ class Case:
         search: Trips = ({MATRIX: steps, "": again}, {FLOAT64: 0, "": steps})
         levels: Trips = ({"": self.shape.L},) if self.shape.L else ()
         chains: Trips = ({"": self.shape.chains},) if self.shape.chains > 1 else ()
-        return (*chains, *levels, *search)
+        # AMD's code loops over the base addresses of a load, of which all threads have one.
+        return tuple({"readfirstlane": 1, **kinds} for kinds in (*chains, *levels, *search, {}))
 
     def floors(self, target: str, own: bool = False) -> dict[str, float]:
         """Give the floors on a target in seconds; `own`: of what the kernel really multiplies, three bfloat16 products.
