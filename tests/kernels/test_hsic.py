@@ -129,7 +129,7 @@ def test_the_median_follows_any_scale(run, scale):
 
 
 def test_equal_bits_for_any_number_of_threads(run, interpreted, one_and_two_threads):
-    rows = 250 if interpreted else 1500
+    rows = 120 if interpreted else 1500
     x, z, segments = case(rows=rows, segments=4, width=70)
     segments[: rows * 3 // 5] = 0  # one segment of many rows, which threads share, and three of few
 
@@ -232,7 +232,7 @@ def test_fifty_steps_up_the_gradient_raise_it(run, interpreted):
     # The trap of the field: an estimate that is 0, or detached, so that nothing is learned.
     x, _, segments = case()
     z = normal(150, 3, seed=7).requires_grad_()
-    steps = 5 if interpreted else 50
+    steps = 3 if interpreted else 50
     optimizer = torch.optim.Adam([z], lr=2.5 / steps, maximize=True)
     course = []
     for _ in range(steps):

@@ -64,7 +64,9 @@ def assert_equal(found, expected):
 
 @pytest.mark.parametrize("slots", [1, 2, 3])
 @pytest.mark.parametrize("shared", [None, 1.0, 0.3])
-def test_equals_every_chain_alone_and_the_formula_bitwise(run, alone, slots, shared):
+def test_equals_every_chain_alone_and_the_formula_bitwise(run, interpreted, alone, slots, shared):
+    if interpreted and slots == 2 and shared == 1:
+        pytest.skip("the shapes beside it are enough for Triton's interpreter")
     z, codebooks, ids, weights, shared_codebooks = case(slots=slots)
     assert not bool((ids == 2).any())  # an expert without rows
     rest = () if shared is None else (shared_codebooks, shared)
@@ -278,8 +280,8 @@ def test_unchecked_bad_rows_and_experts_have_no_code_no_part_and_no_gradient(run
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 def test_unchecked_bad_weights_are_bad_slots(run, interpreted, few, bad):
-    if interpreted and bad < 0:
-        pytest.skip("two bad weights are enough for Triton's interpreter")
+    if interpreted and bad == bad:  # not NaN
+        pytest.skip("one bad weight is enough for Triton's interpreter")
     z, codebooks, ids, weights, shared = case(rows=30, levels=few(3, 2))
     slots = torch.zeros(30, 2, dtype=torch.bool)
     slots[0], slots[1, 0], slots[2] = True, True, True
