@@ -23,7 +23,7 @@ demo: $(BUILT) ## generate a catalogue, fit a tokenizer, show the IDs; everythin
 
 test: $(BUILT) ## every test that needs no GPU
 	$(BIN)/pytest -q -m "not gpu"
-	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest -q -n 2 -k triton tests/kernels
+	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist worksteal -k triton tests/kernels
 
 lint: $(STAMP) ## ruff, mypy and clang-format
 	$(BIN)/ruff check .

@@ -65,7 +65,7 @@ def assert_equal(found, expected):
 @pytest.mark.parametrize("slots", [1, 2, 3])
 @pytest.mark.parametrize("shared", [None, 1.0, 0.3])
 def test_equals_every_chain_alone_and_the_formula_bitwise(run, interpreted, alone, slots, shared):
-    if interpreted and slots == 2 and shared == 1:
+    if interpreted and slots > 1 and shared != 0.3:
         pytest.skip("the shapes beside it are enough for Triton's interpreter")
     z, codebooks, ids, weights, shared_codebooks = case(slots=slots)
     assert not bool((ids == 2).any())  # an expert without rows
@@ -141,7 +141,7 @@ def test_a_row_does_not_depend_on_its_batch(run, few, one_and_two_threads):
     z, codebooks, shared = z + 1000, codebooks + 1000 * (torch.arange(3).view(3, 1, 1) == 0), shared
     whole = run(uk.moe_residual_encode, z, codebooks, ids, weights, shared)
     shuffled = torch.randperm(90, generator=torch.Generator().manual_seed(1))
-    for rows in [shuffled, *torch.arange(90).split(few(8, 50)), *torch.arange(few(20, 2)).split(1)]:
+    for rows in [shuffled, *torch.arange(90).split(few(8, 60)), *torch.arange(few(20, 1)).split(1)]:
         found = run(uk.moe_residual_encode, z[rows], codebooks, ids[rows], weights[rows], shared)
         assert torch.equal(found.codes, whole.codes[rows])
         assert torch.equal(found.shared_codes, whole.shared_codes[rows])
@@ -214,7 +214,7 @@ def test_the_gradient_of_rows_is_the_sum_of_weights_times_the_upstream_one(run, 
 
 
 def test_gradients_are_bitwise_repeatable(run, few, one_and_two_threads):
-    z, codebooks, ids, weights, shared = case(rows=few(5000, 300), levels=few(3, 2))
+    z, codebooks, ids, weights, shared = case(rows=few(5000, 150), levels=few(3, 2))
 
     def gradients():
         leaves = [x.clone().requires_grad_() for x in (z, codebooks, weights, shared)]
