@@ -69,7 +69,7 @@ void check_vectors(Effort) {
   for (const std::string& set : unitok::available_isas()) {
     unitok::use_isa(set);
     context = "vec.h on " + set;
-    [] { UNITOK_DISPATCH(check_vectors()) }();
+    [] { UNITOK_DISPATCH(check_vectors()); }();
   }
 }
 
