@@ -309,7 +309,7 @@ print(peak() - before)
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak from /proc")
 @pytest.mark.parametrize(
-    # rows of the step before, of the step that is measured, and the two widths; MiB: half a square matrix in its precision
+    # rows of the step before, of the step that is measured, and the two widths; MiB, half of what a square matrix takes
     ("name", "sizes", "most"),
     [("reference", (1200, 4000, 8, 4), 60), ("cpu", (100, 3000, 384, 32), 16)],
 )
