@@ -118,6 +118,13 @@ def test_the_time_of_known_counts(slots_a_warp, rows_a_warp, milliseconds):
     assert seconds * 1e3 == pytest.approx(milliseconds, rel=0.01)
 
 
+def test_a_page_without_a_folder_is_refused_before_anything_is_compiled(monkeypatch, tmp_path, capsys):
+    pytest.importorskip("triton")
+    monkeypatch.setattr(aot, "measure_all", lambda *arguments: pytest.fail("this takes minutes"))
+    assert aot.main(["--page", str(tmp_path / "none" / "page.md")]) == 2
+    assert "--page must be in a folder that exists" in capsys.readouterr().err
+
+
 def test_the_floors_of_known_cases():
     floors = {case.shape: case.floors("sm_90") for case in CASES if case.shape and case.itemsize == 4}
     main, audio = floors[Shape(1 << 20, 32, 256, 4)], floors[Shape(150_000, 128, 1024, 8)]

@@ -65,7 +65,7 @@ def traced_launches() -> Iterator[None]:
 
 
 class UntraceableError(Exception):
-    """A launcher leaves the call to the reference, which reads values: it stays one node of a graph."""
+    """A call can't stand in a graph as its launches, such as where it reads values or draws: it stays one node."""
 
 
 def leave_opaque() -> None:
