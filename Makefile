@@ -29,7 +29,7 @@ lint: $(STAMP) ## ruff, mypy and clang-format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run -Werror csrc/*.cpp csrc/cpu/*.h csrc/cpu/*.cpp
+	$(BIN)/clang-format --dry-run -Werror csrc/*.cpp csrc/cpu/* csrc/cuda/*
 
 bench: $(BUILT) ## the benchmarks, beside every peer that installs; BENCH="--quick -k hsic" for a part of them
 	$(BIN)/pip install -q -c constraints.txt -e '.[bench]'

@@ -10,20 +10,23 @@ else.
 from __future__ import annotations
 
 import importlib
+import importlib.machinery
 import importlib.util
 import os
+import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from unitok_kernels import nvcc
+
 if TYPE_CHECKING:
     import torch
 
 _OPS = Path(__file__).parent / "ops"
-_CPU = "unitok_kernels._cpu"
-
+_CPU, _CUDA = "unitok_kernels._cpu", "unitok_kernels._cuda"
 
 REMEDY = "install a C++17 compiler, such as by `apt install g++`, and UniTok again by `pip install --force-reinstall .`"
 
@@ -54,6 +57,8 @@ def _cpu_missing() -> str | None:
 def _triton_missing() -> str | None:
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed (pip install 'unitok-kernels[gpu]')"
+    if importlib.util.find_spec("torch") is None:
+        return "torch is not installed (pip install torch)"
     if os.environ.get("TRITON_INTERPRET") == "1":
         return None
     import torch
@@ -61,11 +66,48 @@ def _triton_missing() -> str | None:
     return None if torch.cuda.is_available() else "there is no CUDA device, and TRITON_INTERPRET=1 is not set"
 
 
+def emulated() -> bool:
+    """Tell whether the CUDA kernels are run on the host, as only tests do: UNITOK_CUDA_EMULATED names their module."""
+    if (path := os.environ.get("UNITOK_CUDA_EMULATED")) is None:
+        return False
+    if _CUDA not in sys.modules:
+        loader = importlib.machinery.ExtensionFileLoader(_CUDA, path)
+        spec = importlib.util.spec_from_file_location(_CUDA, path, loader=loader)
+        assert spec is not None
+        sys.modules[_CUDA] = module = importlib.util.module_from_spec(spec)
+        loader.exec_module(module)
+    return True
+
+
+def architectures() -> str:
+    """Name what the CUDA kernels were compiled for, as "sm_80, sm_90 and newer"; the module must be there."""
+    return ", ".join(f"sm_{a // 10}" for a in importlib.import_module(_CUDA).architectures) + " and newer"
+
+
+def _cuda_missing() -> str | None:
+    if emulated():
+        return None
+    if (reason := _native(_CUDA)()) is not None:
+        install = "" if nvcc.find() else f"`{nvcc.INSTALL}` brings nvcc; "
+        return f"{reason} ({install}with it, `{nvcc.BUILD}` in a checkout builds the module)"
+    module = importlib.import_module(_CUDA)
+    try:
+        devices = module.devices()
+    except RuntimeError as error:  # there is no driver, or it is too old, or no device
+        return f"its module is built, but {error}"
+    newest = module.architectures[-1]  # as PTX too, which newer devices compile
+    for name, device in devices:
+        if device < newest and not any(device // 100 == a // 100 and device >= a for a in module.architectures):
+            again = f"`UNITOK_CUDA_ARCHS={device // 10} {nvcc.BUILD}` in a checkout, for sm_80 and newer"
+            return f"its module is built for {architectures()}, and {name} is an sm_{device // 10} ({again})"
+    return None
+
+
 _BACKENDS: dict[str, Callable[[], str | None]] = {
     "reference": lambda: None,
     "cpu": _cpu_missing,
     "triton": _triton_missing,
-    "cuda": _native("unitok_kernels._cuda"),
+    "cuda": _cuda_missing,
 }
 
 _PREFERENCE = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "triton", "reference")}
@@ -95,6 +137,8 @@ def _refusal(operation: str, backend: str, device_type: str, is_float64: bool) -
     if is_float64:
         return "float64 runs on the reference alone"
     if backend == "triton" and os.environ.get("TRITON_INTERPRET") == "1":
+        return None
+    if backend == "cuda" and emulated():
         return None
     wanted = "cpu" if backend == "cpu" else "cuda"
     return None if device_type == wanted else f"it takes {wanted} tensors, not {device_type}"
@@ -141,6 +185,8 @@ def explain() -> str:
         state = f"available, {len(_operations(name))} operations" if reason is None else f"not available: {reason}"
         if name == "cpu" and reason is None:
             state += f", instruction set {instruction_set()} of {', '.join(instruction_sets())} (UNITOK_CPU forces one)"
+        if name == "cuda" and reason is None:
+            state += ", emulated on the host (UNITOK_CUDA_EMULATED)" if emulated() else f", for {architectures()}"
         lines.append(f"{name}: {state}")
     forced = os.environ.get("UNITOK_BACKEND")
     for device_type, order in _PREFERENCE.items():

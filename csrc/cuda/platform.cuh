@@ -8,15 +8,18 @@
 
 #include <cstdint>
 
+#include "errors.h"
+
 #ifdef UNITOK_EMULATED
 #include "cuda_emulator.h"
 #else
 
 #include <cuda_runtime.h>
 
-// Launches kernel(...); one with commas in its name takes parentheses: UNITOK_LAUNCH((encode<D, L>), grid, ...).
+// Launches kernel(...); one with commas in its name takes parentheses: UNITOK_LAUNCH((encode<D, L>), grid, ...). Throws
+// CudaError where the launch is refused.
 #define UNITOK_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
-  kernel<<<grid, block, shared_bytes, stream>>>(__VA_ARGS__)
+  kernel<<<grid, block, shared_bytes, stream>>>(__VA_ARGS__), unitok::check(cudaGetLastError())
 
 // `T* name`: the shared memory whose size the launch tells, aligned to 16 bytes.
 #define UNITOK_SHARED(T, name)                                         \

@@ -28,11 +28,11 @@ def _instruction_sets() -> list[str]:
 def _homes() -> list[Any]:
     """(backend, device, instruction set or None) of everything that can run on this machine."""
     there = [name for name, is_there in backends.available().items() if is_there]
-    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-    homes = [(name, "cpu", None) for name in there if name == "reference" or (name == "triton" and interpreted)]
+    interpreted = {"triton": os.environ.get("TRITON_INTERPRET") == "1", "cuda": backends.emulated()}
+    homes = [(name, "cpu", None) for name in there if interpreted.get(name, name == "reference")]
     homes += [("cpu", "cpu", name) for name in _instruction_sets()]
     if torch.cuda.is_available():
-        homes += [(name, "cuda", None) for name in there if name != "cpu"]
+        homes += [(name, "cuda", None) for name in there if name != "cpu" and not interpreted.get(name)]
     return [
         pytest.param(
             (backend, device, instructions),
@@ -70,8 +70,8 @@ def backend(home: tuple[str, str]) -> str:
 
 @pytest.fixture
 def interpreted(home: tuple[str, str]) -> bool:
-    """Triton's interpreter takes milliseconds for each program of a launch: tests of many take fewer there."""
-    return home == ("triton", "cpu")
+    """Triton's interpreter and the emulator take milliseconds for each program of a launch: fewer of them there."""
+    return home in (("triton", "cpu"), ("cuda", "cpu"))
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from torch import Tensor
 from unitok_kernels.ops.stats import NEAR_TIE
 
 PRECISIONS = ("exact", "fast")
+FLOATS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}  # `Float` in csrc/cpu/number.h
 
 _SCORE_ROWS = 1024  # a block of float64 scores stays in the second-level cache
 _DIFFERENCES = 1 << 20  # most values of a block that is redone by differencing

@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 
 from unitok_kernels import _cpu as kernels
+from unitok_kernels.ops.common import FLOATS
 
 __all__ = ["FLOATS", "float32", "kernels"]
-
-FLOATS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}  # `Float` in csrc/cpu/number.h
 
 
 def float32(x: Tensor) -> Tensor:

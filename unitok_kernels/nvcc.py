@@ -1,0 +1,53 @@
+"""Where nvcc is and what it is asked for: for setup.py, before anything is installed, and for `unitok doctor`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sysconfig
+from pathlib import Path
+
+ARCHITECTURES = ("80", "90", "100", "120")
+# No product and sum are fused, as in the CPU kernels: where one rounding is meant, the sources say so.
+FLAGS = ("-O3", "-std=c++17", "-fmad=false", "-Xcompiler=-fPIC,-fvisibility=hidden")
+INSTALL = "pip install 'cuda-toolkit[nvcc,cccl]'"
+BUILD = "UNITOK_CUDA=1 pip install --force-reinstall --no-deps ."
+
+
+def find() -> str | None:
+    """Look in CUDA_HOME, in PATH and among the packages from pip, and nowhere else.
+
+    Returns:
+        str: the path of nvcc; None without one.
+    """
+    home = os.environ.get("CUDA_HOME")
+    folders = [os.path.join(home, "bin")] if home else []
+    folders += os.get_exec_path()
+    for packages in dict.fromkeys(sysconfig.get_path(kind) for kind in ("purelib", "platlib")):
+        folders += sorted(map(str, Path(packages).glob("nvidia/cu*/bin")), reverse=True)
+    return shutil.which("nvcc", path=os.pathsep.join(folders))
+
+
+def architectures(nvcc: str) -> list[str]:
+    """List what to compile for: what UNITOK_CUDA_ARCHS names, such as "80;90", or what this nvcc knows of all.
+
+    Args:
+        nvcc: its path.
+
+    Returns:
+        list[str]: numbers as in "sm_90", the newest last.
+
+    Raises:
+        subprocess.CalledProcessError: nvcc doesn't run.
+    """
+    if named := os.environ.get("UNITOK_CUDA_ARCHS"):
+        return named.split(";")
+    known = subprocess.run([nvcc, "--list-gpu-arch"], check=True, capture_output=True, text=True).stdout.split()
+    return [number for number in ARCHITECTURES if f"compute_{number}" in known]
+
+
+def code_flags(numbers: list[str]) -> list[str]:
+    """Ask for machine code for each architecture, and for PTX of the last for what comes after it."""
+    codes = [f"-gencode=arch=compute_{number},code=sm_{number}" for number in numbers]
+    return [*codes, f"-gencode=arch=compute_{numbers[-1]},code=compute_{numbers[-1]}"]

@@ -1,0 +1,32 @@
+"""What the launchers of the CUDA kernels share."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unitok_kernels import backends
+from unitok_kernels.ops.common import FLOATS
+
+__all__ = ["FLOATS", "MOST_ROWS", "kernels", "place", "workspace"]
+
+EMULATED = backends.emulated()
+kernels: Any = importlib.import_module("unitok_kernels._cuda")
+
+MOST_ROWS = 2**31 - 1  # whose numbers the kernels hold in 32 bits
+
+
+def place(x: Tensor) -> tuple[int, int]:
+    """Name the device of a tensor and its current stream, as the kernels take them."""
+    if EMULATED:
+        return 0, 0
+    index = x.device.index
+    return index, torch._C._cuda_getCurrentRawStream(index)
+
+
+def workspace(x: Tensor, size: int) -> Tensor:
+    """Make room for what a kernel keeps in between."""
+    return torch.empty(size, dtype=torch.uint8, device=x.device)
