@@ -11,6 +11,7 @@ namespace {
 // have at most ceil(N / kSlot) + K of them, whatever the codes. Some stay empty, and are not written.
 constexpr int kSlot = 512;
 constexpr int kThreads = 256;
+constexpr int kAtOnce = 4;  // rows that a thread waits for
 
 __device__ inline int64_t first_slot(const int32_t* starts, int k) {
   return starts[k] / kSlot + static_cast<int64_t>(k);
@@ -31,14 +32,19 @@ __device__ inline int owner(const int32_t* starts, int codewords, int64_t slot) 
   return low;
 }
 
-// Adds up rows begin .. end - 1, each block row every blockDim.y-th, and then the block's rows in pairs. Gives the
-// total to the threads with threadIdx.y = 0.
+// Adds up what load(0) .. load(rows - 1) give, each row of the block every blockDim.y-th, and then the block's rows in
+// pairs. The total is that of the threads with threadIdx.y = 0.
 template <int V, class Load>
-__device__ inline void add_rows(int64_t begin, int64_t end, double* shared, const Load& load, double (&total)[V]) {
-#pragma unroll 4
-  for (int64_t i = begin + threadIdx.y; i < end; i += blockDim.y) {
-    const auto row = load(i);
-    for (int v = 0; v < V; ++v) total[v] += widen(row.values[v]);
+__device__ inline void add_rows(int rows, double* shared, const Load& load, double (&total)[V]) {
+  const int step = blockDim.y;
+  for (int first = threadIdx.y; first < rows; first += kAtOnce * step) {
+    decltype(load(0)) loaded[kAtOnce] = {};
+    for (int i = 0; i < kAtOnce; ++i) {
+      if (first + i * step < rows) loaded[i] = load(first + i * step);
+    }
+    for (int i = 0; i < kAtOnce; ++i) {
+      for (int v = 0; v < V; ++v) total[v] += widen(loaded[i].values[v]);
+    }
   }
   const unsigned place = threadIdx.y * blockDim.x + threadIdx.x;
   for (unsigned half = blockDim.y / 2; half > 0; half /= 2) {
@@ -64,13 +70,17 @@ __global__ void __launch_bounds__(kThreads)
   starts += level * (codewords + 1);
   const int k = owner(starts, codewords, slot);
   const int64_t begin = starts[k] + (slot - first_slot(starts, k)) * kSlot;
-  const int64_t end = min(begin + kSlot, static_cast<int64_t>(starts[k + 1]));
-  if (begin >= end) return;
+  const int rows = static_cast<int>(min(starts[k + 1] - begin, int64_t{kSlot}));
+  if (rows <= 0) return;
+  UNITOK_STATIC_SHARED(int32_t, numbers, [kSlot]);  // at hand, so that rows don't wait for them
+#pragma unroll 2
+  for (int i = threadIdx.x + threadIdx.y * blockDim.x; i < rows; i += kThreads) numbers[i] = order[begin + i];
+  __syncthreads();
   const int64_t column = (static_cast<int64_t>(blockIdx.y) * blockDim.x + threadIdx.x) * V;
   const bool inside = column < width;
   double total[V] = {};
-  const auto load = [&](int64_t i) { return load_vector<Pack<T, V>>(x + order[i] * width + column); };
-  add_rows<V>(inside ? begin : end, end, shared, load, total);
+  const auto load = [&](int i) { return load_vector<Pack<T, V>>(x + numbers[i] * width + column); };
+  add_rows<V>(inside ? rows : 0, shared, load, total);
   if (threadIdx.y > 0 || !inside) return;
   double* const to = parts + (level * gridDim.x + slot) * width + column;
   for (int v = 0; v < V; ++v) to[v] = total[v];
@@ -84,14 +94,13 @@ __global__ void __launch_bounds__(kThreads) add_slots(const double* __restrict__
   const int k = blockIdx.x, codewords = gridDim.x;
   const int64_t level = blockIdx.z;
   starts += level * (codewords + 1);
-  const int64_t begin = first_slot(starts, k), end = begin + (starts[k + 1] - starts[k] + kSlot - 1) / kSlot;
+  const int rows = (starts[k + 1] - starts[k] + kSlot - 1) / kSlot;
   const int64_t column = (static_cast<int64_t>(blockIdx.y) * blockDim.x + threadIdx.x) * V;
   const bool inside = column < width;
   double total[V] = {};
-  const double* const from = parts + level * slots * width + column;
-  add_rows<V>(
-      inside ? begin : end, end, shared, [&](int64_t i) { return load_vector<Pack<double, V>>(from + i * width); },
-      total);
+  const double* const from = parts + (level * slots + first_slot(starts, k)) * width + column;
+  const auto load = [&](int i) { return load_vector<Pack<double, V>>(from + i * width); };
+  add_rows<V>(inside ? rows : 0, shared, load, total);
   if (threadIdx.y > 0 || !inside) return;
   T* const to = sums + (level * codewords + k) * width + column;
   for (int v = 0; v < V; ++v) narrow(static_cast<float>(total[v]), to[v]);

@@ -6,6 +6,8 @@
 namespace unitok {
 namespace {
 
+constexpr int kAtOnce = 4;  // levels that a thread waits for
+
 // quantized_n = sum_l C_l,code_nl; a thread holds V columns of a row.
 template <class T, int V>
 __global__ void __launch_bounds__(256)
@@ -15,12 +17,16 @@ __global__ void __launch_bounds__(256)
   if (row >= count) return;
   for (int64_t column = threadIdx.x * V; column < width; column += blockDim.x * V) {
     float total[V] = {};
-#pragma unroll 4
-    for (int level = 0; level < levels; ++level) {
-      const int64_t code = codes[row * levels + level];
-      if (code < 0 || code >= codewords) continue;
-      const auto codeword = load_vector<Pack<T, V>>(codebooks + (level * codewords + code) * width + column);
-      for (int v = 0; v < V; ++v) total[v] += widen(codeword.values[v]);
+    for (int first = 0; first < levels; first += kAtOnce) {
+      Pack<T, V> loaded[kAtOnce] = {};
+      for (int i = 0; i < kAtOnce; ++i) {
+        const int64_t level = first + i, code = level < levels ? codes[row * levels + level] : -1;
+        if (code < 0 || code >= codewords) continue;
+        loaded[i] = load_vector<Pack<T, V>>(codebooks + (level * codewords + code) * width + column);
+      }
+      for (int i = 0; i < kAtOnce; ++i) {
+        for (int v = 0; v < V; ++v) total[v] += widen(loaded[i].values[v]);
+      }
     }
     Pack<T, V> rounded;
     for (int v = 0; v < V; ++v) narrow(total[v], rounded.values[v]);

@@ -11,12 +11,12 @@ from torch import Tensor
 from unitok_kernels import backends
 from unitok_kernels.ops.common import FLOATS
 
-__all__ = ["FLOATS", "MOST_ROWS", "kernels", "place", "workspace"]
+__all__ = ["FLOATS", "MOST", "kernels", "place", "workspace"]
 
 EMULATED = backends.emulated()
 kernels: Any = importlib.import_module("unitok_kernels._cuda")
 
-MOST_ROWS = 2**31 - 1  # whose numbers the kernels hold in 32 bits
+MOST = 2**31 - 1  # rows or codewords that are sorted: their numbers have 32 bits
 
 
 def place(x: Tensor) -> tuple[int, int]:

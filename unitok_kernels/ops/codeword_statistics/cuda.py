@@ -7,7 +7,7 @@ from torch import Tensor
 
 from unitok_kernels import checks
 from unitok_kernels.ops.codeword_statistics import reference
-from unitok_kernels.ops.native_cuda import FLOATS, MOST_ROWS, kernels, place, workspace
+from unitok_kernels.ops.native_cuda import FLOATS, MOST, kernels, place, workspace
 
 
 def codeword_statistics(
@@ -15,7 +15,7 @@ def codeword_statistics(
 ) -> tuple[Tensor, Tensor]:
     """Launch the kernels."""
     rows, width = x.shape
-    if rows > MOST_ROWS:
+    if max(rows, num_codewords) > MOST:
         return reference.codeword_statistics(x, codes, num_codewords, check_finite)
     if checks.reads_data(check_finite, codes):
         checks.finite("codeword_statistics", "x", x, "Remove or repair it.")

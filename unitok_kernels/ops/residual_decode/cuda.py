@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from unitok_kernels import checks
-from unitok_kernels.ops.native_cuda import FLOATS, MOST_ROWS, kernels, place, workspace
+from unitok_kernels.ops.native_cuda import FLOATS, MOST, kernels, place, workspace
 from unitok_kernels.ops.residual_decode import reference
 
 
@@ -33,7 +33,7 @@ def residual_decode(codes: Tensor, codebooks: Tensor, check_finite: bool | None)
 def residual_decode_backward(gradient: Tensor, codes: Tensor, num_codewords: int) -> Tensor:
     """Launch the kernels of the gradient by the codebooks, all levels at once."""
     (rows, width), levels = gradient.shape, codes.shape[1]
-    if rows > MOST_ROWS:
+    if max(rows, num_codewords) > MOST:
         return reference.residual_decode_backward(gradient, codes, num_codewords)
     by_codebooks = gradient.new_empty(levels, num_codewords, width)
     kept = workspace(codes, kernels.codeword_statistics_workspace(rows, width, levels, num_codewords))
