@@ -1,0 +1,322 @@
+// Built without ThreadSanitizer's instrumentation: fibers share what is written here, in an order that this file keeps.
+// For the same reason no memory is taken or freed on a fiber.
+#include "emulator.h"
+
+#include <algorithm>
+#include <cstdarg>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <numeric>
+#include <random>
+#include <string>
+#include <thread>
+
+#include "fiber.h"
+
+namespace emulator {
+namespace {
+
+struct Warp {
+  Meeting meetings[32];  // no more masks than lanes are in use at a time
+};
+
+// An OS thread with the fibers that run its blocks, one after the other.
+class Worker {
+ public:
+  Worker(dim3 grid, dim3 size, std::size_t shared_bytes, const std::function<void()>& body, uint64_t seed);
+  ~Worker();
+  void run_block(uint64_t number);
+
+  // What a fiber calls.
+  void meet(Meeting& meeting, int needed, bool ordered, const char* what, Site site);
+  Meeting& meeting_of(unsigned mask, const char* what, Site site);
+  void* shared_memory(const void* declaration, std::size_t bytes);
+  Block& block() { return block_; }
+
+ private:
+  static void live(void* worker);
+  void wait() { fiber_of(*self).switch_to(own_); }
+  void finish_if_all_came(Meeting& meeting);
+  bool ready(const Thread& thread) const;
+  bool go_on();
+  bool run_warp(int warp);
+  void allocate(const void* declaration, std::size_t bytes);
+  [[noreturn]] void fail_stuck() const;
+  Thread& thread(int number) { return threads_[static_cast<std::size_t>(number)]; }
+  Fiber& fiber_of(const Thread& thread) { return *fibers_[static_cast<std::size_t>(thread.number)]; }
+
+  const std::function<void()>& body_;
+  const std::size_t shared_bytes_;
+  Block block_ = {};
+  std::vector<Thread> threads_;
+  std::vector<Warp> warps_;
+  std::vector<std::unique_ptr<Fiber>> fibers_;
+  Fiber own_;
+  std::vector<int> warp_order_, lane_order_;
+  std::mt19937_64 engine_;
+  const SharedMemory* wanted_ = nullptr;
+  bool over_ = false;
+  char begun_, ended_;  // places for ThreadSanitizer
+};
+
+thread_local Worker* worker = nullptr;
+
+template <class T>
+std::vector<T> in_order(T count, std::mt19937_64& engine) {
+  std::vector<T> all(static_cast<std::size_t>(count));
+  std::iota(all.begin(), all.end(), T{0});
+  if (settings.order == Order::reverse) std::reverse(all.begin(), all.end());
+  if (settings.order == Order::random) std::shuffle(all.begin(), all.end(), engine);
+  return all;
+}
+
+uint3 place_of(uint64_t number, dim3 in) {
+  const uint64_t row = number / in.x;
+  return {static_cast<unsigned>(number % in.x), static_cast<unsigned>(row % in.y), static_cast<unsigned>(row / in.y)};
+}
+
+std::string named(const char* what, Site site) {
+  return std::string(what) + " at " + site.file + ":" + std::to_string(site.line);
+}
+
+Worker::Worker(dim3 grid, dim3 size, std::size_t shared_bytes, const std::function<void()>& body, uint64_t seed)
+    : body_(body), shared_bytes_(shared_bytes), engine_(seed) {
+  worker = this;
+  block_.grid = grid;
+  block_.size = size;
+  const int count = static_cast<int>(size.x * size.y * size.z), warps = (count + 31) / 32;
+  warps_.resize(static_cast<std::size_t>(warps));
+  warp_order_ = in_order(warps, engine_);
+  lane_order_ = in_order(32, engine_);
+  for (int i = 0; i < count; ++i) {
+    threads_.push_back({&block_, place_of(static_cast<uint64_t>(i), size), i, true, nullptr, 0, {}, {}});
+    fibers_.push_back(std::make_unique<Fiber>(live, this));
+  }
+}
+
+Worker::~Worker() {
+  over_ = true;
+  for (Thread& thread : threads_) {
+    self = &thread;
+    own_.switch_to(fiber_of(thread));
+  }
+  self = nullptr;
+  worker = nullptr;
+}
+
+// What a fiber does: the same thread of one block after the other.
+void Worker::live(void* worker) {
+  Worker& my = *static_cast<Worker*>(worker);
+  Thread& me = *self;
+  while (!my.over_) {
+    acquire(&my.begun_);
+    my.body_();
+    release(&my.ended_);
+    me.done = true;
+    --my.block_.alive;
+    my.finish_if_all_came(my.block_.barriers[0]);
+    my.wait();
+  }
+  my.fiber_of(me).leave_for_good(my.own_);
+}
+
+void Worker::run_block(uint64_t number) {
+  block_.index = place_of(number, block_.grid);
+  block_.alive = static_cast<int>(threads_.size());
+  for (Thread& thread : threads_) {
+    thread.done = false;
+    thread.copies.clear();
+    thread.groups.clear();
+  }
+  allocate(nullptr, shared_bytes_);
+  while (block_.alive > 0)
+    if (!go_on()) fail_stuck();
+  acquire(&ended_);
+  for (const SharedMemory& memory : block_.shared) std::free(memory.data);
+  block_.shared.clear();
+}
+
+bool Worker::go_on() {
+  const bool random = settings.order == Order::random;
+  if (random) std::shuffle(warp_order_.begin(), warp_order_.end(), engine_);
+  bool any = false;
+  for (const int warp : warp_order_)
+    while (run_warp(warp)) {
+      any = true;
+      if (random && engine_() % 4 == 0) break;
+    }
+  return any;
+}
+
+bool Worker::run_warp(int warp) {
+  if (settings.order == Order::random) std::shuffle(lane_order_.begin(), lane_order_.end(), engine_);
+  bool any = false;
+  for (const int lane : lane_order_) {
+    const int number = 32 * warp + lane;
+    if (number >= static_cast<int>(threads_.size()) || !ready(thread(number))) continue;
+    self = &thread(number);
+    own_.switch_to(fiber_of(*self));
+    while (wanted_ != nullptr) {
+      allocate(wanted_->declaration, wanted_->bytes);
+      wanted_ = nullptr;
+      own_.switch_to(fiber_of(*self));
+    }
+    any = true;
+  }
+  self = nullptr;
+  return any;
+}
+
+bool Worker::ready(const Thread& thread) const {
+  return !thread.done && (thread.waits_for == nullptr || thread.waits_for->phase != thread.phase);
+}
+
+void Worker::meet(Meeting& meeting, int needed, bool ordered, const char* what, Site site) {
+  if (meeting.come == 0) {
+    meeting.needed = needed;
+    meeting.what = what;
+    meeting.site = site;
+  } else if (meeting.needed != needed || std::strcmp(meeting.what, what) != 0) {
+    fail("%s meets %s", named(what, site).c_str(), named(meeting.what, meeting.site).c_str());
+  }
+  const unsigned phase = meeting.phase;
+  if (ordered) release(&meeting.order[phase % 2]);
+  ++meeting.come;
+  ++meeting.inside;
+  finish_if_all_came(meeting);
+  self->waits_for = &meeting;
+  self->phase = phase;
+  wait();
+  self->waits_for = nullptr;
+  --meeting.inside;
+  if (ordered) acquire(&meeting.order[phase % 2]);
+}
+
+void Worker::finish_if_all_came(Meeting& meeting) {
+  if (meeting.come == 0 || meeting.come != (meeting.needed == 0 ? block_.alive : meeting.needed)) return;
+  meeting.come = 0;
+  ++meeting.phase;
+}
+
+Meeting& Worker::meeting_of(unsigned mask, const char* what, Site site) {
+  const int first = self->number - self->lane();
+  if ((mask >> self->lane() & 1) == 0)
+    fail("%s: the mask %#x leaves out the lane that calls", named(what, site).c_str(), mask);
+  for (int lane = 0; lane < 32; ++lane)
+    if ((mask >> lane & 1) != 0 && (first + lane >= static_cast<int>(threads_.size()) || thread(first + lane).done))
+      fail("%s: the mask %#x names lane %d, which isn't there or has returned", named(what, site).c_str(), mask, lane);
+  Meeting* unused = nullptr;
+  for (Meeting& meeting : warps_[static_cast<std::size_t>(first / 32)].meetings) {
+    if (meeting.inside == 0)
+      unused = &meeting;
+    else if (meeting.mask == mask)
+      return meeting;
+  }
+  unused->mask = mask;
+  return *unused;
+}
+
+void* Worker::shared_memory(const void* declaration, std::size_t bytes) {
+  const auto find = [&] {
+    const auto same = [&](const SharedMemory& memory) { return memory.declaration == declaration; };
+    return std::find_if(block_.shared.begin(), block_.shared.end(), same);
+  };
+  if (find() == block_.shared.end()) {
+    const SharedMemory wanted = {declaration, nullptr, bytes};
+    wanted_ = &wanted;
+    wait();
+  }
+  acquire(&begun_);
+  return find()->data;
+}
+
+void Worker::allocate(const void* declaration, std::size_t bytes) {
+  void* data = nullptr;
+  if (posix_memalign(&data, 16, bytes) != 0) fail("no memory");
+  poison(data, bytes);
+  block_.shared.push_back({declaration, data, bytes});
+  release(&begun_);
+}
+
+void Worker::fail_stuck() const {
+  std::string message = "stuck:";
+  for (const Thread& thread : threads_) {
+    if (thread.done) continue;
+    const std::string place = "\n  threads wait for others in " + named(thread.waits_for->what, thread.waits_for->site);
+    if (message.find(place) == std::string::npos) message += place;
+  }
+  if (block_.alive < static_cast<int>(threads_.size())) message += "\n  and some have returned";
+  fail("%s", message.c_str());
+}
+
+}  // namespace
+
+void fail(const char* format, ...) {
+  std::fprintf(stderr, "cuda_emulator: ");
+  va_list arguments;
+  va_start(arguments, format);
+  std::vfprintf(stderr, format, arguments);
+  va_end(arguments);
+  if (worker != nullptr) {
+    const uint3 block = worker->block().index;
+    std::fprintf(stderr, "\n  in block (%u, %u, %u)", block.x, block.y, block.z);
+  }
+  if (self != nullptr) std::fprintf(stderr, ", thread (%u, %u, %u)", self->index.x, self->index.y, self->index.z);
+  std::fprintf(stderr, "\n");
+  std::abort();
+}
+
+const Slot* meet_warp(unsigned mask, const Slot& mine, bool ordered, const char* what, Site site) {
+  Meeting& meeting = worker->meeting_of(mask, what, site);
+  Slot* const slots = meeting.slots[meeting.phase % 2];
+  slots[self->lane()] = mine;
+  worker->meet(meeting, __builtin_popcount(mask), ordered, what, site);
+  return slots;
+}
+
+void meet_block(int barrier, int threads, const char* what, Site site) {
+  Meeting& meeting = worker->block().barriers[barrier];
+  if (barrier == 0 && meeting.come > 0 && (meeting.site.line != site.line || meeting.site.file != site.file))
+    fail("%s meets %s", named(what, site).c_str(), named(meeting.what, meeting.site).c_str());
+  worker->meet(meeting, threads, true, what, site);
+}
+
+void fence() {
+  static char place;
+  acquire(&place);
+  release(&place);
+}
+
+void* shared_memory(const void* declaration, std::size_t bytes) { return worker->shared_memory(declaration, bytes); }
+
+bool is_shared(const void* from, std::size_t bytes) {
+  const uintptr_t at = reinterpret_cast<uintptr_t>(from);
+  for (const SharedMemory& memory : worker->block().shared) {
+    const uintptr_t start = reinterpret_cast<uintptr_t>(memory.data);
+    if (at >= start && at + bytes <= start + memory.bytes) return true;
+  }
+  return false;
+}
+
+void poison(void* to, std::size_t bytes) {
+  for (std::size_t i = 0; i < bytes; ++i)
+    static_cast<unsigned char*>(to)[i] = static_cast<unsigned char>(i % 2 == 0 ? kPoison : kPoison >> 8);
+}
+
+void run(dim3 grid, dim3 block, std::size_t shared_bytes, const std::function<void()>& body) {
+  std::mt19937_64 engine(settings.seed);
+  const std::vector<uint64_t> blocks = in_order(uint64_t{grid.x} * grid.y * grid.z, engine);
+  const std::size_t workers = std::min<std::size_t>(static_cast<std::size_t>(settings.os_threads), blocks.size());
+  const auto work = [&](std::size_t first) {
+    Worker own(grid, block, shared_bytes, body, settings.seed + first);
+    for (std::size_t i = first; i < blocks.size(); i += workers) own.run_block(blocks[i]);
+  };
+  std::vector<std::thread> others;
+  for (std::size_t i = 1; i < workers; ++i) others.emplace_back(work, i);
+  work(0);
+  for (std::thread& other : others) other.join();
+}
+
+}  // namespace emulator

@@ -1,0 +1,120 @@
+// Runs a kernel's blocks on OS threads and their CUDA threads on fibers, and watches how these wait for each other. A
+// thread runs until it waits, so a fault of order shows in some order of threads: `settings` has three.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "vector_types.h"
+
+namespace emulator {
+
+enum class Order { forward, reverse, random };
+
+// How a matrix unit adds: the products of so many bytes of operands in a step, each of which is cut off at `bits` below
+// the largest, as is the accumulator. No known unit keeps less than the default; sm_80 has {16, 24}, later ones {32, 25}.
+// Source: that of tests/kernels/matrix_unit.py, which has the same in torch.
+struct MatrixUnit {
+  int bytes = 32, bits = 23;
+};
+
+struct Settings {
+  // In order, each warp goes as far as it can before the next one starts; at random, warps overtake each other.
+  Order order = Order::forward;
+  uint64_t seed = 0;   // of random orders
+  int os_threads = 2;  // they take turns with the blocks, so that a race between blocks is one between OS threads
+  MatrixUnit unit;
+};
+
+inline Settings settings;
+
+// A call in the kernel; taken as a default argument.
+struct Site {
+  const char* file;
+  int line;
+  static constexpr Site here(const char* file = __builtin_FILE(), int line = __builtin_LINE()) { return {file, line}; }
+};
+
+// What a lane shows to the others of its warp.
+struct alignas(16) Slot {
+  unsigned char bytes[32];
+};
+
+// Where threads wait for each other: a phase is over when all have come. The first thread to go on may come to the next
+// phase before the last one has left this, so what belongs to a phase is there for even and for odd ones.
+struct Meeting {
+  unsigned mask;  // of lanes, where it is one of a warp
+  int needed;     // threads; 0: all of the block that haven't returned
+  int come, inside;
+  unsigned phase;
+  const char* what;
+  Site site;
+  char order[2];  // places for ThreadSanitizer
+  Slot slots[2][32];
+};
+
+struct Copy {
+  void* to;
+  const void* from;
+  int bytes;
+};
+
+struct Block;
+
+struct Thread {
+  Block* block;
+  uint3 index;
+  int number;
+  bool done;
+  const Meeting* waits_for;
+  unsigned phase;
+  std::vector<Copy> copies;         // started, not yet made
+  std::vector<std::size_t> groups;  // how many of them are in each group
+
+  int lane() const { return number % 32; }
+};
+
+struct SharedMemory {
+  const void* declaration;  // null: the part whose size the launch tells
+  void* data;
+  std::size_t bytes;
+};
+
+struct Block {
+  dim3 grid, size;
+  uint3 index;
+  int alive;
+  Meeting barriers[16];  // the first one is __syncthreads
+  std::vector<SharedMemory> shared;
+};
+
+inline thread_local Thread* self = nullptr;
+
+// Ends the program: the kernel does what it must not.
+[[noreturn]] void fail(const char* format, ...) __attribute__((format(printf, 1, 2)));
+
+// Waits for the lanes of the mask to come to the same call and returns the slots of all 32, good until the thread waits
+// again. What the lanes did before is only known to be done if `ordered`.
+const Slot* meet_warp(unsigned mask, const Slot& mine, bool ordered, const char* what, Site site);
+
+// Waits for so many threads of the block (0: all that haven't returned) at one of the barriers.
+void meet_block(int barrier, int threads, const char* what, Site site);
+
+// What the thread did before is done for whoever passes a fence later: more than CUDA says, which asks for an atomic
+// operation that tells of it.
+void fence();
+
+// The block's array for a declaration; null: the one whose size the launch tells.
+void* shared_memory(const void* declaration, std::size_t bytes);
+bool is_shared(const void* from, std::size_t bytes);
+
+// What nobody should read: NaN in every floating type, negative in every integer type.
+constexpr uint16_t kPoison = 0xfff9;
+void poison(void* to, std::size_t bytes);
+
+// Runs body() once for each thread of the grid.
+void run(dim3 grid, dim3 block, std::size_t shared_bytes, const std::function<void()>& body);
+
+}  // namespace emulator

@@ -1,0 +1,52 @@
+// The part of CUDA's runtime that launchers call, on a machine of two devices with memory of their own kind: the host's.
+// A stream does its work at once.
+#pragma once
+
+#include <cstddef>
+
+#include "emulator.h"
+
+enum cudaError_t {
+  cudaSuccess = 0,
+  cudaErrorInvalidValue = 1,
+  cudaErrorInvalidConfiguration = 9,
+  cudaErrorInvalidDevice = 101,
+};
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
+enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16, cudaDevAttrMaxSharedMemoryPerBlockOptin = 97 };
+using cudaStream_t = struct CUstream_st*;
+
+const char* cudaGetErrorString(cudaError_t error);
+cudaError_t cudaGetLastError();  // and forgets it
+cudaError_t cudaPeekAtLastError();
+cudaError_t cudaGetDevice(int* device);
+cudaError_t cudaSetDevice(int device);
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
+cudaError_t cudaDeviceSynchronize();
+cudaError_t cudaMemsetAsync(void* to, int byte, std::size_t bytes, cudaStream_t stream = nullptr);
+
+namespace emulator {
+
+constexpr int kDevices = 2, kMultiprocessors = 3;
+constexpr std::size_t kSharedBytes = std::size_t{48} << 10;          // what a launch has without asking
+constexpr std::size_t kSharedBytesOptin = std::size_t{227} << 10;    // as on sm_90 and sm_100
+
+cudaError_t allow_shared_bytes(const void* kernel, int bytes);
+
+// Runs the kernel unless a device would refuse to; what it refused is the last error then.
+void launch_or_refuse(const void* kernel, dim3 grid, dim3 block, std::size_t shared_bytes,
+                      const std::function<void()>& body);
+
+template <class... Parameters, class... Arguments>
+void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t shared_bytes, cudaStream_t,
+            Arguments... arguments) {
+  launch_or_refuse(reinterpret_cast<const void*>(kernel), grid, block, shared_bytes,
+                   [=] { kernel(arguments...); });
+}
+
+}  // namespace emulator
+
+template <class... Parameters>
+cudaError_t cudaFuncSetAttribute(void (*kernel)(Parameters...), cudaFuncAttribute, int bytes) {
+  return emulator::allow_shared_bytes(reinterpret_cast<const void*>(kernel), bytes);
+}
