@@ -114,7 +114,13 @@ bool is_shared(const void* from, std::size_t bytes);
 constexpr uint16_t kPoison = 0xfff9;
 void poison(void* to, std::size_t bytes);
 
+struct Launch {
+  dim3 grid, block;
+  std::size_t shared_bytes;          // of the array that has no size of its own
+  std::size_t shared_bytes_allowed;  // of all together
+};
+
 // Runs body() once for each thread of the grid.
-void run(dim3 grid, dim3 block, std::size_t shared_bytes, const std::function<void()>& body);
+void run(const Launch& launch, const std::function<void()>& body);
 
 }  // namespace emulator

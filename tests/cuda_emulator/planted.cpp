@@ -323,6 +323,20 @@ void launch_without_leave_for_shared_memory(bool right) {
   launched();
 }
 
+__global__ void use_both_kinds(float* out) {
+  UNITOK_SHARED(float, some);
+  UNITOK_STATIC_SHARED(float, others, [kThreads]);
+  some[threadIdx.x] = others[threadIdx.x] = 1;
+  out[threadIdx.x] = some[threadIdx.x] + others[threadIdx.x];
+}
+
+void static_and_dynamic_shared_are_too_much(bool right) {
+  Array<float> out(kThreads);
+  const int bytes = (48 << 10) - (right ? 4 * kThreads : 16);
+  UNITOK_LAUNCH(use_both_kinds, 1, kThreads, static_cast<std::size_t>(bytes), nullptr, out.data());
+  launched();
+}
+
 struct Fault {
   const char* name;
   void (*run)(bool right);
@@ -362,6 +376,7 @@ constexpr Fault kFaults[] = {
     {"launch_without_blocks", launch_without_blocks, kRefused, nullptr, nullptr},
     {"launch_of_a_large_block", launch_of_a_large_block, kRefused, nullptr, nullptr},
     {"launch_without_leave_for_shared_memory", launch_without_leave_for_shared_memory, kRefused, nullptr, nullptr},
+    {"static_and_dynamic_shared_are_too_much", static_and_dynamic_shared_are_too_much, "are allowed", nullptr, nullptr},
 };
 
 const char* expected(const Fault& fault) {
