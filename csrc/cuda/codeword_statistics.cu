@@ -10,8 +10,8 @@ namespace {
 // i of codeword k has number starts[k] / kSlot + k + i: those of one codeword never reach the next one's, and N rows
 // have at most ceil(N / kSlot) + K of them, whatever the codes. Some stay empty, and are not written.
 constexpr int kSlot = 512;
-constexpr int kThreads = 256;
-constexpr int kAtOnce = 4;  // rows that a thread waits for
+constexpr unsigned kThreads = 256, kFewThreads = 64;  // of a block, where its rows are many or few
+constexpr int kAtOnce = 4;                            // rows that a thread waits for
 
 __device__ inline int64_t first_slot(const int32_t* starts, int k) {
   return starts[k] / kSlot + static_cast<int64_t>(k);
@@ -46,14 +46,14 @@ __device__ inline void add_rows(int rows, double* shared, const Load& load, doub
       for (int v = 0; v < V; ++v) total[v] += widen(loaded[i].values[v]);
     }
   }
-  const unsigned place = threadIdx.y * blockDim.x + threadIdx.x;
+  const unsigned place = threadIdx.y * blockDim.x + threadIdx.x, threads = blockDim.x * blockDim.y;
   for (unsigned half = blockDim.y / 2; half > 0; half /= 2) {
     if (threadIdx.y >= half && threadIdx.y < 2 * half) {
-      for (int v = 0; v < V; ++v) shared[v * kThreads + place] = total[v];
+      for (int v = 0; v < V; ++v) shared[v * threads + place] = total[v];
     }
     __syncthreads();
     if (threadIdx.y < half) {
-      for (int v = 0; v < V; ++v) total[v] += shared[v * kThreads + place + half * blockDim.x];
+      for (int v = 0; v < V; ++v) total[v] += shared[v * threads + place + half * blockDim.x];
     }
     __syncthreads();
   }
@@ -74,7 +74,8 @@ __global__ void __launch_bounds__(kThreads)
   if (rows <= 0) return;
   UNITOK_STATIC_SHARED(int32_t, numbers, [kSlot]);  // at hand, so that rows don't wait for them
 #pragma unroll 2
-  for (int i = threadIdx.x + threadIdx.y * blockDim.x; i < rows; i += kThreads) numbers[i] = order[begin + i];
+  for (int i = threadIdx.x + threadIdx.y * blockDim.x; i < rows; i += blockDim.x * blockDim.y)
+    numbers[i] = order[begin + i];
   __syncthreads();
   const int64_t column = (static_cast<int64_t>(blockIdx.y) * blockDim.x + threadIdx.x) * V;
   const bool inside = column < width;
@@ -108,14 +109,17 @@ __global__ void __launch_bounds__(kThreads) add_slots(const double* __restrict__
 
 int64_t slots_of(int64_t count, int64_t codewords) { return ceil_div(count, kSlot) + codewords; }
 
-// Launches kernel<T, V> with as many blocks (a, columns, levels) as rows of `width` values need.
+// Launches a kernel: blocks along x, the columns along y and the levels along z. How a block is laid out, and so the
+// order of its sums, doesn't hang on whether the kernel takes packs of values or, where they aren't aligned, single
+// ones.
 template <class Kernel, class... Arguments>
-void by_columns(Kernel kernel, int pack, int64_t blocks, int64_t width, int64_t levels, cudaStream_t stream,
-                const Arguments&... arguments) {
-  const dim3 block = row_block(ceil_div(width, pack));
-  const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(ceil_div(width, block.x * pack)),
+void by_columns(Kernel kernel, bool packed, int pack, int64_t blocks, int64_t rows_each, int64_t width, int64_t levels,
+                cudaStream_t stream, const Arguments&... arguments) {
+  const dim3 block = row_block(ceil_div(width, pack), rows_each < 64 ? kFewThreads : kThreads);
+  const int values = packed ? pack : 1;  // of a thread
+  const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(ceil_div(width, block.x * values)),
                   static_cast<unsigned>(levels));
-  UNITOK_LAUNCH(kernel, grid, block, kThreads * pack * sizeof(double), stream, arguments...);
+  UNITOK_LAUNCH(kernel, grid, block, block.x * block.y * values * sizeof(double), stream, arguments...);
 }
 
 }  // namespace
@@ -132,15 +136,15 @@ void codeword_statistics(const Rows& x, const int64_t* codes, int64_t levels, in
   with_type(x.type, [&](auto type_of_x) {
     using T = decltype(type_of_x);
     const bool packed = in_packs<T>(width, x.data);
-    by_columns(packed ? sum_slots<T, kPack<T>> : sum_slots<T, 1>, packed ? kPack<T> : 1, slots, width, levels, stream,
-               static_cast<const T*>(x.data), x.count, width, groups.order, groups.starts, static_cast<int>(codewords),
-               parts);
+    by_columns(packed ? sum_slots<T, kPack<T>> : sum_slots<T, 1>, packed, kPack<T>, slots, x.count / codewords, width,
+               levels, stream, static_cast<const T*>(x.data), x.count, width, groups.order, groups.starts,
+               static_cast<int>(codewords), parts);
   });
   with_type(type, [&](auto type_of_sums) {
     using T = decltype(type_of_sums);
     const bool packed = in_packs<double>(width, parts);
-    by_columns(packed ? add_slots<T, 2> : add_slots<T, 1>, packed ? 2 : 1, codewords, width, levels, stream, parts,
-               slots, width, groups.starts, static_cast<T*>(sums));
+    by_columns(packed ? add_slots<T, 2> : add_slots<T, 1>, packed, 2, codewords, slots / codewords, width, levels,
+               stream, parts, slots, width, groups.starts, static_cast<T*>(sums));
   });
 }
 

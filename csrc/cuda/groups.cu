@@ -8,9 +8,11 @@ namespace unitok {
 namespace {
 
 constexpr unsigned kWarp = 0xffffffff;
-constexpr int kTile = 32;                            // codes, and slices of the chunks, of a block that scans
-constexpr int kScanThreads = 1024;                   // of the block that scans a level's codes
-constexpr int64_t kSharedCodewords = 48 << 10 >> 2;  // whose tallies fit into shared memory that needs no asking for
+constexpr int kTile = 32;                   // codes, and slices of the chunks, of a block that scans
+constexpr int kAtOnce = 8;                  // counts that a thread waits for
+constexpr int kScanThreads = 256;           // of the block that scans a level's codes
+constexpr int64_t kSharedCodewords = 4096;  // most whose tallies are in shared memory: 16 KiB a warp, or few fit
+constexpr int64_t kMostChunks = 4096;       // about the warps that a device runs at a time
 
 // A warp takes a chunk's rows of one level, 32 at a time. tally[k] is where the next row of code k goes: the lanes of
 // one code find each other, take a place each in row order, and the first of them moves the tally on. Only this warp
@@ -58,7 +60,7 @@ __global__ void __launch_bounds__(kTile* kTile)
   UNITOK_STATIC_SHARED(int32_t, sums, [kTile][kTile]);
   const int k = blockIdx.x * kTile + threadIdx.x;
   const int64_t level = blockIdx.y;
-  const int slice = (chunks + kTile - 1) / kTile;
+  const int slices = static_cast<int>(blockDim.y), slice = (chunks + slices - 1) / slices;
   const int begin = min(static_cast<int>(threadIdx.y) * slice, chunks), end = min(begin + slice, chunks);
   int32_t* const column = table + level * chunks * codewords + k;
   int32_t sum = 0;
@@ -71,14 +73,17 @@ __global__ void __launch_bounds__(kTile* kTile)
   if (k >= codewords) return;
   int32_t before = 0;
   for (int y = 0; y < static_cast<int>(threadIdx.y); ++y) before += sums[y][threadIdx.x];
-#pragma unroll 8
-  for (int c = begin; c < end; ++c) {
-    int32_t& place = column[static_cast<int64_t>(c) * codewords];
-    const int32_t here = place;
-    place = before;
-    before += here;
+  for (int first = begin; first < end; first += kAtOnce) {
+    int32_t here[kAtOnce] = {};
+    for (int i = 0; i < kAtOnce; ++i) {
+      if (first + i < end) here[i] = column[static_cast<int64_t>(first + i) * codewords];
+    }
+    for (int i = 0; i < kAtOnce; ++i) {
+      if (first + i < end) column[static_cast<int64_t>(first + i) * codewords] = before;
+      before += here[i];
+    }
   }
-  if (threadIdx.y == kTile - 1) totals[level * (codewords + 1) + k] = before;
+  if (threadIdx.y == blockDim.y - 1) totals[level * (codewords + 1) + k] = before;
 }
 
 // starts[k], which holds the rows of code k, becomes the sum over the codes before k; a block a level.
@@ -116,8 +121,8 @@ GroupsLayout::GroupsLayout(int64_t count, int64_t levels, int64_t codewords)
     : count(count),
       levels(levels),
       codewords(codewords),
-      // Enough warps for a full device, and a table of at most some integers a row, however many codewords there are.
-      chunk(ceil_div(std::max<int64_t>(1024, codewords / 8), 32) * 32),
+      // Long enough for a table of but some integers a row, however many codewords there are.
+      chunk(std::max<int64_t>({1024, codewords / 8, ceil_div(count, kMostChunks)})),
       chunks(std::max<int64_t>(ceil_div(count, chunk), 1)),
       bytes(levels * (count + codewords + 1 + chunks * codewords) * 4) {}
 
@@ -133,8 +138,9 @@ Groups group_rows(const int64_t* codes, const GroupsLayout& layout, int64_t* cou
   const dim3 grid(chunks, levels);
   UNITOK_LAUNCH(walk<false>, grid, 32, shared, stream, codes, layout.count, levels, codewords, layout.chunk, in_shared,
                 table, starts, order);
-  UNITOK_LAUNCH(scan_chunks, dim3(static_cast<unsigned>(ceil_div(codewords, kTile)), levels), dim3(kTile, kTile), 0,
-                stream, table, static_cast<int>(chunks), codewords, starts);
+  const dim3 tiles(static_cast<unsigned>(ceil_div(codewords, kTile)), levels);
+  UNITOK_LAUNCH(scan_chunks, tiles, dim3(kTile, std::min<unsigned>(chunks, kTile)), 0, stream, table,
+                static_cast<int>(chunks), codewords, starts);
   UNITOK_LAUNCH(scan_codes, levels, kScanThreads, 0, stream, starts, codewords, counts);
   UNITOK_LAUNCH(walk<true>, grid, 32, shared, stream, codes, layout.count, levels, codewords, layout.chunk, in_shared,
                 table, starts, order);

@@ -48,11 +48,11 @@ void with_type(Float type, const F& f) {
   }
 }
 
-// A block of 256 threads: x over the packs of a row, as many as there are up to a warp, and y over rows.
-inline dim3 row_block(int64_t packs) {
+// A block of threads: x over the packs of a row, as many as there are up to a warp, and y over rows.
+inline dim3 row_block(int64_t packs, unsigned threads) {
   unsigned lanes = 1;
   while (lanes < packs && lanes < 32) lanes *= 2;
-  return dim3(lanes, 256 / lanes);
+  return dim3(lanes, threads / lanes);
 }
 
 constexpr int64_t ceil_div(int64_t n, int64_t d) { return (n + d - 1) / d; }

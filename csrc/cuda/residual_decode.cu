@@ -6,11 +6,12 @@
 namespace unitok {
 namespace {
 
+constexpr unsigned kThreads = 256;
 constexpr int kAtOnce = 4;  // levels that a thread waits for
 
 // quantized_n = sum_l C_l,code_nl; a thread holds V columns of a row.
 template <class T, int V>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(kThreads)
     decode(const int64_t* __restrict__ codes, int64_t count, int levels, const T* __restrict__ codebooks,
            int64_t codewords, int64_t width, T* __restrict__ quantized) {
   const int64_t row = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
@@ -43,7 +44,7 @@ void residual_decode(const int64_t* codes, int64_t count, int64_t levels, const 
   with_type(codebooks.type, [&](auto type) {
     using T = decltype(type);
     const auto run = [&](auto kernel, int pack) {
-      const dim3 block = row_block(ceil_div(width, pack));
+      const dim3 block = row_block(ceil_div(width, pack), kThreads);
       UNITOK_LAUNCH(kernel, static_cast<unsigned>(ceil_div(count, block.y)), block, 0, stream, codes, count,
                     static_cast<int>(levels), static_cast<const T*>(codebooks.data), codewords, width,
                     static_cast<T*>(quantized));

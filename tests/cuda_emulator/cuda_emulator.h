@@ -21,10 +21,9 @@
 
 #define UNITOK_SHARED(T, name) T* const name = static_cast<T*>(::emulator::shared_memory(nullptr, 0))
 
-// The array itself, so that its size is known and UndefinedBehaviorSanitizer holds an index to it. Volatile arrays and
-// types with commas in their name are not for it.
-#define UNITOK_STATIC_SHARED(T, name, extent)  \
-  using Shared_##name = T extent;              \
-  static const char declaration_##name = 0;    \
-  Shared_##name& name =                        \
+// The array itself: its size is known, so that UndefinedBehaviorSanitizer holds an index to it.
+#define UNITOK_STATIC_SHARED(T, name, extent) \
+  using Shared_##name = T extent;             \
+  static const char declaration_##name = 0;   \
+  Shared_##name& name =                       \
       *static_cast<Shared_##name*>(::emulator::shared_memory(&declaration_##name, sizeof(Shared_##name)))

@@ -19,8 +19,8 @@
 #include "check.h"
 #include "platform.cuh"
 
-// Memory of a device, of exactly so many values: beyond them AddressSanitizer looks out. Poisoned at first, so that what
-// a kernel doesn't write is found, and what it reads too early.
+// Memory of a device, of exactly so many values: beyond them AddressSanitizer looks out. Poisoned at first, so that
+// what a kernel doesn't write is found, and what it reads too early.
 template <class T>
 class Array {
  public:

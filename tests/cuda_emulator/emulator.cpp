@@ -8,12 +8,13 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <mutex>
 #include <numeric>
 #include <random>
 #include <string>
-#include <thread>
 
 #include "fiber.h"
+#include "os_thread.h"
 
 namespace emulator {
 namespace {
@@ -22,46 +23,64 @@ struct Warp {
   Meeting meetings[32];  // no more masks than lanes are in use at a time
 };
 
-// An OS thread with the fibers that run its blocks, one after the other.
+// The blocks that an OS thread runs, one after the other.
 class Worker {
  public:
-  Worker(dim3 grid, dim3 size, std::size_t shared_bytes, const std::function<void()>& body, uint64_t seed);
+  Worker(const Launch& launch, const std::function<void()>& body, uint64_t seed);
   ~Worker();
   void run_block(uint64_t number);
 
   // What a fiber calls.
+  void run_thread();
   void meet(Meeting& meeting, int needed, bool ordered, const char* what, Site site);
   Meeting& meeting_of(unsigned mask, const char* what, Site site);
   void* shared_memory(const void* declaration, std::size_t bytes);
   Block& block() { return block_; }
 
  private:
-  static void live(void* worker);
-  void wait() { fiber_of(*self).switch_to(own_); }
+  void wait();
   void finish_if_all_came(Meeting& meeting);
   bool ready(const Thread& thread) const;
   bool go_on();
   bool run_warp(int warp);
   void allocate(const void* declaration, std::size_t bytes);
   [[noreturn]] void fail_stuck() const;
-  Thread& thread(int number) { return threads_[static_cast<std::size_t>(number)]; }
-  Fiber& fiber_of(const Thread& thread) { return *fibers_[static_cast<std::size_t>(thread.number)]; }
+  void go_on_with(Thread& thread);
 
+  const Launch launch_;
   const std::function<void()>& body_;
-  const std::size_t shared_bytes_;
   Block block_ = {};
   std::vector<Thread> threads_;
   std::vector<Warp> warps_;
-  std::vector<std::unique_ptr<Fiber>> fibers_;
-  Fiber own_;
   std::vector<int> warp_order_, lane_order_;
   std::mt19937_64 engine_;
   const SharedMemory* wanted_ = nullptr;
-  bool over_ = false;
   char begun_, ended_;  // places for ThreadSanitizer
 };
 
 thread_local Worker* worker = nullptr;
+
+// An OS thread's, one a CUDA thread of a block. They stay from launch to launch: to make one takes ThreadSanitizer a
+// millisecond.
+struct Fibers {
+  Fiber own;
+  std::vector<std::unique_ptr<Fiber>> made;
+  bool over = false;
+
+  Fiber& operator[](int number) { return *made[static_cast<std::size_t>(number)]; }
+  void make(std::size_t count) {
+    while (made.size() < count) made.push_back(std::make_unique<Fiber>(live, this));
+  }
+  ~Fibers() {
+    over = true;
+    for (const std::unique_ptr<Fiber>& fiber : made) own.switch_to(*fiber);
+  }
+
+ private:
+  static void live(void* all);
+};
+
+thread_local Fibers fibers;
 
 template <class T>
 std::vector<T> in_order(T count, std::mt19937_64& engine) {
@@ -81,45 +100,49 @@ std::string named(const char* what, Site site) {
   return std::string(what) + " at " + site.file + ":" + std::to_string(site.line);
 }
 
-Worker::Worker(dim3 grid, dim3 size, std::size_t shared_bytes, const std::function<void()>& body, uint64_t seed)
-    : body_(body), shared_bytes_(shared_bytes), engine_(seed) {
+Worker::Worker(const Launch& launch, const std::function<void()>& body, uint64_t seed)
+    : launch_(launch), body_(body), engine_(seed) {
   worker = this;
-  block_.grid = grid;
+  const dim3 size = launch.block;
+  block_.grid = launch.grid;
   block_.size = size;
   const int count = static_cast<int>(size.x * size.y * size.z), warps = (count + 31) / 32;
   warps_.resize(static_cast<std::size_t>(warps));
   warp_order_ = in_order(warps, engine_);
   lane_order_ = in_order(32, engine_);
-  for (int i = 0; i < count; ++i) {
+  for (int i = 0; i < count; ++i)
     threads_.push_back({&block_, place_of(static_cast<uint64_t>(i), size), i, true, nullptr, 0, {}, {}});
-    fibers_.push_back(std::make_unique<Fiber>(live, this));
-  }
+  fibers.make(threads_.size());
 }
 
-Worker::~Worker() {
-  over_ = true;
-  for (Thread& thread : threads_) {
-    self = &thread;
-    own_.switch_to(fiber_of(thread));
+Worker::~Worker() { worker = nullptr; }
+
+// What a fiber does: the same thread of one block after the other, of one launch after the other.
+void Fibers::live(void* all) {
+  Fibers& mine = *static_cast<Fibers*>(all);
+  Fiber& me = mine[self->number];
+  while (!mine.over) {
+    worker->run_thread();
+    me.switch_to(mine.own);
   }
+  me.leave_for_good(mine.own);
+}
+
+void Worker::run_thread() {
+  acquire(&begun_);
+  body_();
+  release(&ended_);
+  self->done = true;
+  --block_.alive;
+  finish_if_all_came(block_.barriers[0]);
+}
+
+void Worker::wait() { fibers[self->number].switch_to(fibers.own); }
+
+void Worker::go_on_with(Thread& thread) {
+  self = &thread;
+  fibers.own.switch_to(fibers[thread.number]);
   self = nullptr;
-  worker = nullptr;
-}
-
-// What a fiber does: the same thread of one block after the other.
-void Worker::live(void* worker) {
-  Worker& my = *static_cast<Worker*>(worker);
-  Thread& me = *self;
-  while (!my.over_) {
-    acquire(&my.begun_);
-    my.body_();
-    release(&my.ended_);
-    me.done = true;
-    --my.block_.alive;
-    my.finish_if_all_came(my.block_.barriers[0]);
-    my.wait();
-  }
-  my.fiber_of(me).leave_for_good(my.own_);
 }
 
 void Worker::run_block(uint64_t number) {
@@ -130,7 +153,7 @@ void Worker::run_block(uint64_t number) {
     thread.copies.clear();
     thread.groups.clear();
   }
-  allocate(nullptr, shared_bytes_);
+  allocate(nullptr, launch_.shared_bytes);
   while (block_.alive > 0)
     if (!go_on()) fail_stuck();
   acquire(&ended_);
@@ -154,18 +177,16 @@ bool Worker::run_warp(int warp) {
   if (settings.order == Order::random) std::shuffle(lane_order_.begin(), lane_order_.end(), engine_);
   bool any = false;
   for (const int lane : lane_order_) {
-    const int number = 32 * warp + lane;
-    if (number >= static_cast<int>(threads_.size()) || !ready(thread(number))) continue;
-    self = &thread(number);
-    own_.switch_to(fiber_of(*self));
+    const auto number = static_cast<std::size_t>(32 * warp + lane);
+    if (number >= threads_.size() || !ready(threads_[number])) continue;
+    go_on_with(threads_[number]);
     while (wanted_ != nullptr) {
       allocate(wanted_->declaration, wanted_->bytes);
       wanted_ = nullptr;
-      own_.switch_to(fiber_of(*self));
+      go_on_with(threads_[number]);
     }
     any = true;
   }
-  self = nullptr;
   return any;
 }
 
@@ -204,9 +225,11 @@ Meeting& Worker::meeting_of(unsigned mask, const char* what, Site site) {
   const int first = self->number - self->lane();
   if ((mask >> self->lane() & 1) == 0)
     fail("%s: the mask %#x leaves out the lane that calls", named(what, site).c_str(), mask);
-  for (int lane = 0; lane < 32; ++lane)
-    if ((mask >> lane & 1) != 0 && (first + lane >= static_cast<int>(threads_.size()) || thread(first + lane).done))
+  for (int lane = 0; lane < 32; ++lane) {
+    const auto number = static_cast<std::size_t>(first + lane);
+    if ((mask >> lane & 1) != 0 && (number >= threads_.size() || threads_[number].done))
       fail("%s: the mask %#x names lane %d, which isn't there or has returned", named(what, site).c_str(), mask, lane);
+  }
   Meeting* unused = nullptr;
   for (Meeting& meeting : warps_[static_cast<std::size_t>(first / 32)].meetings) {
     if (meeting.inside == 0)
@@ -233,6 +256,10 @@ void* Worker::shared_memory(const void* declaration, std::size_t bytes) {
 }
 
 void Worker::allocate(const void* declaration, std::size_t bytes) {
+  std::size_t total = bytes;
+  for (const SharedMemory& memory : block_.shared) total += memory.bytes;
+  if (total > launch_.shared_bytes_allowed)
+    fail("%zu bytes of shared memory, where %zu are allowed", total, launch_.shared_bytes_allowed);
   void* data = nullptr;
   if (posix_memalign(&data, 16, bytes) != 0) fail("no memory");
   poison(data, bytes);
@@ -305,18 +332,22 @@ void poison(void* to, std::size_t bytes) {
     static_cast<unsigned char*>(to)[i] = static_cast<unsigned char>(i % 2 == 0 ? kPoison : kPoison >> 8);
 }
 
-void run(dim3 grid, dim3 block, std::size_t shared_bytes, const std::function<void()>& body) {
+void run(const Launch& launch, const std::function<void()>& body) {
   std::mt19937_64 engine(settings.seed);
+  const dim3 grid = launch.grid;
   const std::vector<uint64_t> blocks = in_order(uint64_t{grid.x} * grid.y * grid.z, engine);
   const std::size_t workers = std::min<std::size_t>(static_cast<std::size_t>(settings.os_threads), blocks.size());
   const auto work = [&](std::size_t first) {
-    Worker own(grid, block, shared_bytes, body, settings.seed + first);
+    Worker own(launch, body, settings.seed + first);
     for (std::size_t i = first; i < blocks.size(); i += workers) own.run_block(blocks[i]);
   };
-  std::vector<std::thread> others;
-  for (std::size_t i = 1; i < workers; ++i) others.emplace_back(work, i);
+  static std::mutex one_launch;
+  static std::vector<std::unique_ptr<OsThread>> others;
+  const std::lock_guard<std::mutex> lock(one_launch);
+  while (others.size() + 1 < workers) others.push_back(std::make_unique<OsThread>());
+  for (std::size_t i = 1; i < workers; ++i) others[i - 1]->begin([&work, i] { work(i); });
   work(0);
-  for (std::thread& other : others) other.join();
+  for (std::size_t i = 1; i < workers; ++i) others[i - 1]->wait();
 }
 
 }  // namespace emulator

@@ -14,8 +14,8 @@ namespace emulator {
 enum class Order { forward, reverse, random };
 
 // How a matrix unit adds: the products of so many bytes of operands in a step, each of which is cut off at `bits` below
-// the largest, as is the accumulator. No known unit keeps less than the default; sm_80 has {16, 24}, later ones {32, 25}.
-// Source: that of tests/kernels/matrix_unit.py, which has the same in torch.
+// the largest, as is the accumulator. No known unit keeps less than the default; sm_80 has {16, 24}, later ones {32,
+// 25}. Source: that of tests/kernels/matrix_unit.py, which has the same in torch.
 struct MatrixUnit {
   int bytes = 32, bits = 23;
 };
@@ -114,7 +114,13 @@ bool is_shared(const void* from, std::size_t bytes);
 constexpr uint16_t kPoison = 0xfff9;
 void poison(void* to, std::size_t bytes);
 
+struct Launch {
+  dim3 grid, block;
+  std::size_t shared_bytes;          // of the array that has no size of its own
+  std::size_t shared_bytes_allowed;  // of all together
+};
+
 // Runs body() once for each thread of the grid.
-void run(dim3 grid, dim3 block, std::size_t shared_bytes, const std::function<void()>& body);
+void run(const Launch& launch, const std::function<void()>& body);
 
 }  // namespace emulator

@@ -74,9 +74,9 @@ Fiber::Fiber(void (*entry)(void*), void* argument) : entry_(entry), argument_(ar
   makecontext(&registers_, start, 0);
 #else
   void** top = reinterpret_cast<void**>(mapped_ + page + kStackBytes);
-  *--top = nullptr;                                // whom start would return to
+  *--top = nullptr;                                 // whom start would return to
   *--top = reinterpret_cast<void*>(&Fiber::start);  // whom the switch returns to
-  registers_ = top - 6;                            // zeros
+  registers_ = top - 6;                             // zeros
 #endif
 #if defined(UNITOK_THREAD_SANITIZER)
   thread_context_ = __tsan_create_fiber(0);

@@ -3,8 +3,10 @@
 
 #include <cstddef>
 
-#if !defined(__x86_64__) || defined(UNITOK_UCONTEXT)
+#if !defined(__x86_64__) && !defined(UNITOK_UCONTEXT)
 #define UNITOK_UCONTEXT
+#endif
+#ifdef UNITOK_UCONTEXT
 #include <ucontext.h>
 #endif
 
@@ -12,8 +14,8 @@ namespace emulator {
 
 class Fiber {
  public:
-  Fiber();                                        // the OS thread that calls, on the stack it has
-  Fiber(void (*entry)(void*), void* argument);    // a new one; entry must not return, but leave for good
+  Fiber();                                      // the OS thread that calls, on the stack it has
+  Fiber(void (*entry)(void*), void* argument);  // a new one; entry must not return, but leave for good
   ~Fiber();
   Fiber(const Fiber&) = delete;
 
@@ -31,7 +33,7 @@ class Fiber {
   char* mapped_ = nullptr;       // a page that can't be touched, then the stack
   const void* stack_ = nullptr;  // as AddressSanitizer wants to know it
   std::size_t stack_bytes_ = 0;
-  void* fake_stack_ = nullptr;     // AddressSanitizer's
+  void* fake_stack_ = nullptr;      // AddressSanitizer's
   void* thread_context_ = nullptr;  // ThreadSanitizer's
 #ifdef UNITOK_UCONTEXT
   ucontext_t registers_;

@@ -11,17 +11,17 @@ thread_local cudaError_t last_error = cudaSuccess;
 thread_local int current_device = 0;
 
 std::mutex mutex;
-std::map<const void*, std::size_t> allowed;  // beyond kSharedBytes, for a kernel
+std::map<const void*, std::size_t> asked_for;  // shared memory whose size a launch tells, by kernel
 
 cudaError_t remember(cudaError_t error) {
   if (error != cudaSuccess) last_error = error;
   return error;
 }
 
-std::size_t allowed_for(const void* kernel) {
+std::size_t shared_bytes_asked_for(const void* kernel) {
   const std::lock_guard<std::mutex> lock(mutex);
-  const auto found = allowed.find(kernel);
-  return found == allowed.end() ? kSharedBytes : std::max(found->second, kSharedBytes);
+  const auto found = asked_for.find(kernel);
+  return found == asked_for.end() ? 0 : found->second;
 }
 
 }  // namespace
@@ -29,7 +29,7 @@ std::size_t allowed_for(const void* kernel) {
 cudaError_t allow_shared_bytes(const void* kernel, int bytes) {
   if (bytes < 0 || static_cast<std::size_t>(bytes) > kSharedBytesOptin) return remember(cudaErrorInvalidValue);
   const std::lock_guard<std::mutex> lock(mutex);
-  allowed[kernel] = static_cast<std::size_t>(bytes);
+  asked_for[kernel] = static_cast<std::size_t>(bytes);
   return cudaSuccess;
 }
 
@@ -38,12 +38,13 @@ void launch_or_refuse(const void* kernel, dim3 grid, dim3 block, std::size_t sha
   const bool any = grid.x > 0 && grid.y > 0 && grid.z > 0 && block.x > 0 && block.y > 0 && block.z > 0;
   const bool small_grid = grid.x <= 0x7fffffff && grid.y <= 0xffff && grid.z <= 0xffff;
   const bool small_block = block.x <= 1024 && block.y <= 1024 && block.z <= 64 && block.x * block.y * block.z <= 1024;
+  const std::size_t asked = shared_bytes_asked_for(kernel);
   if (!any || !small_grid || !small_block) {
     remember(cudaErrorInvalidConfiguration);
-  } else if (shared_bytes > allowed_for(kernel)) {
+  } else if (shared_bytes > std::max(asked, kSharedBytes)) {
     remember(cudaErrorInvalidValue);
   } else {
-    run(grid, block, shared_bytes, body);
+    run({grid, block, shared_bytes, asked > kSharedBytes ? kSharedBytesOptin : kSharedBytes}, body);
   }
 }
 

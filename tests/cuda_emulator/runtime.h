@@ -1,5 +1,5 @@
-// The part of CUDA's runtime that launchers call, on a machine of two devices with memory of their own kind: the host's.
-// A stream does its work at once.
+// The part of CUDA's runtime that launchers call, with two devices whose memory is the host's. A stream does its work
+// at once.
 #pragma once
 
 #include <cstddef>
@@ -28,8 +28,8 @@ cudaError_t cudaMemsetAsync(void* to, int byte, std::size_t bytes, cudaStream_t 
 namespace emulator {
 
 constexpr int kDevices = 2, kMultiprocessors = 3;
-constexpr std::size_t kSharedBytes = std::size_t{48} << 10;          // what a launch has without asking
-constexpr std::size_t kSharedBytesOptin = std::size_t{227} << 10;    // as on sm_90 and sm_100
+constexpr std::size_t kSharedBytes = std::size_t{48} << 10;        // what a launch has without asking
+constexpr std::size_t kSharedBytesOptin = std::size_t{227} << 10;  // as on sm_90 and sm_100
 
 cudaError_t allow_shared_bytes(const void* kernel, int bytes);
 
@@ -40,8 +40,7 @@ void launch_or_refuse(const void* kernel, dim3 grid, dim3 block, std::size_t sha
 template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t shared_bytes, cudaStream_t,
             Arguments... arguments) {
-  launch_or_refuse(reinterpret_cast<const void*>(kernel), grid, block, shared_bytes,
-                   [=] { kernel(arguments...); });
+  launch_or_refuse(reinterpret_cast<const void*>(kernel), grid, block, shared_bytes, [=] { kernel(arguments...); });
 }
 
 }  // namespace emulator

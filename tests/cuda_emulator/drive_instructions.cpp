@@ -1,0 +1,254 @@
+// What CUDA has and platform.cuh wraps, each held to its definition in plain loops: on a CPU this proves the emulator,
+// on a device the wrappers.
+#include <functional>
+
+#include "drive.h"
+
+using namespace unitok;
+
+namespace {
+
+void launched() { CHECK(cudaGetLastError() == cudaSuccess && cudaDeviceSynchronize() == cudaSuccess); }
+
+// Two warps of values that differ.
+constexpr int kThreads = 64, kLaneResults = 19;
+
+__host__ __device__ int value_of(int thread) { return (thread * 37 + 11) % 101 - 40; }
+
+__global__ void talk_between_lanes(int* out) {
+  const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, v = value_of(thread);
+  int i = 0;
+  const auto put = [&](int result) { out[kThreads * i++ + thread] = result; };
+  put(__shfl_sync(~0u, v, 5));
+  put(__shfl_sync(~0u, v, 7 * lane + 3));
+  put(__shfl_sync(~0u, v, 11, 8));
+  put(__shfl_xor_sync(~0u, v, 21));
+  put(__shfl_xor_sync(~0u, v, 12, 8));
+  put(__shfl_down_sync(~0u, v, 3));
+  put(__shfl_down_sync(~0u, v, 3, 16));
+  put(__shfl_up_sync(~0u, v, 2));
+  put(__shfl_up_sync(~0u, v, 2, 4));
+  put(__float_as_int(__shfl_xor_sync(~0u, static_cast<float>(v), 1)));
+  put(static_cast<int>(__ballot_sync(~0u, v % 3 == 0)));
+  put(__any_sync(~0u, v == 5));
+  put(__all_sync(~0u, v < 50));
+  put(static_cast<int>(__match_any_sync(~0u, v % 5)));
+  put(__reduce_add_sync(~0u, v));
+  put(__reduce_min_sync(~0u, v));
+  put(static_cast<int>(__reduce_max_sync(~0u, static_cast<unsigned>(v))));
+  const unsigned odd = 0xaaaaaaaau;  // two halves of a warp talk apart, one of them twice
+  int apart = 0;
+  if (lane % 2 == 1) apart = __reduce_add_sync(odd, __shfl_xor_sync(odd, v, 2) * lane);
+  if (lane % 2 == 0) apart = __shfl_xor_sync(~odd, v, 4);
+  put(apart);
+  put(__shfl_sync(~0u, static_cast<int>(threadIdx.x), 0));
+}
+
+void check_lanes() {
+  Array<int> out(kLaneResults * kThreads);
+  UNITOK_LAUNCH(talk_between_lanes, 1, kThreads, 0, nullptr, out.data());
+  launched();
+  for (int thread = 0; thread < kThreads; ++thread) {
+    const int lane = thread % 32, first = thread - lane;
+    const auto of = [&](int other) { return value_of(first + other); };
+    const auto over_lanes = [&](int total, const std::function<int(int, int)>& add) {
+      for (int other = 0; other < 32; ++other) total = add(total, other);
+      return total;
+    };
+    const auto lanes_where = [&](const std::function<bool(int)>& which) {
+      unsigned lanes = 0;
+      for (int other = 0; other < 32; ++other) lanes |= static_cast<unsigned>(which(other)) << other;
+      return static_cast<int>(lanes);
+    };
+    const int crossed = lane ^ 12;  // in an earlier eight it may be read, in a later one not
+    int of_odd = 0;
+    for (int other = 1; other < 32; other += 2) of_odd += of(other ^ 2) * other;
+    const int expected[kLaneResults] = {
+        of(5),
+        of((7 * lane + 3) % 32),
+        of(lane / 8 * 8 + 3),
+        of(lane ^ 21),
+        of(crossed / 8 > lane / 8 ? lane : crossed),
+        of(lane + 3 < 32 ? lane + 3 : lane),
+        of(lane % 16 + 3 < 16 ? lane + 3 : lane),
+        of(lane >= 2 ? lane - 2 : lane),
+        of(lane % 4 >= 2 ? lane - 2 : lane),
+        static_cast<int>(bits_of(static_cast<float>(of(lane ^ 1)))),
+        lanes_where([&](int other) { return of(other) % 3 == 0; }),
+        lanes_where([&](int other) { return of(other) == 5; }) != 0,
+        lanes_where([&](int other) { return of(other) >= 50; }) == 0,
+        lanes_where([&](int other) { return of(other) % 5 == of(lane) % 5; }),
+        over_lanes(0, [&](int total, int other) { return total + of(other); }),
+        over_lanes(1000, [&](int least, int other) { return std::min(least, of(other)); }),
+        over_lanes(-1000, [&](int most, int other) { return std::max(most, of(other) < 0 ? of(other) : -1000); }),
+        lane % 2 == 1 ? of_odd : of(lane ^ 4),
+        first,
+    };
+    for (int i = 0; i < kLaneResults; ++i) CHECK(out[kThreads * i + thread] == expected[i]);
+  }
+}
+
+// Thread i reads i bytes, in groups of two threads' worth each.
+__global__ void copy_parts(const uint8_t* in, uint8_t* out) {
+  UNITOK_STATIC_SHARED(uint8_t, bytes, [17 * 16]);
+  const int i = static_cast<int>(threadIdx.x);
+  copy_async(bytes + 16 * i, in, i);
+  copy_async_commit();
+  copy_async_commit();
+  copy_async_wait<1>();
+  for (int j = 0; j < 16; ++j) out[16 * i + j] = bytes[16 * i + j];
+}
+
+void check_parts() {
+  Array<uint8_t> in(16), out(17 * 16);
+  for (int j = 0; j < 16; ++j) in[j] = static_cast<uint8_t>(100 + j);
+  UNITOK_LAUNCH(copy_parts, 1, 17, 0, nullptr, in.data(), out.data());
+  launched();
+  for (int i = 0; i <= 16; ++i)
+    for (int j = 0; j < 16; ++j) CHECK(out[16 * i + j] == (j < i ? in[j] : 0));
+}
+
+// Pairs of warps hand values to each other, more often than a barrier has phases of its own; all meet at the end.
+__global__ void meet_in_pairs(int* out) {
+  UNITOK_STATIC_SHARED(int, values, [2][128]);
+  const int i = static_cast<int>(threadIdx.x);
+  int mine = i;
+  for (int turn = 0; turn < 5; ++turn) {
+    values[turn % 2][i] = mine;
+    named_barrier(1 + i / 64, 64);
+    mine = values[turn % 2][i ^ 32] + 1;
+  }
+  __syncthreads();
+  values[1][i] = mine;
+  __syncthreads();
+  out[i] = values[1][127 - i];
+}
+
+void check_barriers() {
+  Array<int> out(128);
+  UNITOK_LAUNCH(meet_in_pairs, 1, 128, 0, nullptr, out.data());
+  launched();
+  for (int i = 0; i < 128; ++i) CHECK(out[i] == ((127 - i) ^ 32) + 5);
+}
+
+__global__ void count_atomically(int* whole, float* real, unsigned long long* keys) {
+  UNITOK_STATIC_SHARED(int, block_count, );
+  const int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
+  if (threadIdx.x == 0) block_count = 0;
+  __syncthreads();
+  atomicAdd(&block_count, 1);
+  __syncthreads();
+  if (threadIdx.x == 0) atomicAdd(&whole[0], block_count);
+  atomicMin(&whole[1], 1000 - i);
+  atomicMax(&whole[2], i);
+  atomicCAS(&whole[3], i, i + 1);  // some of the time it is as expected
+  if (i == 5) whole[4] = atomicExch(&whole[5], i);
+  atomicAdd(real, 0.5f);
+  atomicMin(keys, static_cast<unsigned long long>(7 * i % 96) << 32 | static_cast<unsigned>(i));
+  if (i == 0) whole[6] = __ldg(&whole[6]) + 1;
+}
+
+void check_atomics() {
+  Array<int> whole(std::vector<int>{0, 1000, -1, 200, 0, 77, 8});
+  Array<float> real(std::vector<float>{1});
+  Array<unsigned long long> keys(std::vector<unsigned long long>{~0ull});
+  UNITOK_LAUNCH(count_atomically, 3, 32, 0, nullptr, whole.data(), real.data(), keys.data());
+  launched();
+  CHECK(whole.values() == (std::vector<int>{96, 905, 95, 200, 77, 5, 9}));
+  CHECK(real[0] == 49 && keys[0] == 0);
+}
+
+__global__ void convert(const float* in, int count, uint32_t* out) {
+  for (int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x); i < count;
+       i += static_cast<int>(gridDim.x * blockDim.x)) {
+    const float x = in[i];
+    const uint16_t f16 = narrow_f16(x), bf16 = narrow_bf16(x);
+    out[5 * i] = f16;
+    out[5 * i + 1] = bf16;
+    out[5 * i + 2] = __float_as_uint(widen_f16(f16));
+    out[5 * i + 3] = __float_as_uint(widen_bf16(bf16));
+    out[5 * i + 4] = to_tf32(x);
+  }
+}
+
+// The floats around every half, and what lies between two of 10 bits; number.h has its own test.
+void check_conversions(Effort effort) {
+  std::vector<float> values;
+  for (uint32_t bits = 0; bits < 0x10000; bits += effort.quick ? 37 : 1) {
+    for (const float x : {from_f16(static_cast<uint16_t>(bits)), from_bf16(static_cast<uint16_t>(bits))})
+      for (const uint32_t more : {0u, 0xfffu, 0x1000u, 0x1001u, 0x3000u, 0x8000u})
+        if (std::isfinite(float_of(bits_of(x) + more))) values.push_back(float_of(bits_of(x) + more));
+  }
+  const Array<float> in(values);
+  Array<uint32_t> out(5 * in.size());
+  UNITOK_LAUNCH(convert, 3, 32, 0, nullptr, in.data(), static_cast<int>(in.size()), out.data());
+  launched();
+  for (int64_t i = 0; i < in.size(); ++i) {
+    CHECK(out[5 * i] == to_f16(in[i]) && out[5 * i + 1] == to_bf16(in[i]));
+    CHECK(out[5 * i + 2] == bits_of(from_f16(to_f16(in[i]))) && out[5 * i + 3] == bits_of(from_bf16(to_bf16(in[i]))));
+    const double scale = std::ldexp(1.0, std::max(std::ilogb(in[i] == 0 ? 1.0f : in[i]), -126) - 10);
+    const double expected = std::round(static_cast<double>(in[i]) / scale) * scale;  // halves away from zero
+    if (std::fabs(expected) < 0x1p128) CHECK(static_cast<double>(float_of(out[5 * i + 4])) == expected);
+  }
+}
+
+__global__ void compute(const int* in, int* out) {
+  int i = 0;
+  const auto put = [&](int result) { out[i++] = result; };
+  put(__dp4a(in[0], in[1], in[2]));
+  put(__vimin3_s32(in[0], in[1], in[2]));
+  put(__popc(static_cast<unsigned>(in[0])));
+  put(__ffs(in[3]));
+  put(__clz(in[2]));
+  put(__float2int_rn(2.5f) + 10 * __float2int_rn(-3.5f));
+  put(__float_as_int(__fmaf_rn(__int2float_rn(in[2]), __uint_as_float(0x3f800001u), __int_as_float(0x3f800000))));
+  put(__float_as_int(__fadd_rn(__fmul_rn(1.0f + 0x1p-23f, 1.0f + 0x1p-23f), -1.0f - 0x1p-22f)));
+  put(max(in[2], min(in[0], in[1])));
+}
+
+void check_arithmetic() {
+  const Array<int> in(std::vector<int>{static_cast<int>(0x80ff7f01u), 0x02037fff, 1000, 48});
+  Array<int> out(9);
+  UNITOK_LAUNCH(compute, 1, 1, 0, nullptr, in.data(), out.data());
+  launched();
+  const int expected[] = {
+      1000 + -128 * 2 + -1 * 3 + 127 * 127 - 1,
+      static_cast<int>(0x80ff7f01u),
+      17,
+      5,
+      22,
+      2 - 40,
+      static_cast<int>(bits_of(std::fma(1000.0f, 1.0f + 0x1p-23f, 1.0f))),
+      0,
+      1000,
+  };
+  for (int i = 0; i < 9; ++i) CHECK(out[i] == expected[i]);
+}
+
+__global__ void mark(int* out) {
+  const unsigned block = (blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
+  const unsigned thread = (threadIdx.z * blockDim.y + threadIdx.y) * blockDim.x + threadIdx.x;
+  atomicAdd(&out[block * blockDim.x * blockDim.y * blockDim.z + thread], 1);
+}
+
+void check_every_thread_runs_once() {
+  Array<int> out(std::vector<int>(2 * 3 * 5 * 7 * 3 * 2, 0));
+  UNITOK_LAUNCH(mark, dim3(2, 3, 5), dim3(7, 3, 2), 0, nullptr, out.data());
+  launched();
+  for (int i = 0; i < out.size(); ++i) CHECK(out[i] == 1);
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  in_every_order(effort(count, arguments), [](Effort effort) {
+    check_every_thread_runs_once();
+    check_lanes();
+    check_parts();
+    check_barriers();
+    check_atomics();
+    check_conversions(effort);
+    check_arithmetic();
+  });
+  std::printf("instructions do what their definitions say\n");
+}
