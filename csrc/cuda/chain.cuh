@@ -622,14 +622,6 @@ __global__ void __launch_bounds__(32 * Cut<Width>::kWarps, 1)
   }
   if (!resident) copy_async_wait<0>();
 
-  // Items of no group.
-  if (chains.order != nullptr) {
-    const int64_t begin = chains.starts[chains.groups];
-    for (int64_t i = begin * levels + int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < chains.items * levels;
-         i += int64_t{gridDim.x} * blockDim.x) {
-      chains.codes[chains.order[i / levels] * int64_t{levels} + i % levels] = -1;
-    }
-  }
   good_rows = __reduce_add_sync(~0u, good_rows);
   again = __reduce_add_sync(~0u, again);
   near_ties = __reduce_add_sync(~0u, near_ties);

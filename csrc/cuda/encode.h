@@ -14,7 +14,7 @@ struct Chains {
   int groups, levels, codewords;
   const int32_t* order;   // (items,): items by group; null where there is one group, of all rows
   const int32_t* starts;  // (groups + 1,): where each group's begin in it, and where the last one's end
-  int64_t items;          // those of no group, at the end of the order, get code -1
+  int64_t items;          // rows times slots; those of no group aren't in the order
   int slots;              // items of a row: item / slots is its row
   int64_t* codes;         // (items, levels)
   float* distances;       // (items,): to what the last level leaves; or null

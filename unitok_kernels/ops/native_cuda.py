@@ -11,7 +11,7 @@ from torch import Tensor
 from unitok_kernels import backends
 from unitok_kernels.ops.common import FLOATS
 
-__all__ = ["FLOATS", "MOST", "kernels", "place", "workspace"]
+__all__ = ["FLOATS", "MOST", "instead", "kernels", "place", "workspace"]
 
 EMULATED = backends.emulated()
 kernels: Any = importlib.import_module("unitok_kernels._cuda")
@@ -30,3 +30,8 @@ def place(x: Tensor) -> tuple[int, int]:
 def workspace(x: Tensor, size: int) -> Tensor:
     """Make room for what a kernel keeps in between."""
     return torch.empty(size, dtype=torch.uint8, device=x.device)
+
+
+def instead(operation: str) -> Any:
+    """Give the kernels of the backend that takes what these don't: Triton's, or else the reference."""
+    return backends.kernels(operation, "triton" if backends.available()["triton"] else "reference")
