@@ -29,7 +29,7 @@ lint: $(STAMP) ## ruff, mypy and clang-format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run -Werror csrc/*.cpp csrc/cpu/* csrc/cuda/*
+	$(BIN)/clang-format --dry-run -Werror csrc/*.cpp csrc/cpu/*.h csrc/cpu/*.cpp csrc/cuda/* tests/cuda_emulator/*.h tests/cuda_emulator/*.cpp
 
 bench: $(BUILT) ## the benchmarks, beside every peer that installs; BENCH="--quick -k hsic" for a part of them
 	$(BIN)/pip install -q -c constraints.txt -e '.[bench]'
@@ -43,7 +43,7 @@ bench-gpu: $(BUILT) ## the operations on a GPU, beside what else runs there; nee
 	$(BIN)/python -m benchmarks.gpu
 
 # The log lists what went into the build's environment; setuptools in it shows that it does.
-prove: $(STAMP) ## isolated wheels, with a compiler and without; Triton's budgets; a quick run of each sanitizer
+prove: $(STAMP) ## isolated wheels, with a compiler and without; Triton's budgets; CUDA kernels emulated; a quick run of each sanitizer
 	rm -rf build/lib* build/temp* build/bdist* runs/prove
 	mkdir -p runs/prove
 	$(PYTHON) -m venv runs/prove/env
@@ -66,9 +66,11 @@ prove: $(STAMP) ## isolated wheels, with a compiler and without; Triton's budget
 		print('no compiler: installed, and the reference works')"
 	$(BIN)/python -m unitok_kernels.aot --target all --check
 	$(MAKE) -C tests/native -j$(shell nproc) quick
+	$(MAKE) -C tests/cuda_emulator -j$(shell nproc) quick
 
-sanitize: ## csrc/cpu under address, undefined-behaviour and thread sanitizers, and beyond 2^33 values: all of it
+sanitize: ## csrc under address, undefined-behaviour and thread sanitizers, and beyond 2^33 values: all of it
 	$(MAKE) -C tests/native -j$(shell nproc) all
+	$(MAKE) -C tests/cuda_emulator -j$(shell nproc) all
 
 clean: ## remove the environment, build products and caches; runs/ stays
 	rm -rf .venv build dist *.egg-info .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
