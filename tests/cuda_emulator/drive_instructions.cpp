@@ -108,6 +108,16 @@ void check_parts() {
     for (int j = 0; j < 16; ++j) CHECK(out[16 * i + j] == (j < i ? in[j] : 0));
 }
 
+// Threads that have returned aren't waited for.
+__global__ void meet_with_some_gone(int* out) {
+  UNITOK_STATIC_SHARED(int, values, [kThreads]);
+  const int i = static_cast<int>(threadIdx.x);
+  if (i % 3 == 0) return;
+  values[i] = i;
+  __syncthreads();
+  out[i] = values[kThreads - 1 - i];
+}
+
 // Pairs of warps hand values to each other, more often than a barrier has phases of its own; all meet at the end.
 __global__ void meet_in_pairs(int* out) {
   UNITOK_STATIC_SHARED(int, values, [2][128]);
@@ -129,6 +139,9 @@ void check_barriers() {
   UNITOK_LAUNCH(meet_in_pairs, 1, 128, 0, nullptr, out.data());
   launched();
   for (int i = 0; i < 128; ++i) CHECK(out[i] == ((127 - i) ^ 32) + 5);
+  UNITOK_LAUNCH(meet_with_some_gone, 1, kThreads, 0, nullptr, out.data());
+  launched();
+  for (int i = 0; i < kThreads; ++i) CHECK(i % 3 == 0 || out[i] == kThreads - 1 - i);
 }
 
 __global__ void count_atomically(int* whole, float* real, unsigned long long* keys) {

@@ -66,10 +66,11 @@ double operand(const std::vector<uint32_t>& words, Operand type, int i, int k) {
   const int per_word = type == Operand::s8 ? 4 : type == Operand::bf16 ? 2 : 1;
   const uint32_t word = words[static_cast<std::size_t>(8 * i + k / per_word)] >> (32 / per_word * (k % per_word));
   if (type == Operand::s8) return static_cast<int8_t>(word);
-  return static_cast<double>(type == Operand::bf16 ? from_bf16(static_cast<uint16_t>(word)) : float_of(word));
+  return static_cast<double>(type == Operand::bf16 ? from_bf16(static_cast<uint16_t>(word))
+                                                   : float_of(word & ~0x1fffu));
 }
 
-// Operands of each type: small whole numbers, whose products are exact, or any that the type can hold.
+// Operands of each type: small whole numbers, whose products are exact, or any. The last 13 bits of a tf32 aren't read.
 std::vector<uint32_t> operands(Operand type, bool small, uint64_t seed) {
   const std::vector<float> normal = random_floats(16 * 32, seed);
   std::vector<uint32_t> words(16 * 8, 0);
@@ -78,7 +79,7 @@ std::vector<uint32_t> operands(Operand type, bool small, uint64_t seed) {
       const float x = normal[(4 * i + j) % normal.size()];
       return small ? std::nearbyint(4 * x) : x;
     };
-    if (type == Operand::tf32) words[i] = (bits_of(number(0)) + 0x1000) & ~0x1fffu;
+    if (type == Operand::tf32) words[i] = bits_of(number(0)) | 0x1555;
     if (type == Operand::bf16) words[i] = uint32_t{to_bf16(number(0))} | uint32_t{to_bf16(number(1))} << 16;
     if (type == Operand::s8) words[i] = bits_of(normal[i]) * 2654435761u;
   }
@@ -117,24 +118,38 @@ void check_products() {
 }
 
 #ifdef UNITOK_EMULATED
-// 1 + 16 x 2^-24: each product lies below the last bit that the unit keeps, or in it.
+// start + the squares of the factors.
+float sum_from(float start, const std::vector<float>& factors, emulator::MatrixUnit unit) {
+  std::vector<uint32_t> words(128, 0);
+  for (std::size_t k = 0; k < factors.size(); ++k)
+    for (std::size_t row = 0; row < 16; ++row) words[8 * row + k / 2] |= uint32_t{to_bf16(factors[k])} << 16 * (k % 2);
+  emulator::settings.unit = unit;
+  const Product found = run_product(Operand::bf16, words, words, {{}, std::vector<float>(256, start)});
+  emulator::settings.unit = {};
+  CHECK(std::all_of(found.real.begin(), found.real.end(),
+                    [&](float sum) { return bits_of(sum) == bits_of(found.real[0]); }));
+  return found.real[0];
+}
+
 void check_what_a_unit_cuts_off() {
-  const std::vector<uint32_t> a(128, uint32_t{to_bf16(0x1p-12f)} * 0x10001), b = a;
-  const auto sum_from = [&](float start, emulator::MatrixUnit unit) {
-    emulator::settings.unit = unit;
-    const float sum = run_product(Operand::bf16, a, b, {{}, std::vector<float>(256, start)}).real[0];
-    emulator::settings.unit = {};
-    return sum;
-  };
   const emulator::MatrixUnit least = {}, sm_80 = {16, 24}, sm_90 = {32, 25};
-  CHECK(sum_from(0, least) == 0x1p-20f && sum_from(0, sm_80) == 0x1p-20f);
-  CHECK(sum_from(1, least) == 1);
-  CHECK(sum_from(1, sm_80) == 1 + 0x1p-20f);
-  CHECK(sum_from(1, sm_90) == 1 + 0x1p-20f);
-  CHECK(sum_from(2, sm_80) == 2);  // 8 in a step: none of them reaches the last bit
-  CHECK(sum_from(2, sm_90) == 2 + 0x1p-20f);
-  CHECK(sum_from(-2, sm_90) == -2 + 0x1p-20f);
-  CHECK(std::isinf(sum_from(INFINITY, least)) && std::isnan(sum_from(NAN, least)));
+  const std::vector<float> small(16, 0x1p-12f);  // 16 products of 2^-24, below the last bit that is kept or in it
+  CHECK(sum_from(0, small, least) == 0x1p-20f && sum_from(0, small, sm_80) == 0x1p-20f);
+  CHECK(sum_from(1, small, least) == 1);
+  CHECK(sum_from(1, small, sm_80) == 1 + 0x1p-20f);
+  CHECK(sum_from(1, small, sm_90) == 1 + 0x1p-20f);
+  CHECK(sum_from(2, small, sm_80) == 2);
+  CHECK(sum_from(2, small, sm_90) == 2 + 0x1p-20f);
+  CHECK(sum_from(-2, small, sm_90) == -2 + 0x1p-20f);
+  // The sum is cut off as well: to nearest, 1 + 3 x 2^-24 would be 1 + 2^-22.
+  CHECK(sum_from(1, std::vector<float>(3, 0x1p-12f), sm_90) == 1 + 0x1p-23f);
+  // What comes in an earlier step is added up before it meets a large product.
+  std::vector<float> large_last(8, 0x1p-12f);
+  large_last.push_back(1);
+  CHECK(sum_from(0, large_last, least) == 1);
+  CHECK(sum_from(0, large_last, {16, 23}) == 1 + 0x1p-21f);
+  CHECK(std::isinf(sum_from(INFINITY, small, least)) && std::isnan(sum_from(NAN, small, least)));
+  CHECK(sum_from(0, {}, least) == 0 && std::isinf(sum_from(0, std::vector<float>(16, 0x1p63f), least)));
 }
 #endif
 
