@@ -47,7 +47,8 @@ prove: $(STAMP) ## isolated wheels, with a compiler and without; Triton's budget
 	rm -rf build/lib* build/temp* build/bdist* runs/prove
 	mkdir -p runs/prove
 	$(PYTHON) -m venv runs/prove/env
-	runs/prove/env/bin/pip wheel -v --no-deps --no-cache-dir -w runs/prove . > runs/prove/build.log 2>&1 \
+	UNITOK_CUDA=$$($(BIN)/python -c "from unitok_kernels import nvcc; print(int(nvcc.find() is not None))") timeout 240 \
+		runs/prove/env/bin/pip wheel -v --no-deps --no-cache-dir -w runs/prove . > runs/prove/build.log 2>&1 \
 		|| { tail -n 30 runs/prove/build.log; exit 1; }
 	grep -qE '[ /]setuptools-[0-9]' runs/prove/build.log
 	! grep -E '[ /]torch-[0-9]' runs/prove/build.log
@@ -56,8 +57,14 @@ prove: $(STAMP) ## isolated wheels, with a compiler and without; Triton's budget
 		assert all((r.files(p) / 'py.typed').is_file() for p in (unitok, unitok_kernels)); \
 		from unitok_kernels import _cpu; assert 'torch' not in sys.modules; \
 		print('wheel: built and imported without torch; kernels for', *_cpu.instruction_sets())"
+	$(BIN)/python -c "from unitok_kernels import nvcc; raise SystemExit(nvcc.find() is None)" || exit 0; cd runs/prove \
+		&& env/bin/python -c "import os, sys; from glob import glob; from unitok_kernels import _cuda; \
+		assert 'torch' not in sys.modules; size = os.path.getsize(*glob('*.whl')); assert size < 20e6, size; \
+		print(f'wheel: {size / 1e6:.1f} MB with CUDA kernels for', *_cuda.architectures)"
 	rm -rf build/lib* build/temp* build/bdist*
-	CC=/bin/false CXX=/bin/false runs/prove/env/bin/pip wheel -q --no-deps --no-cache-dir -w runs/prove/plain .
+	env -u UNITOK_CUDA PATH=$(CURDIR)/runs/prove/env/bin CC=/bin/false CXX=/bin/false /usr/bin/timeout 60 \
+		runs/prove/env/bin/pip wheel -v --no-deps --no-cache-dir -w runs/prove/plain . > runs/prove/plain.log 2>&1
+	test $$(grep -c "going on without CUDA kernels" runs/prove/plain.log) = 1
 	runs/prove/env/bin/pip install -q --no-deps --target runs/prove/plain/lib runs/prove/plain/*.whl
 	site=$$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))") && cd runs/prove \
 		&& PYTHONPATH=plain/lib:$$site env/bin/python -c "import torch, unitok_kernels as uk; \
@@ -66,7 +73,8 @@ prove: $(STAMP) ## isolated wheels, with a compiler and without; Triton's budget
 		print('no compiler: installed, and the reference works')"
 	$(BIN)/python -m unitok_kernels.aot --target all --check
 	$(MAKE) -C tests/native -j$(shell nproc) quick
-	$(MAKE) -C tests/cuda_emulator -j$(shell nproc) quick
+	$(MAKE) -C tests/cuda_emulator -j$(shell nproc) quick module PYTHON=$(CURDIR)/$(BIN)/python
+	UNITOK_CUDA_EMULATED=build/cuda_emulator/module/_cuda.so $(BIN)/pytest -q -n 2 --dist worksteal -k cuda tests/kernels
 
 sanitize: ## csrc under address, undefined-behaviour and thread sanitizers, and beyond 2^33 values: all of it
 	$(MAKE) -C tests/native -j$(shell nproc) all

@@ -44,9 +44,14 @@ def _native(module: str) -> Callable[[], str | None]:
     return missing
 
 
+def _cpu_unbuilt() -> str | None:
+    reason = _native(_CPU)()
+    return reason and f"{reason} ({REMEDY})"
+
+
 def _cpu_missing() -> str | None:
-    if (reason := _native(_CPU)()) is not None:
-        return f"{reason} ({REMEDY})"
+    if (reason := _cpu_unbuilt()) is not None:
+        return reason
     try:
         importlib.import_module(_CPU).instruction_set()
     except ValueError as error:  # of UNITOK_CPU, which it has worded
@@ -79,28 +84,45 @@ def emulated() -> bool:
     return True
 
 
-def architectures() -> str:
-    """Name what the CUDA kernels were compiled for, as "sm_80, sm_90 and newer"; the module must be there."""
+def _architectures() -> str:
+    if emulated():
+        return "the host, emulated (UNITOK_CUDA_EMULATED)"
     return ", ".join(f"sm_{a // 10}" for a in importlib.import_module(_CUDA).architectures) + " and newer"
 
 
+def _cuda_unbuilt() -> str | None:
+    reason = None if emulated() else _native(_CUDA)()
+    install = "" if nvcc.find() else f"`{nvcc.INSTALL}` brings nvcc; "
+    return reason and f"{reason} ({install}with nvcc, `{nvcc.BUILD}` in a checkout builds it)"
+
+
 def _cuda_missing() -> str | None:
-    if emulated():
-        return None
-    if (reason := _native(_CUDA)()) is not None:
-        install = "" if nvcc.find() else f"`{nvcc.INSTALL}` brings nvcc; "
-        return f"{reason} ({install}with it, `{nvcc.BUILD}` in a checkout builds the module)"
+    if (reason := _cuda_unbuilt()) is not None or emulated():
+        return reason
     module = importlib.import_module(_CUDA)
     try:
         devices = module.devices()
     except RuntimeError as error:  # there is no driver, or it is too old, or no device
-        return f"its module is built, but {error}"
+        return f"its module is built, but {error} (where there is a GPU, install or update NVIDIA's driver)"
     newest = module.architectures[-1]  # as PTX too, which newer devices compile
     for name, device in devices:
         if device < newest and not any(device // 100 == a // 100 and device >= a for a in module.architectures):
-            again = f"`UNITOK_CUDA_ARCHS={device // 10} {nvcc.BUILD}` in a checkout, for sm_80 and newer"
-            return f"its module is built for {architectures()}, and {name} is an sm_{device // 10} ({again})"
+            again = f"`UNITOK_CUDA_ARCHS={device // 10} {nvcc.BUILD}` in a checkout builds it for that"
+            step = again if device >= 800 else "the kernels need sm_80"
+            return f"its module is built for {_architectures()}, and {name} is an sm_{device // 10} ({step})"
     return None
+
+
+def modules() -> dict[str, str]:
+    """Tell how the native modules are built.
+
+    Returns:
+        dict: name -> what it is built for; or that it isn't, and what builds it.
+    """
+    return {
+        "_cpu": _cpu_unbuilt() or f"built for {', '.join(importlib.import_module(_CPU).instruction_sets())}",
+        "_cuda": _cuda_unbuilt() or f"built for {_architectures()}",
+    }
 
 
 _BACKENDS: dict[str, Callable[[], str | None]] = {
@@ -186,7 +208,7 @@ def explain() -> str:
         if name == "cpu" and reason is None:
             state += f", instruction set {instruction_set()} of {', '.join(instruction_sets())} (UNITOK_CPU forces one)"
         if name == "cuda" and reason is None:
-            state += ", emulated on the host (UNITOK_CUDA_EMULATED)" if emulated() else f", for {architectures()}"
+            state += f" ({', '.join(sorted(_operations(name)))}), for {_architectures()}"
         lines.append(f"{name}: {state}")
     forced = os.environ.get("UNITOK_BACKEND")
     for device_type, order in _PREFERENCE.items():

@@ -17,7 +17,7 @@
 #define __launch_bounds__(...)
 
 #define UNITOK_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
-  ::emulator::launch(kernel, grid, block, shared_bytes, stream, __VA_ARGS__)
+  ::emulator::launch(kernel, grid, block, shared_bytes, stream, __VA_ARGS__), ::unitok::check(cudaGetLastError())
 
 #define UNITOK_SHARED(T, name) T* const name = static_cast<T*>(::emulator::shared_memory(nullptr, 0))
 

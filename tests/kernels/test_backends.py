@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import subprocess
 import sys
 import types
@@ -205,6 +206,48 @@ print(uk.backends.available()["cpu"], uk.backends.explain())
     assert reference == "torch.Size([3, 1])"
     assert explained.startswith("False reference: available")
     assert wrong in done.stdout.split("cpu: not available: ")[1]
+
+
+def refused():
+    raise RuntimeError("CUDA driver version is insufficient")
+
+
+@pytest.mark.parametrize(
+    ("built_for", "device", "reason"),
+    [
+        ([800, 900, 1200], 900, None),
+        ([800, 900, 1200], 890, None),  # machine code runs on later devices of its kind
+        ([800, 900], 1210, None),  # and PTX of the newest on whatever comes after it
+        ([800, 900, 1200], 1000, r"for sm_80, .* Some GPU is an sm_100 \(`UNITOK_CUDA_ARCHS=100 UNITOK_CUDA=1 pip "),
+        ([860], 800, r"for sm_86 and newer, and Some GPU is an sm_80 \(`UNITOK_CUDA_ARCHS=80 "),
+        ([800], 750, r"is an sm_75 \(the kernels need sm_80\)"),
+        ([800], None, r"CUDA driver version is insufficient \(.* install or update NVIDIA's driver\)"),
+    ],
+)
+def test_the_cuda_module_is_used_where_a_device_runs_its_code(built_for, device, reason, monkeypatch):
+    devices = refused if device is None else lambda: [("Some GPU", device)]
+    module = types.SimpleNamespace(architectures=built_for, devices=devices, __spec__=object())
+    monkeypatch.setitem(sys.modules, backends._CUDA, module)
+    monkeypatch.delenv("UNITOK_CUDA_EMULATED", raising=False)
+    assert backends.available()["cuda"] == (reason is None)
+    if reason is None:
+        names = ", ".join(f"sm_{a // 10}" for a in built_for)
+        assert f"residual_decode), for {names} and newer" in backends.explain().split("cuda: available")[1]
+        assert choose("residual_decode", device=CUDA) == "cuda"
+        assert choose("hsic", device=CUDA) != "cuda"
+    else:
+        assert re.search(f"cuda: not available: its module is built.*{reason}", backends.explain())
+
+
+def test_a_cuda_module_that_is_not_built_comes_with_what_builds_it(monkeypatch):
+    monkeypatch.setattr(backends, "_CUDA", "unitok_kernels._none")
+    monkeypatch.delenv("UNITOK_CUDA_EMULATED", raising=False)
+    monkeypatch.setattr("unitok_kernels.nvcc.find", lambda: None)
+    told = backends.explain().split("cuda: not available: ")[1]
+    assert told.startswith(
+        "the native module unitok_kernels._none is not built (`pip install 'cuda-toolkit[nvcc,cccl]'`"
+    )
+    assert backends.modules()["_cuda"] == told.splitlines()[0]
 
 
 def test_the_chosen_kernels_get_the_call_in_one_form(pretend, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import platform
 import re
 from collections.abc import Callable
@@ -23,7 +24,11 @@ _EXTRA = re.compile(r"([\w.-]+).*\bextra == ['\"]([\w-]+)['\"]")
 
 
 def doctor(as_json: Json = False) -> None:
-    """Say what is installed, which backends would run and why, and check the promises on this machine.
+    """Say what is installed and built, which backends would run and why, and check the promises on this machine.
+
+    What is missing comes with the command that brings it. The native modules are built by `pip install .`: `_cpu` needs
+    a C++17 compiler, `_cuda` also nvcc, in CUDA_HOME, in PATH or from `pip install 'cuda-toolkit[nvcc,cccl]'`;
+    UNITOK_CUDA=1 demands it, UNITOK_CUDA=0 leaves it out, UNITOK_CUDA_ARCHS="80;90" builds for those alone.
 
     The checks: codes equal those of a float64 search, at an offset where the usual float32 form fails; an item's codes
     are the same alone and in a batch; a tokenizer gives the same IDs after it was saved and loaded. Where one fails,
@@ -34,14 +39,14 @@ def doctor(as_json: Json = False) -> None:
         unitok doctor
         unitok doctor --json > doctor.json
     """
-    from unitok_kernels import backends
+    from unitok_kernels import backends, nvcc
 
     checks: dict[str, Callable[[], bool]] = {
         "codes equal those of a float64 search": _codes_are_exact,
         "an item's codes are the same alone and in a batch": _batch_is_no_matter,
         "IDs are the same after saving and loading": _saving_is_no_matter,
     }
-    wrong = backends.misnamed()
+    wrong = backends.misnamed() if _has_torch() else "torch is not installed: `pip install torch` brings it"
     results = {} if wrong else {name: check() for name, check in checks.items()}
     found = {
         "unitok": __version__,
@@ -49,6 +54,8 @@ def doctor(as_json: Json = False) -> None:
         "platform": platform.platform(),
         "versions": {name: _version(name) for name in _NEEDED},
         "processor": _processor(),
+        "modules": backends.modules(),
+        "nvcc": nvcc.find(),
         "backends": backends.available(),
         "instruction_set": backends.instruction_set(),
         "instruction_sets": backends.instruction_sets(),
@@ -87,9 +94,15 @@ def _version(package: str) -> str | None:
         return None
 
 
+def _has_torch() -> bool:
+    return importlib.util.find_spec("torch") is not None
+
+
 def _processor() -> dict[str, Any]:
     import os
 
+    if not _has_torch():
+        return {"cores": os.cpu_count(), "threads": None, "instructions": None, "cuda": None}
     import torch
 
     return {
@@ -98,6 +111,11 @@ def _processor() -> dict[str, Any]:
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
+
+
+def _no_device(there_is_one: bool) -> str:
+    unseen = "torch sees no CUDA device, though there is one: install a build of torch for CUDA"
+    return unseen if there_is_one else "no CUDA device"
 
 
 def _codes_are_exact() -> bool:
@@ -154,7 +172,11 @@ def _print(screen: Console, found: dict[str, Any], explained: str, wrong: str | 
         f"unitok {found['unitok']}, Python {found['python']}, {found['platform']}",
         "  " + ", ".join(f"{name} {version or 'missing'}" for name, version in found["versions"].items()),
         f"  {processor['cores']} cores, {processor['threads']} threads, {processor['instructions']}; "
-        + (processor["cuda"] or "no CUDA device"),
+        + (processor["cuda"] or _no_device(found["backends"]["cuda"])),
+        "",
+        "Native modules",
+        *(f"  {name:<6} {state}" for name, state in found["modules"].items()),
+        f"  nvcc   {found['nvcc'] or 'not found'}",
         "",
         "Backends",
         *(f"  {line}" for line in explained.splitlines()),

@@ -280,6 +280,8 @@ def test_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
         backends.instruction_sets(),
     )
     assert all(line in result.stdout for line in backends.explain().splitlines())
+    assert found["modules"] == backends.modules()
+    assert all(f"{name:<6} {state}" in result.stdout for name, state in found["modules"].items())
     monkeypatch.setattr("unitok.commands.doctor._codes_are_exact", lambda: False)
     assert "FAILED codes equal" in unitok("doctor", code=1).stdout
 
@@ -293,6 +295,35 @@ def test_doctor_says_what_is_wrong_with_a_forced_instruction_set(monkeypatch: py
     assert f"none was run: {wrong}" in told
     found = json.loads(unitok("doctor", "--json", code=1).stdout)
     assert (found["ok"], found["checks"], found["instruction_set"]) == (False, {}, None)
+
+
+def test_doctor_says_what_builds_what_is_not_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "_CUDA", "unitok_kernels._none")
+    monkeypatch.delenv("UNITOK_CUDA_EMULATED", raising=False)
+    builds = "with nvcc, `UNITOK_CUDA=1 pip install --force-reinstall --no-deps .` in a checkout builds it"
+    for compiler, step in (
+        ("/cuda/bin/nvcc", builds),
+        (None, f"`pip install 'cuda-toolkit[nvcc,cccl]'` brings nvcc; {builds}"),
+    ):
+        monkeypatch.setattr("unitok_kernels.nvcc.find", lambda compiler=compiler: compiler)
+        told = unitok("doctor").stdout
+        assert f"_cuda  the native module unitok_kernels._none is not built ({step})" in told
+        assert f"nvcc   {compiler or 'not found'}" in told
+
+
+def test_doctor_tells_a_torch_without_cuda_from_a_machine_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for device, said in ((True, "torch sees no CUDA device, though there is one"), (False, "; no CUDA device")):
+        monkeypatch.setattr(backends, "available", lambda device=device: {"cuda": device})
+        assert said in unitok("doctor").stdout
+
+
+def test_doctor_without_torch_names_it() -> None:
+    script = "import sys; sys.modules['torch'] = None; from unitok.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", script, "doctor"], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "none was run: torch is not installed: `pip install torch` brings it" in done.stdout
+    assert "Traceback" not in done.stderr
 
 
 def test_doctor_names_missing_extras(monkeypatch: pytest.MonkeyPatch) -> None:
