@@ -23,25 +23,25 @@ namespace unitok {
 // How a width is cut up.
 template <int Width>
 struct Cut {
-  static constexpr int kTiles = 1;                         // of 16 rows a warp
-  static constexpr int kWarps = Width == 32 ? 16 : 12;     // a block
-  static constexpr bool kKeepsSum = Width == 32;           // or looks the codewords up again
-  static constexpr int kHalves = Width == 128 ? 1 : 2;     // tiles of codewords whose scores a lane holds at once
-  static constexpr int kChunk = Width == 128 ? 128 : 256;  // codewords that lie in shared memory together
+  static constexpr int kTiles = 1;                                        // of 16 rows a warp
+  static constexpr int kWarps = Width == 32 ? 16 : Width == 64 ? 12 : 8;  // a block: as many as have the registers
+  static constexpr int kHalves = 1;         // tiles of codewords whose scores a lane holds at once
+  static constexpr bool kKeepsSum = false;  // or looks the codewords up again
 };
 
 // Shared memory of a block: a ring of chunks, then for each warp what it writes down.
 template <int Width>
 struct Room {
   using C = Cut<Width>;
-  static constexpr int kChunkBytes = C::kChunk * Width * 2;
+  int chunk;   // codewords that are copied together
   int chunks;  // of the ring
   int levels;
 
+  __host__ __device__ int chunk_bytes() const { return chunk * Width * 2; }
   __host__ __device__ int per_warp() const {
-    return 4 * (C::kChunk + 8 * Width + 64 + (levels * 16 * C::kTiles + levels + 3) / 4 * 4);
+    return 4 * (chunk + 8 * Width + 64 + (levels * 16 * C::kTiles + levels + 3) / 4 * 4);
   }
-  __host__ __device__ int64_t bytes() const { return int64_t{chunks} * kChunkBytes + C::kWarps * per_warp(); }
+  __host__ __device__ int64_t bytes() const { return int64_t{chunks} * chunk_bytes() + C::kWarps * per_warp(); }
 };
 
 __device__ __forceinline__ float quad_sum(float x) {
@@ -185,8 +185,7 @@ template <int Width>
 __global__ void __launch_bounds__(32 * Cut<Width>::kWarps, 1)
     encode(const __grid_constant__ EncodeCall call, Room<Width> room) {
   using C = Cut<Width>;
-  constexpr int kSlices = Width / 32, kRows = 2 * C::kTiles, kColumns = 8 * kSlices,
-                kChunkBytes = Room<Width>::kChunkBytes;
+  constexpr int kSlices = Width / 32, kRows = 2 * C::kTiles, kColumns = 8 * kSlices;
   const Chains& chains = call.chains[blockIdx.y];
   const bool exact = call.exact, stats = call.stats;
   const int width = static_cast<int>(call.rows.width);
@@ -196,26 +195,27 @@ __global__ void __launch_bounds__(32 * Cut<Width>::kWarps, 1)
   const int tiles = layout.codewords / 32;
   const int tile_bits = tiles > 1 ? (1 << (32 - __clz(tiles - 1))) - 1 : 0;
 
+  const int chunk_bytes = room.chunk_bytes();
   UNITOK_SHARED(unsigned char, shared);
-  unsigned char* const mine = shared + int64_t{room.chunks} * kChunkBytes + warp * room.per_warp();
+  unsigned char* const mine = shared + int64_t{room.chunks} * chunk_bytes + warp * room.per_warp();
   int* const biases = reinterpret_cast<int*>(mine);
-  float* const kept_rows = reinterpret_cast<float*>(biases + C::kChunk);
+  float* const kept_rows = reinterpret_cast<float*>(biases + room.chunk);
   uint32_t* const kept = reinterpret_cast<uint32_t*>(kept_rows + 8 * Width);
   int* const kept_codes = reinterpret_cast<int*>(kept + 64);
   float* const left = reinterpret_cast<float*>(kept_codes + levels * 16 * C::kTiles);
 
   // The ring: chunks of a group's codebooks, level by level, copied by the whole block.
-  const int chunks = (layout.codewords + C::kChunk - 1) / C::kChunk;
+  const int chunks = (layout.codewords + room.chunk - 1) / room.chunk;
   const bool resident = chunks * levels <= room.chunks;
   const unsigned char* codebooks = nullptr;
   int next_level = 0, next_chunk = 0, next_place = 0;
   const auto copy_next = [&] {
     if (next_level < levels) {
       const unsigned char* const from =
-          codebooks + next_level * layout.bytes() + layout.digits() + int64_t{next_chunk} * kChunkBytes;
-      const int bytes = min(kChunkBytes, (layout.codewords - next_chunk * C::kChunk) * Width * 2);
+          codebooks + next_level * layout.bytes() + layout.digits() + int64_t{next_chunk} * chunk_bytes;
+      const int bytes = min(chunk_bytes, (layout.codewords - next_chunk * room.chunk) * Width * 2);
       for (int i = 16 * threadIdx.x; i < bytes; i += 16 * blockDim.x)
-        copy_async(shared + next_place * kChunkBytes + i, from + i);
+        copy_async(shared + next_place * chunk_bytes + i, from + i);
       if (++next_chunk == chunks) next_chunk = 0, ++next_level;
       if (++next_place == room.chunks) next_place = 0;
     }
@@ -226,23 +226,22 @@ __global__ void __launch_bounds__(32 * Cut<Width>::kWarps, 1)
     for (int i = 0; i < (resident ? chunks * levels : room.chunks - 1); ++i) copy_next();
   };
 
-  for (int i = lane; i < levels; i += 32) left[i] = 0;
+  for (int i = lane; i < levels + 3; i += 32) left[i] = 0;
   const float width_root = sqrtf(static_cast<float>(width));
-  int good_rows = 0, again = 0, near_ties = 0;
 
   // A block takes neighbouring tiles of rows, each of one group, so that it seldom changes codebooks.
   constexpr int kTogether = 16 * C::kTiles * C::kWarps;
   const auto count_of = [&](int group) -> int64_t {
     return chains.order == nullptr ? chains.items : chains.starts[group + 1] - chains.starts[group];
   };
-  const auto tiles_of = [&](int group) -> int64_t { return (count_of(group) + kTogether - 1) / kTogether; };
-  int64_t all = 0;
+  const auto tiles_of = [&](int group) { return static_cast<int>((count_of(group) + kTogether - 1) / kTogether); };
+  int all = 0;
   for (int group = 0; group < chains.groups; ++group) all += tiles_of(group);
-  const int64_t end = all * (blockIdx.x + 1) / gridDim.x;
+  const int end = static_cast<int>(int64_t{all} * (blockIdx.x + 1) / gridDim.x);
   int group = 0;
-  int64_t groups_first = 0;  // the number of the group's first tile
+  int groups_first = 0;  // the number of the group's first tile
 #pragma unroll 1
-  for (int64_t tile = all * blockIdx.x / gridDim.x; tile < end; ++tile) {
+  for (int tile = static_cast<int>(int64_t{all} * blockIdx.x / gridDim.x); tile < end; ++tile) {
     while (tile >= groups_first + tiles_of(group)) groups_first += tiles_of(group++);
     const unsigned char* const wanted = chains.packed + int64_t{group} * levels * layout.bytes();
     if (!resident || wanted != codebooks) {
@@ -257,7 +256,7 @@ __global__ void __launch_bounds__(32 * Cut<Width>::kWarps, 1)
 
     // Items of this lane, in the order by group; their rows.
     const int64_t begin = chains.order == nullptr ? 0 : chains.starts[group];
-    const int64_t place = begin + (tile - groups_first) * kTogether + warp * 16 * C::kTiles;
+    const int64_t place = begin + int64_t{tile - groups_first} * kTogether + warp * 16 * C::kTiles;
     const int there = static_cast<int>(min(int64_t{16 * C::kTiles}, max(int64_t{0}, begin + count_of(group) - place)));
     const auto item_of = [&](int row) -> int64_t {
       return chains.order == nullptr ? place + row : chains.order[place + row];
@@ -290,7 +289,8 @@ __global__ void __launch_bounds__(32 * Cut<Width>::kWarps, 1)
         if (C::kKeepsSum) sum[i][j] = 0;
       }
     }
-    good_rows += t == 0 ? __popc(good) : 0;
+    const int good_rows = __reduce_add_sync(~0u, t == 0 ? __popc(good) : 0);
+    if (lane == 0) left[levels] += static_cast<float>(good_rows);
 
     int at = 0;  // the chunk's place in the ring
 #pragma unroll 1
@@ -363,15 +363,15 @@ __global__ void __launch_bounds__(32 * Cut<Width>::kWarps, 1)
           __syncthreads();
           copy_next();
         }
-        const int span = min(C::kChunk, layout.codewords - chunk * C::kChunk);
+        const int span = min(room.chunk, layout.codewords - chunk * room.chunk);
         __syncwarp();
 #pragma unroll 4
         for (int i = lane; i < span; i += 32) {
           biases[i] =
-              __float2int_rn(load_vector<float>(book + layout.halves() + 4 * (chunk * C::kChunk + i)) * per_step);
+              __float2int_rn(load_vector<float>(book + layout.halves() + 4 * (chunk * room.chunk + i)) * per_step);
         }
         __syncwarp();
-        const unsigned char* digits = shared + at * kChunkBytes + 16 * lane;
+        const unsigned char* digits = shared + at * chunk_bytes + 16 * lane;
         const int* bias = biases + 2 * t;
         if (++at == room.chunks) at = 0;
 #pragma unroll 1
@@ -489,7 +489,10 @@ __global__ void __launch_bounds__(32 * Cut<Width>::kWarps, 1)
           }
         }
       }
-      if (!exact) near_ties += t == 0 ? __popc(unsure) : 0;
+      if (!exact) {
+        const int near_ties = __reduce_add_sync(~0u, t == 0 ? __popc(unsure) : 0);
+        if (lane == 0) left[levels + 2] += static_cast<float>(near_ties);
+      }
       if (exact && __any_sync(~0u, unsure)) {
 #pragma unroll 1
         for (int i = 0; i < kRows; ++i) {
@@ -521,10 +524,12 @@ __global__ void __launch_bounds__(32 * Cut<Width>::kWarps, 1)
             if (!(rough.next - rough.best > trusted)) {
               const auto precise = by_differencing<Width, double>(row, values, chains.codewords, candidates);
               codeword = precise.codeword;
-              near_ties += lane == 0 && precise.next - precise.best < 1e-5 * precise.best;
+              if (lane == 0 && precise.next - precise.best < 1e-5 * precise.best) left[levels + 2] += 1;
             }
-            again += lane == 0;
-            if (lane == 0) kept[32 + quad] = static_cast<uint32_t>(codeword);
+            if (lane == 0) {
+              left[levels + 1] += 1;
+              kept[32 + quad] = static_cast<uint32_t>(codeword);
+            }
           }
           __syncwarp();
           const int codeword = static_cast<int>(kept[32 + g]);
@@ -622,17 +627,9 @@ __global__ void __launch_bounds__(32 * Cut<Width>::kWarps, 1)
   }
   if (!resident) copy_async_wait<0>();
 
-  good_rows = __reduce_add_sync(~0u, good_rows);
-  again = __reduce_add_sync(~0u, again);
-  near_ties = __reduce_add_sync(~0u, near_ties);
-  float* const part = chains.parts + (int64_t{blockIdx.x} * C::kWarps + warp) * (levels + 3);
   __syncwarp();
-  for (int i = lane; i < levels; i += 32) part[i] = left[i];
-  if (lane == 0) {
-    part[levels] = static_cast<float>(good_rows);
-    part[levels + 1] = static_cast<float>(again);
-    part[levels + 2] = static_cast<float>(near_ties);
-  }
+  float* const part = chains.parts + (int64_t{blockIdx.x} * C::kWarps + warp) * (levels + 3);
+  for (int i = lane; i < levels + 3; i += 32) part[i] = left[i];
 }
 
 }  // namespace unitok
