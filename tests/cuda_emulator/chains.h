@@ -123,7 +123,10 @@ struct Walk {
 class Items {
  public:
   Items(std::vector<float> drawn, unitok::Float type, int64_t width, bool spoil, bool aligned)
-      : type(type), width(width), count(static_cast<int64_t>(drawn.size()) / width), values_(drawn.size()),
+      : type(type),
+        width(width),
+        count(static_cast<int64_t>(drawn.size()) / width),
+        values_(drawn.size()),
         offset_(aligned ? 0 : unitok::size_of(type)),
         given_(static_cast<int64_t>(drawn.size()) * unitok::size_of(type) + offset_) {
     const float bad[] = {NAN, INFINITY, -INFINITY};

@@ -67,8 +67,7 @@ void check(const Case& test) {
   constexpr float kSharedWeight = 0.3f;
   const int64_t items = test.rows * test.slots;
   const Books books = books_of(test, test.experts, test.levels, test.codewords, 7);
-  const Books shared_books =
-      books_of(test, 1, std::max<int64_t>(test.shared_levels, 1), test.shared_codewords, 400);
+  const Books shared_books = books_of(test, 1, std::max<int64_t>(test.shared_levels, 1), test.shared_codewords, 400);
   const Items z(test.data.draw(test.rows, test.width, 3, false), test.type, test.width, true, test.rows % 2 == 0);
   const Items weights(random_floats(items, 9), test.weight_type, test.slots, true, true);
   const Array<int64_t> ids(some_experts(items, test.experts));

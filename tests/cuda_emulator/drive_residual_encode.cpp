@@ -23,8 +23,7 @@ Books books_of(const Case& test) {
   const auto [rows, levels, codewords, width] = test.shape;
   std::vector<float> all;
   for (int64_t level = 0; level < levels; ++level) {
-    const std::vector<float> table =
-        test.data.draw(codewords, width, 7 + static_cast<uint64_t>(level), true, level);
+    const std::vector<float> table = test.data.draw(codewords, width, 7 + static_cast<uint64_t>(level), true, level);
     all.insert(all.end(), table.begin(), table.end());
     for (int64_t k = 0; test.spoilt && k < codewords; ++k)
       if (k % 5 == 1) all[all.size() - static_cast<std::size_t>(k * width + 1)] = k % 2 ? NAN : INFINITY;
@@ -110,20 +109,19 @@ int main(int count, char** arguments) {
         {{52, 2, 70, 128}, Float::f32, Float::f16, {Kind::clusters}, 99},
     };
     if (!effort.quick) {
-      cases.insert(cases.end(),
-                   {
-                       {{31, 3, 64, 32}, Float::f32, Float::f32, {}, 227, true},
-                       {{300, 2, 64, 32}, Float::f32, Float::bf16, {Kind::pairs}},
-                       {{100, 2, 64, 32}, Float::bf16, Float::f32, {Kind::pairs, 1e15f}},
-                       {{100, 2, 300, 20}, Float::f32, Float::f32, {Kind::far}},
-                       {{100, 2, 70, 64}, Float::f16, Float::f32, {Kind::pairs}},
-                       {{100, 1, 5, 64}, Float::f32, Float::f32, {Kind::equal}, 227, true},
-                       {{65, 2, 300, 64}, Float::f32, Float::f16, {Kind::far}, 99},
-                       {{33, 3, 300, 96}, Float::f32, Float::f32, {}, 99, true},
-                       {{100, 1, 64, 128}, Float::f32, Float::f32, {Kind::pairs, 1e15f}},
-                       {{31, 2, 300, 128}, Float::bf16, Float::bf16, {}, 227, true},
-                       {{20, 1, 1500, 32}, Float::f32, Float::f32, {}, 99},
-                   });
+      cases.insert(cases.end(), {
+                                    {{31, 3, 64, 32}, Float::f32, Float::f32, {}, 227, true},
+                                    {{300, 2, 64, 32}, Float::f32, Float::bf16, {Kind::pairs}},
+                                    {{100, 2, 64, 32}, Float::bf16, Float::f32, {Kind::pairs, 1e15f}},
+                                    {{100, 2, 300, 20}, Float::f32, Float::f32, {Kind::far}},
+                                    {{100, 2, 70, 64}, Float::f16, Float::f32, {Kind::pairs}},
+                                    {{100, 1, 5, 64}, Float::f32, Float::f32, {Kind::equal}, 227, true},
+                                    {{65, 2, 300, 64}, Float::f32, Float::f16, {Kind::far}, 99},
+                                    {{33, 3, 300, 96}, Float::f32, Float::f32, {}, 99, true},
+                                    {{100, 1, 64, 128}, Float::f32, Float::f32, {Kind::pairs, 1e15f}},
+                                    {{31, 2, 300, 128}, Float::bf16, Float::bf16, {}, 227, true},
+                                    {{20, 1, 1500, 32}, Float::f32, Float::f32, {}, 99},
+                                });
     }
     const std::string order = context;
     for (std::size_t i = 0; i < cases.size(); ++i) {
