@@ -1,6 +1,6 @@
 """The benchmarks on a GPU, beside what else does each job there: `make bench-gpu`, or `python -m benchmarks.gpu`.
 
-Every level's result is checked before it is timed. Where ours is wrong the run fails at its end and publishes nothing; a
+Every level's result is checked before it is timed. Where ours is wrong the run fails at its end, unpublished; a
 peer that is wrong, that can't do the case or that isn't installed is named with its reason and not timed. Times are
 those of `triton.testing.do_bench`, which empties the second-level cache before each call. `--dry-run` goes the same way
 at toy sizes, on the CPU and under TRITON_INTERPRET=1, to show that all of it works; its times say nothing and land in
