@@ -36,9 +36,9 @@ def test_the_median_is_constant_in_the_gradient(run, normalised, dtype):
     torch.testing.assert_close(z.grad.double(), truth.grad, rtol=rtol, atol=1e-8)
 
 
-def test_more_rows_than_a_tile(run):
-    x, z, segments = case(rows=800, segments=2)
-    segments[:] = torch.arange(800) % 7 == 0  # one segment of several tiles, one of less than one
+def test_more_rows_than_a_tile(run, few):
+    x, z, segments = case(rows=few(800, 200), segments=2)
+    segments[:] = torch.arange(len(x)) % 7 == 0  # one segment of several tiles, one of less than one
     upstream = torch.tensor([1.0, -2.0])
     z.requires_grad_()
     values = run(uk.hsic, x, z, segments, num_segments=2, bandwidth=1.5, normalised=True)
@@ -52,8 +52,8 @@ def test_more_rows_than_a_tile(run):
 
 @pytest.mark.parametrize("normalised", [False, True])
 @pytest.mark.parametrize(("rows", "x_width", "z_width"), [(700, 100, 33), (48, 384, 32), (49, 1, 65), (97, 129, 7)])
-def test_any_number_of_rows_and_any_width(run, interpreted, rows, x_width, z_width, normalised):
-    rows = min(rows, 150) if interpreted else rows
+def test_any_number_of_rows_and_any_width(run, few, rows, x_width, z_width, normalised):
+    rows = few(rows, min(rows, 100))
     x, z = normal(rows, x_width), normal(rows, z_width, seed=1).requires_grad_()
     x[:, 0] += z.detach()[:, 0] * 3
     value = run(uk.hsic, x, z, torch.zeros(rows).long(), num_segments=1, normalised=normalised)
@@ -80,8 +80,8 @@ def test_rows_far_from_their_mean_and_near_each_other_keep_their_distances(run, 
     assert float((z.grad.double() - truth.grad).norm() / truth.grad.norm()) < 1e-3
 
 
-def test_equal_bits_for_any_number_of_threads(run, interpreted, one_and_two_threads):
-    rows = 120 if interpreted else 1500
+def test_equal_bits_for_any_number_of_threads(run, few, one_and_two_threads):
+    rows = few(1500, 80)
     x, z, segments = case(rows=rows, segments=4, width=70)
     segments[: rows * 3 // 5] = 0  # one segment of many rows, which threads share, and three of few
 
@@ -138,8 +138,8 @@ def test_fifty_steps_up_the_gradient_raise_it(run, interpreted):
     assert course[-1] > 2 * course[0]
 
 
-def test_any_layout_and_any_integer(run):
-    x, z, segments = case()
+def test_any_layout_and_any_integer(run, few):
+    x, z, segments = case(few(150, 60))
     plain = run(uk.hsic, x, z, segments, num_segments=3)
     z_strided = z.T.contiguous().T.requires_grad_()
     strided = run(
