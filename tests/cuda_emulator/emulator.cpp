@@ -342,9 +342,9 @@ void run(const Launch& launch, const std::function<void()>& body) {
     for (std::size_t i = first; i < blocks.size(); i += workers) own.run_block(blocks[i]);
   };
   static std::mutex one_launch;
-  static std::vector<std::unique_ptr<OsThread>> others;
+  static std::vector<OsThread*>& others = *new std::vector<OsThread*>;
   const std::lock_guard<std::mutex> lock(one_launch);
-  while (others.size() + 1 < workers) others.push_back(std::make_unique<OsThread>());
+  while (others.size() + 1 < workers) others.push_back(new OsThread);
   for (std::size_t i = 1; i < workers; ++i) others[i - 1]->begin([&work, i] { work(i); });
   work(0);
   for (std::size_t i = 1; i < workers; ++i) others[i - 1]->wait();

@@ -1,5 +1,5 @@
-// An OS thread that stays from one launch to the next. Semaphores and no mutex: taking a lock would put what two
-// threads do at once in an order, for ThreadSanitizer to rely on.
+// An OS thread that stays from one launch to the next, until the process ends. Semaphores and no mutex: taking a lock
+// would put what two threads do at once in an order, for ThreadSanitizer to rely on.
 #pragma once
 
 #include <semaphore.h>
@@ -14,21 +14,17 @@ class OsThread {
   OsThread() {
     sem_init(&begun_, 0, 0);
     sem_init(&done_, 0, 0);
-    thread_ = std::thread([this] {
-      for (wait_for(begun_); work_ != nullptr; wait_for(begun_)) {
+    const auto live = [this] {
+      for (;;) {
+        wait_for(begun_);
         work_();
         sem_post(&done_);
       }
-    });
+    };
+    std::thread(live).detach();
   }
 
-  ~OsThread() {
-    begin(nullptr);
-    thread_.join();
-    sem_destroy(&begun_);
-    sem_destroy(&done_);
-  }
-
+  ~OsThread() = delete;
   OsThread(const OsThread&) = delete;
 
   void begin(std::function<void()> work) {
@@ -46,7 +42,6 @@ class OsThread {
 
   sem_t begun_, done_;
   std::function<void()> work_;
-  std::thread thread_;
 };
 
 }  // namespace emulator
