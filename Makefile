@@ -8,6 +8,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.unitok
 BUILT := .venv/.built
+# As pyproject.toml has it: what torch 2.10 brings.
+OLDEST_TRITON := 3.6.0
 # These targets run on any machine in minutes: say UNITOK_CUDA=1 to build the CUDA module as well.
 export UNITOK_CUDA ?= 0
 
@@ -43,7 +45,7 @@ bench-gpu: $(BUILT) ## the operations on a GPU, beside what else runs there; nee
 	$(BIN)/python -m benchmarks.gpu
 
 # The log lists what went into the build's environment; setuptools in it shows that it does.
-prove: $(STAMP) ## isolated wheels, with a compiler and without; Triton's budgets; CUDA kernels emulated; a quick run of each sanitizer
+prove: $(STAMP) ## isolated wheels, with a compiler and without; Triton's kernels; CUDA kernels emulated; each sanitizer
 	rm -rf build/lib* build/temp* build/bdist* runs/prove
 	mkdir -p runs/prove
 	$(PYTHON) -m venv runs/prove/env
@@ -72,6 +74,9 @@ prove: $(STAMP) ## isolated wheels, with a compiler and without; Triton's budget
 		assert uk.residual_encode(torch.eye(3), torch.eye(3)[None]).codes.flatten().tolist() == [0, 1, 2]; \
 		print('no compiler: installed, and the reference works')"
 	$(BIN)/python -m unitok_kernels.aot --target all --check
+	$(BIN)/pip install -q --no-deps --target runs/prove/triton triton==$(OLDEST_TRITON)
+	PYTHONPATH=runs/prove/triton $(BIN)/python -m unitok_kernels.aot > runs/prove/triton.txt
+	@echo "triton $(OLDEST_TRITON): compiled $$(grep -c ^sm_90 runs/prove/triton.txt) kernels for sm_90"
 	$(MAKE) -C tests/native -j$(shell nproc) quick
 	$(MAKE) -C tests/cuda_emulator -j$(shell nproc) quick module PYTHON=$(CURDIR)/$(BIN)/python
 	UNITOK_CUDA_EMULATED=build/cuda_emulator/module/_cuda.so $(BIN)/pytest -q -n 2 --dist worksteal -k cuda tests/kernels

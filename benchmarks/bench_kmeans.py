@@ -11,7 +11,7 @@ from torch import Tensor
 
 import unitok_kernels as uk
 from benchmarks import inputs, peers
-from benchmarks.checks import WrongResultError, inertia
+from benchmarks.checks import InertiaCheck, WrongResultError, inertia
 from benchmarks.harness import Level, ours
 
 ITERATIONS = 20
@@ -72,13 +72,7 @@ def bounds(x: Tensor, start: Tensor) -> tuple[int, int]:
 def test_lloyd(race, rows: int) -> None:
     x = inputs.clusters(rows, 32, 400)
     start = inputs.distinct_rows(x, 256)
-    right = inertia(x, torch_lloyd(x.double(), start.double())[0].float())
-
-    def check(level: Level, result: Any) -> None:
-        off = abs(inertia(x, result[0]) / right - 1)
-        if off > 1e-4:
-            raise WrongResultError(f"{level.name}: inertia {off:.1e} from that of Lloyd in float64")
-
+    check = InertiaCheck(x, torch_lloyd(x.double(), start.double())[0].float())
     flops = 2.0 * rows * 256 * 32 * ITERATIONS
     levels = [*ours("kmeans", lloyd, flops=flops, budget=15), Level("torch eager", torch_lloyd, budget=15)]
     if peers.library("faiss"):

@@ -108,3 +108,18 @@ def inertia(x: Tensor, codebook: Tensor, codes: Tensor | None = None) -> float:
     """Sum of squared distances to the codewords that the codes name, or to the nearest, in float64."""
     codes = truth(x, codebook[None])[:, 0] if codes is None else codes
     return (x.double() - codebook.double()[codes]).square().sum().item()
+
+
+class InertiaCheck:
+    """Refuse a codebook that is worse than the expected one. A better one is right: ours gives empty clusters a row.
+
+    Plain Lloyd leaves a cluster without rows as it is, so that it costs inertia to the end.
+    """
+
+    def __init__(self, x: Tensor, expected: Tensor) -> None:
+        self.x, self.least = x, inertia(x, expected)
+
+    def __call__(self, level: Level, result: Any) -> None:
+        above = inertia(self.x, result[0]) / self.least - 1
+        if not above <= 1e-4:
+            raise WrongResultError(f"{level.name}: inertia {above:.1e} above that of Lloyd in float64")

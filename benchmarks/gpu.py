@@ -1,9 +1,9 @@
 """The benchmarks on a GPU, beside what else does each job there: `make bench-gpu`, or `python -m benchmarks.gpu`.
 
-Every level's result is checked before it is timed. Where ours is wrong the run fails; a peer that is wrong, that can't
-do the case or that isn't installed is named with its reason and not timed. Times are those of
-`triton.testing.do_bench`, which empties the second-level cache before each call. `--dry-run` goes the same way at toy
-sizes, on the CPU and under TRITON_INTERPRET=1, to show that all of it works; its times say nothing and land in
+Every level's result is checked before it is timed. Where ours is wrong the run fails at its end, unpublished; a
+peer that is wrong, that can't do the case or that isn't installed is named with its reason and not timed. Times are
+those of `triton.testing.do_bench`, which empties the second-level cache before each call. `--dry-run` goes the same way
+at toy sizes, on the CPU and under TRITON_INTERPRET=1, to show that all of it works; its times say nothing and land in
 runs/bench-gpu.
 """
 
@@ -43,21 +43,20 @@ def on_the_host(call: Callable[[], Any]) -> list[float]:
     return [1e3 * (time.perf_counter() - began)]
 
 
-def race(case: Case, dry: bool, device: dict[str, Any]) -> tuple[list[Record], list[str]]:
-    """Check and time each level: the rows, and why levels are missing."""
+def race(case: Case, dry: bool, device: dict[str, Any]) -> tuple[list[Record], list[str], list[str]]:
+    """Check and time each level: the rows, why peers are missing, and what is wrong with ours."""
     timer = on_the_host if dry else on_the_device
     rows: list[Record] = []
-    notes = []
+    notes, wrong = [], []
     for level in case.levels:
         try:
             extra = checked(case, level, dry)
             times = timer(lambda level=level: level.call(*case.inputs))
         except Exception as error:
-            if level.name.startswith("ours"):
-                raise
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             kind = "refused" if isinstance(error, WrongResultError) else "failed"
-            notes.append(f"{case.operation}, {case.name}, {level.name}: {kind}: {reason}")
+            note = f"{case.operation}, {case.name}, {level.name}: {kind}: {reason}"
+            (wrong if level.name.startswith("ours") else notes).append(note)
             continue
         first = rows[0].min_ms if rows else min(times)
         gflops = None if case.flops is None else case.flops / min(times) / 1e6
@@ -68,7 +67,7 @@ def race(case: Case, dry: bool, device: dict[str, Any]) -> tuple[list[Record], l
                 gflops, None, extra, min(times) / first, None, **device,
             )
         )  # fmt: skip
-    return rows, notes
+    return rows, notes, wrong
 
 
 def checked(case: Case, level: Level, dry: bool) -> float | None:
@@ -150,17 +149,22 @@ def main(arguments: list[str] | None = None) -> int:
         print("benchmarks.gpu: there is no GPU here; --dry-run runs it on Triton's interpreter.", file=sys.stderr)
         return 1
     device = described(dry)
-    records, notes = [], missing(dry)
+    records, notes, wrong = [], missing(dry), []
     for case in cases(dry):
         if isinstance(case, str):
             notes.append(case)
             continue
-        rows, more = race(case, dry, device)
+        rows, more, faults = race(case, dry, device)
         records += rows
         notes += more
-        report.print_case(rows)
+        wrong += faults
+        if rows:
+            report.print_case(rows)
     for note in notes:
         print(f"not timed: {note}")
+    if wrong:
+        print("benchmarks.gpu: nothing is published, since of ours", *wrong, sep="\n  ", file=sys.stderr)
+        return 1
     print(publish(records, notes, DRY if dry else RESULTS, DRY / "gpu.md" if dry else PAGE))
     return 0
 

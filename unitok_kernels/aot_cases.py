@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -140,6 +140,13 @@ def _mixture_backward() -> tuple[Any, ...]:
     return gradient, codebooks, ids, weights, _codes(_N, _S, _L), shared, weight, _codes(_N, _L), True
 
 
+def _in_bfloat16(case: Case) -> Case:
+    """Take a case's call with all that is in float32 in bfloat16."""
+    narrow = lambda value: value.bfloat16() if getattr(value, "dtype", None) == torch.float32 else value  # noqa: E731
+    arguments = lambda: tuple(narrow(value) for value in case.arguments())  # noqa: E731
+    return replace(case, label=f"{case.label} bfloat16", arguments=arguments)
+
+
 CASES = [
     _encode(_MAIN),
     _encode(_MAIN, torch.bfloat16),
@@ -169,3 +176,5 @@ CASES = [
     ),
     Case("ordered_linear", "ordered_linear", "64k", lambda: (_rows(_N, 64), _rows(32, 64), _rows(32), True)),
 ]  # fmt: skip
+_SEARCHING = "moe_residual_encode", "kmeans"  # residual_encode stands for their search in bfloat16
+CASES += [_in_bfloat16(case) for case in CASES if case.shape is None and case.function not in _SEARCHING]

@@ -60,8 +60,8 @@ def test_every_case_runs_and_its_check_lets_through_what_is_right(make, monkeypa
     monkeypatch.setattr(gpu_cases, "ours", levels)
     ((name, shape),) = gpu_cases.TOYS.items()
     case = make(name, shape, "cpu")
-    rows, notes = gpu.race(case, True, DEVICE)
-    assert notes == []
+    rows, notes, wrong = gpu.race(case, True, DEVICE)
+    assert (notes, wrong) == ([], [])
     assert [row.level for row in rows] == [level.name for level in case.levels]
     assert len(rows) > 1
     assert rows[0].ratio == 1
@@ -76,22 +76,33 @@ def case(*levels: Level) -> gpu_cases.Case:
 
 
 def test_a_peer_that_is_wrong_or_fails_is_named_and_not_timed() -> None:
-    rows, notes = gpu.race(case(Level("wrong", lambda: 2), Level("broken", lambda: [][0])), True, DEVICE)
+    rows, notes, wrong = gpu.race(case(Level("wrong", lambda: 2), Level("broken", lambda: [][0])), True, DEVICE)
     assert [row.level for row in rows] == ["ours, triton"]
+    assert wrong == []
     assert notes == [
         "hsic, small, wrong: refused: wrong: 2, not 1",
         "hsic, small, broken: failed: list index out of range",
     ]
 
 
-def test_a_wrong_result_of_ours_ends_the_run() -> None:
-    with pytest.raises(WrongResultError):
-        gpu.race(case(Level("ours, cuda", lambda: 3)), True, DEVICE)
+def test_a_wrong_result_of_ours_is_told_apart() -> None:
+    rows, notes, wrong = gpu.race(case(Level("ours, cuda", lambda: 3)), True, DEVICE)
+    assert [row.level for row in rows] == ["ours, triton"]
+    assert (notes, wrong) == ([], ["hsic, small, ours, cuda: refused: ours, cuda: 3, not 1"])
+
+
+def test_the_run_fails_and_publishes_nothing_where_ours_is_wrong(monkeypatch, tmp_path: Path, capsys) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setattr(gpu, "cases", lambda dry: [case(Level("ours, cuda", lambda: 3)), case()])
+    monkeypatch.setattr(gpu, "DRY", tmp_path)
+    assert gpu.main(["--dry-run"]) == 1
+    assert "ours, cuda: 3, not 1" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_page_holds_every_device_that_has_a_result(tmp_path: Path) -> None:
     for name in ("Some GPU, 80 GB", "Another"):
-        rows, _ = gpu.race(case(Level("torch eager", lambda: 1)), True, {**DEVICE, "device": name})
+        rows, _, _ = gpu.race(case(Level("torch eager", lambda: 1)), True, {**DEVICE, "device": name})
         gpu.publish(rows, ["rectokens: not installed"], tmp_path / "results", tmp_path / "docs/gpu.md")
     assert {path.name for path in (tmp_path / "results").glob("*.csv")} == {"some-gpu-80-gb.csv", "another.csv"}
     page = (tmp_path / "docs/gpu.md").read_text()

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from benchmarks import bars, inputs, peers, plot, report
-from benchmarks.checks import ChainCheck, CloseCheck, SameCodes, near_truth, truth
+from benchmarks.checks import ChainCheck, CloseCheck, InertiaCheck, SameCodes, near_truth, truth
 from benchmarks.harness import Level, Race, Record, WrongResultError, native, ours, quantile
 from unitok_kernels import nearest_codeword, residual_encode
 
@@ -98,6 +98,16 @@ def test_a_gradient_that_is_off_fails() -> None:
         check(Level("wrong", print), (torch.ones(3), torch.ones(2) + 1e-4))
     with pytest.raises(WrongResultError, match="nan"):
         check(Level("wrong", print), (torch.ones(3), torch.full((2,), torch.nan)))
+
+
+def test_a_codebook_may_be_better_than_expected_but_not_worse() -> None:
+    x, level = torch.tensor([[0.0], [1.0], [5.0]]), Level("ours", print)
+    check = InertiaCheck(x, torch.tensor([[2.0], [9.0]]))
+    for right in (torch.tensor([[2.0], [90.0]]), torch.tensor([[0.5], [5.0]])):
+        check(level, (right, None))
+    for wrong in (torch.tensor([[2.1], [9.0]]), torch.tensor([[torch.nan], [torch.nan]])):
+        with pytest.raises(WrongResultError, match="above that of Lloyd"):
+            check(level, (wrong, None))
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells the peak of memory")

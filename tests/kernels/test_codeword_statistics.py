@@ -142,7 +142,7 @@ def test_nan_is_named_by_its_row_and_stays_in_its_sum_unchecked(run) -> None:
     x[4, 1] = torch.nan
     codes = torch.tensor([0, 1, 0, 1, 1, 0])
     with pytest.raises(ValueError, match=r"codeword_statistics: x must be finite, got nan at row 4\."):
-        run(uk.codeword_statistics, x, codes, 2)
+        run(uk.codeword_statistics, x, codes, 2, check_finite=True)
     sums, counts = run(uk.codeword_statistics, x, codes, 2, check_finite=False)
     assert counts.tolist() == [3, 3]
     assert sums[0].isfinite().all()

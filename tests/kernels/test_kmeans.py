@@ -37,12 +37,12 @@ def blobs(clusters=12, each=40, width=5, spread=30.0):
 
 @pytest.mark.parametrize("iterations", [1, 5, 60])
 @pytest.mark.parametrize("offset", [0.0, 1000.0])
-def test_no_worse_than_scikit_learn_from_the_same_start(run, iterations, offset, interpreted):
+def test_no_worse_than_scikit_learn_from_the_same_start(run, interpreted, few, iterations, offset):
     from sklearn.cluster import KMeans
 
     if interpreted and iterations != 5:
         pytest.skip("some turns are enough for Triton's interpreter")
-    x = normal(120 if interpreted else 600, 6) + offset
+    x = normal(few(600, 100), 6) + offset
     start = x[:20].clone()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -63,8 +63,8 @@ def test_codes_are_nearest_to_the_returned_codebook(run, init, dtype):
     oracle.assert_nearest(codes, x, codebook)
 
 
-def test_codewords_are_the_means_of_their_rows_when_it_has_settled(run, interpreted):
-    rows, codewords, turns = (60, 3, 12) if interpreted else (300, 9, 200)
+def test_codewords_are_the_means_of_their_rows_when_it_has_settled(run, few):
+    rows, codewords, turns = few((300, 9, 200), (40, 3, 8))
     x = normal(rows, 4)
     codebook, codes = run(uk.kmeans, x, codewords, iterations=turns, seed=0)
     means = torch.stack([x[codes == code].double().mean(0) for code in range(codewords)])
@@ -122,8 +122,8 @@ def test_seeds_decide_everything(run, few, one_and_two_threads, init, balanced):
     assert not torch.equal(fit(5)[0], one)
 
 
-def test_plus_plus_beats_random_on_clusters(run, interpreted):
-    x, seeds = blobs(), 1 if interpreted else 9
+def test_plus_plus_beats_random_on_clusters(run, few):
+    x, seeds = blobs(), few(9, 1)
     cost = {
         init: sorted(inertia(x, run(uk.kmeans, x, 12, iterations=2, seed=seed, init=init)[0]) for seed in range(seeds))
         for init in ("k-means++", "random")
@@ -138,10 +138,10 @@ def test_plus_plus_never_takes_a_row_twice_while_others_are_left(run):
         assert sorted(codebook.flatten().tolist()) == [0, 1, 2, 50]
 
 
-def test_codewords_without_rows_are_revived(run, interpreted):
+def test_codewords_without_rows_are_revived(run, few):
     x = normal(200, 3)
     start = torch.cat([x[:3], torch.full((5, 3), 1e4)])
-    codebook, codes = run(uk.kmeans, x, 8, iterations=5 if interpreted else 30, seed=0, init=start)
+    codebook, codes = run(uk.kmeans, x, 8, iterations=few(30, 3), seed=0, init=start)
     assert int(codes.bincount(minlength=8).min()) > 0
     assert float(codebook.abs().max()) < 10
 
@@ -289,10 +289,10 @@ def skewed(rows, width):
 @pytest.mark.parametrize("balanced", [False, True])
 @pytest.mark.parametrize("init", ["k-means++", "random", "tensor"])
 @pytest.mark.parametrize("width", [3, 16, 21])
-def test_every_backend_gives_the_codes_of_the_reference(run, init, balanced, width, interpreted):
-    x = skewed(300, width)
+def test_every_backend_gives_the_codes_of_the_reference(run, few, init, balanced, width):
+    x = skewed(few(300, 100), width)
     options = {
-        "iterations": 2 if interpreted else 4,
+        "iterations": few(4, 2),
         "seed": 2,
         "init": x[:14] + 1 if init == "tensor" else init,
         "balanced": balanced,
@@ -304,16 +304,16 @@ def test_every_backend_gives_the_codes_of_the_reference(run, init, balanced, wid
 
 
 @pytest.mark.parametrize("balanced", [False, True])
-def test_bits_are_those_of_one_thread(run, balanced, interpreted):
+def test_bits_are_those_of_one_thread(run, few, balanced):
     # More rows than a task takes, codewords that start empty, and bounds that bind.
-    x = skewed(150 if interpreted else 2100, 9)
+    x = skewed(few(2100, 150), 9)
     start = torch.cat([x[:17], torch.full((3, 9), 1e3)])
     before, results = torch.get_num_threads(), []
     try:
-        for threads in (1, 2) if interpreted else (1, 2, 3):
+        for threads in few((1, 2, 3), (1, 2)):
             torch.set_num_threads(threads)
             results.append(run(uk.kmeans, x, 20, iterations=2, seed=0, init=start, balanced=balanced))
-            results.append(run(uk.kmeans, x, 20, iterations=1, seed=0, balanced=balanced))
+            results.append(run(uk.kmeans, x, few(20, 5), iterations=1, seed=0, balanced=balanced))
     finally:
         torch.set_num_threads(before)
     for alone, *more in (results[::2], results[1::2]):

@@ -52,7 +52,7 @@ def assert_equal(found, expected):
 @pytest.mark.parametrize("slots", [1, 2, 3])
 @pytest.mark.parametrize("shared", [None, 1.0, 0.3])
 def test_equals_every_chain_alone_and_the_formula_bitwise(run, interpreted, alone, slots, shared):
-    if interpreted and slots > 1 and shared != 0.3:
+    if interpreted and (slots == 2 or (slots == 3 and shared != 0.3)):
         pytest.skip("the shapes beside it are enough for Triton's interpreter")
     z, codebooks, ids, weights, shared_codebooks = mixture(slots=slots)
     assert not bool((ids == 2).any())  # an expert without rows
@@ -80,7 +80,7 @@ def test_every_level_of_every_chain_is_the_float64_argmin(run, few, hard):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_inputs_are_combined_in_float32_and_rounded_once(run, few, alone, dtype):
-    z, codebooks, ids, weights, shared = mixture(levels=few(3, 2), dtype=dtype)
+    z, codebooks, ids, weights, shared = mixture(levels=few(3, 1), dtype=dtype)
     assert_equal(
         run(uk.moe_residual_encode, z, codebooks, ids, weights, shared, 0.7),
         by_hand(alone, z, codebooks, ids, weights, shared, 0.7),
@@ -101,7 +101,7 @@ def test_half_inputs_are_combined_in_float32_and_rounded_once(run, few, alone, d
 )
 def test_awkward_shapes(run, alone, few, shape):
     if "levels" in shape:
-        shape = {**shape, "levels": few(shape["levels"], min(shape["levels"], 5))}
+        shape = {**shape, "levels": few(shape["levels"], min(shape["levels"], 3))}
     z, codebooks, ids, weights, shared = mixture(**shape)
     found = run(uk.moe_residual_encode, z, codebooks, ids, weights, shared)
     assert_equal(found, by_hand(alone, z, codebooks, ids, weights, shared))
@@ -124,8 +124,9 @@ def test_any_layout_and_any_integer(run, few):
 
 
 def test_a_row_does_not_depend_on_its_batch(run, few, one_and_two_threads):
-    z, codebooks, ids, weights, shared = mixture(rows=90, codewords=17, slots=few(2, 1))
-    z, codebooks, shared = z + 1000, codebooks + 1000 * (torch.arange(3).view(3, 1, 1) == 0), shared
+    z, codebooks, ids, weights, shared = mixture(rows=90, levels=few(3, 2), codewords=17, slots=few(2, 1))
+    z = z + 1000
+    codebooks[:, 0] += 1000
     whole = run(uk.moe_residual_encode, z, codebooks, ids, weights, shared)
     shuffled = torch.randperm(90, generator=torch.Generator().manual_seed(1))
     for rows in [shuffled, *torch.arange(90).split(few(8, 60)), *torch.arange(few(20, 1)).split(1)]:
@@ -139,7 +140,7 @@ def test_a_row_does_not_depend_on_its_batch(run, few, one_and_two_threads):
 
 
 def test_stats_count_over_chains(run, few):
-    rows, levels = few((120, 3), (12, 2))
+    rows, levels = few((120, 3), (6, 1))
     z, codebooks, ids, weights, shared = mixture(rows=rows, levels=levels)
     twice = torch.cat([codebooks, codebooks], 2)
     *result, stats = run(uk.moe_residual_encode, z, twice, ids, weights, torch.cat([shared, shared], 1), stats=True)

@@ -25,8 +25,9 @@ def test_gradcheck_in_weights_and_codebooks():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shared_weight", [None, 0.7])
-def test_gradients_equal_the_formula_with_straight_through_chains(run, dtype, shared_weight):
-    z, codebooks, ids, weights, shared = mixture(dtype=dtype)
+def test_gradients_equal_the_formula_with_straight_through_chains(run, few, dtype, shared_weight):
+    levels = few(3, 2)
+    z, codebooks, ids, weights, shared = mixture(levels=levels, dtype=dtype)
     upstream = normal(*z.shape, seed=9).to(dtype)
     leaves = [x.requires_grad_() for x in (z, codebooks, weights, shared)]
     rest = () if shared_weight is None else (shared, shared_weight)
@@ -37,10 +38,10 @@ def test_gradients_equal_the_formula_with_straight_through_chains(run, dtype, sh
     z64, codebooks64, weights64, shared64 = truth
     total = 0
     for slot in range(2):
-        chain = sum(codebooks64[ids[:, slot], level, found.codes[:, slot, level]] for level in range(3))
+        chain = sum(codebooks64[ids[:, slot], level, found.codes[:, slot, level]] for level in range(levels))
         total = total + weights64[:, slot, None] * (chain + z64 - z64.detach())
     if shared_weight is not None:
-        chain = sum(shared64[level, found.shared_codes[:, level]] for level in range(4))
+        chain = sum(shared64[level, found.shared_codes[:, level]] for level in range(levels + 1))
         total = total + shared_weight * (chain + z64 - z64.detach())
     total.backward(upstream.double())
     tolerance = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 2**-8, "atol": 1e-3}
@@ -62,7 +63,7 @@ def test_the_gradient_of_rows_is_the_sum_of_weights_times_the_upstream_one(run, 
 
 
 def test_gradients_are_bitwise_repeatable(run, few, one_and_two_threads):
-    z, codebooks, ids, weights, shared = mixture(rows=few(5000, 150), levels=few(3, 2))
+    z, codebooks, ids, weights, shared = mixture(rows=few(5000, 60), levels=few(3, 1))
 
     def gradients():
         leaves = [x.clone().requires_grad_() for x in (z, codebooks, weights, shared)]
@@ -82,8 +83,9 @@ def test_only_the_combined_rows_carry_a_gradient(run):
     assert not found.shared_level_error.requires_grad
 
 
-def test_unchecked_bad_rows_and_experts_have_no_code_no_part_and_no_gradient(run):
-    z, codebooks, ids, weights, shared = mixture(rows=30)
+def test_unchecked_bad_rows_and_experts_have_no_code_no_part_and_no_gradient(run, few):
+    levels = few(3, 2)
+    z, codebooks, ids, weights, shared = mixture(rows=30, levels=levels)
     bad_z, bad_ids = z.clone(), ids.clone()
     bad_z[0, 1], bad_z[1] = torch.nan, torch.inf
     bad_ids[2, 0], bad_ids[3, 1], bad_ids[4] = 4, -1, torch.tensor([2**40, -(2**62)])
@@ -119,9 +121,9 @@ def test_unchecked_bad_rows_and_experts_have_no_code_no_part_and_no_gradient(run
     assert weight_grad[no_code].eq(0).all()
     assert weight_grad[~no_code].ne(0).all()
     assert all(bool(leaf.grad.isfinite().all()) for leaf in leaves)
-    expected = torch.zeros(4, 3, 11)
+    expected = torch.zeros(4, levels, 11)
     for row, slot in (~no_code).nonzero().tolist():
-        for level in range(3):
+        for level in range(levels):
             expected[ids[row, slot], level, codes[row, slot, level]] += weights[row, slot].detach()
     torch.testing.assert_close(leaves[1].grad, expected[..., None].expand_as(codebooks))
 
@@ -130,7 +132,7 @@ def test_unchecked_bad_rows_and_experts_have_no_code_no_part_and_no_gradient(run
 def test_unchecked_bad_weights_are_bad_slots(run, interpreted, few, bad):
     if interpreted and bad == bad:  # not NaN
         pytest.skip("one bad weight is enough for Triton's interpreter")
-    z, codebooks, ids, weights, shared = mixture(rows=30, levels=few(3, 2))
+    z, codebooks, ids, weights, shared = mixture(rows=30, levels=few(3, 1))
     slots = torch.zeros(30, 2, dtype=torch.bool)
     slots[0], slots[1, 0], slots[2] = True, True, True
     bad_z, bad_weights = z.clone(), weights.masked_fill(slots, bad)

@@ -109,8 +109,9 @@ def test_any_layout(run):
     assert torch.equal(run(ordered_linear, x, *views), run(ordered_linear, x, weight, bias))
 
 
-def test_torch_takes_it(run, backend):
-    arguments = (normal(6, 5), *layer(4, 5))
+def test_torch_takes_it(run, home):
+    backend, device = home
+    arguments = [value.to(device) for value in (normal(6, 5), *layer(4, 5))]
     run(ordered_linear, *arguments)  # skips where there is no kernel
     opcheck(torch.ops.unitok_kernels.ordered_linear.default, (*arguments, True, backend))
     compiled = torch.compile(lambda *a: ordered_linear(*a, relu=True) + 1, fullgraph=True, backend="eager")

@@ -100,7 +100,7 @@ def test_a_codebook_that_is_not_finite_is_named_wherever_it_is(run):
     codebooks, codes = normal(2, 5, 19), torch.zeros(3, 2, dtype=torch.int64)
     codebooks[1, 4, 18] = torch.inf  # used by no row, in the last column
     with raises(r"^residual_decode: codebooks must be finite, got inf at index \(1, 4\)"):
-        run(uk.residual_decode, codes, codebooks)
+        run(uk.residual_decode, codes, codebooks, check_finite=True)
     assert torch.equal(
         run(uk.residual_decode, codes, codebooks, check_finite=False), codebooks[:, 0].sum(0).expand(3, 19)
     )

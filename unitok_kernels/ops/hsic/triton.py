@@ -16,7 +16,7 @@ from torch import Tensor
 
 from unitok_kernels import checks
 from unitok_kernels.ops import configs
-from unitok_kernels.ops.common import finite_rows
+from unitok_kernels.ops.common import finite_rows, wide
 from unitok_kernels.ops.grouping import group_rows
 from unitok_kernels.ops.hsic.reference import check_data
 from unitok_kernels.ops.launch import launch, target_of
@@ -28,16 +28,23 @@ _FACTS = tl.constexpr(3)  # of a segment, for the gradient: share, mean of U - s
 
 
 @triton.jit
+def _take(p_order, first, end, BN: tl.constexpr):
+    """Take the next places of a segment, in order: the places, which of them there are, the rows that are in them."""
+    i_places = tl.cast(first, tl.int64) + tl.arange(0, BN)
+    m_rows = i_places < end
+    return i_places, m_rows, tl.load(p_order + i_places, mask=m_rows, other=-1)
+
+
+@triton.jit
 def _mean(p_x, p_order, p_starts, p_means, D: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr):
     """mean_sd = sum of a segment's rows / how many they are."""
     segment, o_d = tl.program_id(0), tl.program_id(1) * BD + tl.arange(0, BD)
     start, end = tl.load(p_starts + segment), tl.load(p_starts + segment + 1)
     b_sum = tl.zeros((BD,), tl.float64)
     for first in range(start, end, BN):
-        i_places = tl.cast(first, tl.int64) + tl.arange(0, BN)
-        i_rows = tl.load(p_order + i_places, mask=i_places < end, other=0)
-        mask = (i_places < end)[:, None] & (o_d < D)[None, :]
-        b_x = tl.load(p_x + i_rows[:, None] * D + o_d[None, :], mask=mask, other=0.0).to(tl.float32)
+        _, m_rows, i_rows = _take(p_order, first, end, BN)
+        mask = m_rows[:, None] & (o_d < D)[None, :]
+        b_x = tl.load(p_x + i_rows[:, None] * D + o_d[None, :], mask=mask, other=0.0)
         b_sum += tl.sum(b_x.to(tl.float64), axis=0)
     count = tl.maximum(end - start, 1).to(tl.float64)
     tl.store(p_means + tl.cast(segment, tl.int64) * D + o_d, b_sum / count, mask=o_d < D)
@@ -59,8 +66,8 @@ def _median_distances(
     b_squared = tl.zeros((BN, BM), tl.float32)
     if tl.program_id(0) * BN < (tl.program_id(1) + 1) * BM:
         for d in range(D):
-            b_i = tl.load(p_x + i_rows + d, mask=m_i, other=0.0).to(tl.float32)
-            b_j = tl.load(p_x + i_columns + d, mask=m_j, other=0.0).to(tl.float32)
+            b_i = tl.load(p_x + i_rows + d, mask=m_i, other=0.0)
+            b_j = tl.load(p_x + i_columns + d, mask=m_j, other=0.0)
             b_difference = b_i[:, None] - b_j[None, :]
             b_squared += b_difference * b_difference
     m_pair = m_i[:, None] & m_j[None, :] & (i[:, None] < j[None, :]) & (b_squared > 0)
@@ -74,7 +81,7 @@ def _load_rows(p_x, p_mean, i_rows, m_rows, i_d, D: tl.constexpr, BD: tl.constex
     """Load some columns of rows in float64 about their segment's mean, zeros where there is nothing."""
     o_d = i_d + tl.arange(0, BD)
     m_x = m_rows[:, None] & (o_d < D)[None, :]
-    b_x = tl.load(p_x + i_rows[:, None] * D + o_d[None, :], mask=m_x, other=0.0).to(tl.float32).to(tl.float64)
+    b_x = tl.load(p_x + i_rows[:, None] * D + o_d[None, :], mask=m_x, other=0.0).to(tl.float64)
     return tl.where(m_x, b_x - tl.load(p_mean + o_d, mask=o_d < D, other=0.0)[None, :], 0.0)
 
 
@@ -108,17 +115,14 @@ def _row_sums(
     segment = tl.load(p_tile_segments + tile)
     if segment < S:
         start, end = tl.load(p_starts + segment), tl.load(p_starts + segment + 1)
-        i_places = start + (tile - tl.load(p_tile_starts + segment)) * BN + tl.arange(0, BN)
-        m_rows = i_places < end
-        i_rows = tl.load(p_order + i_places, mask=m_rows, other=-1)
+        first_row = start + (tile - tl.load(p_tile_starts + segment)) * BN
+        i_places, m_rows, i_rows = _take(p_order, first_row, end, BN)
         x_factor, z_factor = -0.5 / tl.load(p_x_variances + segment), -0.5 / tl.load(p_z_variances + segment)
         p_x_mean, p_z_mean = p_x_means + segment * DX, p_z_means + segment * DZ
         b_u, b_v = tl.zeros((BN,), tl.float64), tl.zeros((BN,), tl.float64)
         b_uv, b_uu, b_vv = tl.zeros((BN,), tl.float64), tl.zeros((BN,), tl.float64), tl.zeros((BN,), tl.float64)
         for first in range(start, end, BM):
-            j_places = tl.cast(first, tl.int64) + tl.arange(0, BM)
-            m_columns = j_places < end
-            i_columns = tl.load(p_order + j_places, mask=m_columns, other=-1)
+            _, m_columns, i_columns = _take(p_order, first, end, BM)
             u = _gaussian(p_x, p_x_mean, x_factor, i_rows, m_rows, i_columns, m_columns, DX, BDX, BN, BM)
             v = _gaussian(p_z, p_z_mean, z_factor, i_rows, m_rows, i_columns, m_columns, DZ, BDZ, BN, BM)
             b_u += tl.sum(u, axis=1)
@@ -192,9 +196,8 @@ def _pull(
     segment = tl.load(p_tile_segments + tile)
     if segment < S:
         start, end = tl.load(p_starts + segment), tl.load(p_starts + segment + 1)
-        i_places = start + (tile - tl.load(p_tile_starts + segment)) * BN + tl.arange(0, BN)
-        m_rows = i_places < end
-        i_rows = tl.load(p_order + i_places, mask=m_rows, other=-1)
+        first_row = start + (tile - tl.load(p_tile_starts + segment)) * BN
+        i_places, m_rows, i_rows = _take(p_order, first_row, end, BN)
         x_factor, z_factor = -0.5 / tl.load(p_x_variances + segment), -0.5 / tl.load(p_z_variances + segment)
         p_x_mean, p_z_mean = p_x_means + segment * DX, p_z_means + segment * DZ
         p_fact, p_v = p_facts + segment * _FACTS, p_sums + tl.cast(N, tl.int64)
@@ -205,9 +208,7 @@ def _pull(
         i_d = tl.program_id(1) * BZ
         b_weights, b_pull = tl.zeros((BN,), tl.float64), tl.zeros((BN, BZ), tl.float64)
         for first in range(start, end, BM):
-            j_places = tl.cast(first, tl.int64) + tl.arange(0, BM)
-            m_columns = j_places < end
-            i_columns = tl.load(p_order + j_places, mask=m_columns, other=-1)
+            j_places, m_columns, i_columns = _take(p_order, first, end, BM)
             b_column = tl.load(p_sums + j_places, mask=m_columns, other=0.0)
             b_column = (b_column - share * tl.load(p_v + j_places, mask=m_columns, other=0.0)) * inverse
             u = _gaussian(p_x, p_x_mean, x_factor, i_rows, m_rows, i_columns, m_columns, DX, BDX, BN, BM)
@@ -268,6 +269,7 @@ def hsic(
     """Launch the kernels."""
     if checks.reads_data(check_finite, z):
         check_data(x, z, segments, num_segments)
+    x, z = wide(x), wide(z)  # not at each load; and Triton 3.6 has no float64 product of what was loaded as halves
     (rows, x_width), z_width = x.shape, z.shape[1]
     keys = torch.where(finite_rows(x) & finite_rows(z), segments, -1)
     order, starts = group_rows(keys, num_segments)

@@ -161,7 +161,7 @@ def _backward(
         i_pairs = i_rows * S + s
         b_expert = tl.load(p_ids + i_pairs, mask=m_rows, other=-1)
         m_expert = (b_expert >= 0) & (b_expert < E)
-        i_first = tl.where(m_expert, b_expert, 0) * L * K
+        i_first = b_expert * L * K
         b_quantized = sum_codewords(p_codes + i_pairs * L, p_tables, i_first, m_expert, K, L, D, BD, BN)
         tl.store(p_by_weights + i_pairs, tl.sum(b_quantized * b_gradient, axis=1), mask=m_rows)
         m_good = tl.load(p_codes + i_pairs * L, mask=m_rows, other=-1) >= 0

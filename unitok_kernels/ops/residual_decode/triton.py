@@ -27,8 +27,7 @@ def sum_codewords(
     for level in range(L):
         b_code = tl.load(p_codes + level, mask=m_rows, other=-1)
         m_named = (b_code >= 0) & (b_code < K)
-        i_codeword = i_first + tl.cast(level, tl.int64) * K + tl.where(m_named, b_code, 0)
-        b_sum += load_rows(p_tables, i_codeword, m_named, D, BD)
+        b_sum += load_rows(p_tables, i_first + tl.cast(level, tl.int64) * K + b_code, m_named, D, BD)
     return b_sum
 
 

@@ -37,13 +37,13 @@ def _walk(
             i_codes = (i_rows * S + slot) * L + level
             b_codes = tl.load(p_codes + i_codes, mask=m_rows, other=-1)
             m_named = (b_codes >= 0) & (b_codes < K) & (b_ids >= 0) & (b_ids < E)
-            b_keys = tl.where(m_named, (b_ids * L + level) * K + b_codes, -1)
+            b_keys = (b_ids * L + level) * K + b_codes
             b_r = b_r - load_rows(p_tables, b_keys, m_named, D, BD)
             b_named = tl.where(m_named[:, None], b_r, 0.0)
             b_squares += tl.sum(b_named * b_named, axis=1).to(tl.float64)
             b_by_z += b_named
             if GRADIENT:
-                tl.store(p_keys + i_codes, b_keys, mask=m_rows)
+                tl.store(p_keys + i_codes, tl.where(m_named, b_keys, -1), mask=m_rows)
     tl.store(p_parts + tl.program_id(0), tl.sum(b_squares, axis=0))
     if GRADIENT:
         store_rows(p_by_z, share(factor, N).to(tl.float32) * b_by_z, i_rows, m_rows, D, BD)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from unitok_kernels import checks
 from unitok_kernels.ops import configs
+from unitok_kernels.ops.common import wide
 from unitok_kernels.ops.launch import launch, target_of
 
 _PARTS = 128  # most parts that the rows are shared out in for the columns' sums
@@ -30,7 +31,7 @@ def _load_rows(p_x, p_centre, i_rows, m_rows, i_d, D: tl.constexpr, BD: tl.const
     """Load some columns of rows in float64, centred; zeros beyond D and for rows that aren't there."""
     o_d = i_d + tl.arange(0, BD)
     m_x = m_rows[:, None] & (o_d < D)[None, :]
-    b_x = tl.load(p_x + i_rows[:, None] * D + o_d[None, :], mask=m_x, other=0.0).to(tl.float32).to(tl.float64)
+    b_x = tl.load(p_x + i_rows[:, None] * D + o_d[None, :], mask=m_x, other=0.0).to(tl.float64)
     return tl.where(m_x, b_x - tl.load(p_centre + o_d, mask=o_d < D, other=0.0)[None, :], 0.0)
 
 
@@ -45,7 +46,7 @@ def _norms(p_x, p_centre, p_norms, N, D: tl.constexpr, BD: tl.constexpr, BN: tl.
         b_norms += tl.sum(b_x * b_x, axis=1)
         o_d = i_d + tl.arange(0, BD)
         m_x = m_rows[:, None] & (o_d < D)[None, :]
-        b_raw = tl.load(p_x + i_rows[:, None] * D + o_d[None, :], mask=m_x, other=0.0).to(tl.float32)
+        b_raw = tl.load(p_x + i_rows[:, None] * D + o_d[None, :], mask=m_x, other=0.0)
         b_finite += tl.sum(b_raw * 0.0, axis=1)
     tl.store(p_norms + i_rows, tl.where(b_finite == 0.0, b_norms, _BAD), mask=m_rows)
 
@@ -171,6 +172,7 @@ def sinkhorn_assign(x: Tensor, codebook: Tensor, epsilon: float, iterations: int
     if checks.reads_data(check_finite, x):
         checks.finite("sinkhorn_assign", "x", x)
         checks.finite("sinkhorn_assign", "codebook", codebook)
+    x = wide(x)  # not at each load; and Triton 3.6 has no float64 product of what was loaded as halves
     (rows, width), codewords = x.shape, codebook.shape[0]
     config = configs.distances(target_of(x), rows, codewords)
     block_rows, block_columns = config.block_rows, config.block_columns
