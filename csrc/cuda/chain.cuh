@@ -39,7 +39,7 @@ struct Room {
 
   __host__ __device__ int chunk_bytes() const { return chunk * Width * 2; }
   __host__ __device__ int per_warp() const {
-    return 4 * (chunk + 8 * Width + 64 + (levels * 16 * C::kTiles + levels + 3) / 4 * 4);
+    return 4 * (chunk + 8 * Width + 64 + (levels * (16 * C::kTiles + 1) + 3 + 3) / 4 * 4);
   }
   __host__ __device__ int64_t bytes() const { return int64_t{chunks} * chunk_bytes() + C::kWarps * per_warp(); }
 };

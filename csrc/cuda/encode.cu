@@ -58,8 +58,9 @@ constexpr int kFinishers = 256;
 __global__ void __launch_bounds__(kFinishers) finish(Chains first, Chains second, int count, int64_t parts, int width,
                                                      float* error, float* second_error, int64_t* counts) {
   UNITOK_STATIC_SHARED(double, sums, [2][kFinishers / 32]);
-  const bool is_last = blockIdx.x == gridDim.x - 1, is_first = blockIdx.x < first.levels;
-  const int level = is_first ? blockIdx.x : blockIdx.x - first.levels;
+  const int place = blockIdx.x;
+  const bool is_last = blockIdx.x == gridDim.x - 1, is_first = place < first.levels;
+  const int level = is_first ? place : place - first.levels;
   double sum[2] = {};
   for (int of = 0; of < count; ++of) {
     const Chains& chains = of == 0 ? first : second;

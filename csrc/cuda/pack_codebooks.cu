@@ -29,8 +29,8 @@ __global__ void __launch_bounds__(kThreads)
   const PackedLayout layout(codewords, width);
   const T* const table = codebooks + int64_t{blockIdx.x} * codewords * width;
   unsigned char* const to = packed + blockIdx.x * layout.bytes();
-  if (threadIdx.x < layout.width) {
-    const int column = threadIdx.x, count = codewords < kCentred ? codewords : kCentred;
+  if (const int column = threadIdx.x; column < layout.width) {
+    const int count = codewords < kCentred ? codewords : kCentred;
     float sum = 0;
     if (column < width) {
       for (int i = 0; i < count; ++i) {
