@@ -25,7 +25,7 @@ def find() -> str | None:
     folders = [os.path.join(home, "bin")] if home else []
     folders += os.get_exec_path()
     for packages in dict.fromkeys(sysconfig.get_path(kind) for kind in ("purelib", "platlib")):
-        folders += sorted(map(str, Path(packages).glob("nvidia/cu*/bin")), reverse=True)
+        folders += sorted(map(str, Path(packages).glob("nvidia/cu[0-9]*/bin")), reverse=True)
     return shutil.which("nvcc", path=os.pathsep.join(folders))
 
 
