@@ -24,8 +24,8 @@ def moe_residual_encode(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Pack the codebooks and launch the kernels; what is wider than they take goes to the next backend."""
     if not takes(codebooks, shared_codebooks) or expert_ids.numel() > MOST:
-        chains = (z, codebooks, expert_ids, expert_weights, shared_codebooks, shared_weight)
-        return instead("moe_residual_encode").moe_residual_encode(*chains, precision, check_finite, stats)
+        chains_of = (z, codebooks, expert_ids, expert_weights, shared_codebooks, shared_weight)
+        return instead("moe_residual_encode").moe_residual_encode(*chains_of, precision, check_finite, stats)
     if checks.reads_data(check_finite, z):
         reference.check_data(z, codebooks, expert_ids, expert_weights, shared_codebooks)
     (rows, width), slots = z.shape, expert_ids.shape[1]
