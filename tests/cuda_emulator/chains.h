@@ -13,6 +13,7 @@ enum class Kind {
   far,       // from zero, and close to each other
   clusters,  // two of them, each as above, so that no centre helps
   pairs,     // of codewords that are so near to each other that it takes all digits to tell which is the nearer one
+  distant,   // rows, so that all codewords are nearly as near
   equal,     // small whole numbers: distances, and whole codewords, are the same again and again
 };
 
@@ -29,6 +30,7 @@ struct Data {
       const int64_t row = i / width;
       if (kind == Kind::equal) value = std::nearbyint(0.7f * value);
       if (kind == Kind::far || kind == Kind::clusters) value *= 1e-3f;
+      if (kind == Kind::distant && codewords) value *= 1e-5f;
       if (kind == Kind::pairs && codewords && row % 2 == 1)
         value = values[static_cast<std::size_t>(i - width)] + 1e-4f * apart[static_cast<std::size_t>(i)];
       if (level == 0 && (kind == Kind::far || (kind == Kind::clusters && row % 3 == 0))) value += 1000;

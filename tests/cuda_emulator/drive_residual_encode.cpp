@@ -96,6 +96,58 @@ void check(const Case& test, bool aligned) {
   });
 }
 
+// Two codewords and a row, so that nearly all of what the bound allows for is needed to find the nearer one. Steps are
+// 1, and all that its score leaves out raises it and lowers the other's: values lie half a step above or below whole
+// ones in rows and codewords, and low digits are large. The nearer one is so by little more than a near tie.
+struct WorstRow {
+  static constexpr int kWidth = 32;
+  std::vector<float> row, nearer, other;
+
+  explicit WorstRow(uint64_t seed) {
+    std::mt19937_64 engine(seed);
+    double near, gap;
+    do {
+      row.clear(), nearer.clear(), other.clear();
+      near = gap = 0;
+      for (int d = 0; d < kWidth; ++d) {
+        const bool first = d < kWidth / 2;
+        const auto high = [&](int low, int range) {
+          return 256 * static_cast<float>(low + static_cast<int>(engine() % static_cast<unsigned>(range)));
+        };
+        const float of_row = high(116, 11);
+        row.push_back(d == 0 ? 32639.0f : of_row + (first ? 127.49f : 126.51f));
+        nearer.push_back((first ? of_row - high(13, 6) : 0) + 127.49f);
+        other.push_back((first ? 0 : of_row) - 127.49f);
+        const double to_nearer = static_cast<double>(row.back()) - static_cast<double>(nearer.back());
+        const double to_other = static_cast<double>(row.back()) - static_cast<double>(other.back());
+        near += to_nearer * to_nearer;
+        gap += to_other * to_other - to_nearer * to_nearer;
+      }
+    } while (gap < 1.01 * kNear * near || gap > 1.1 * kNear * near);
+  }
+
+  // With their negatives, so that the centre is 0, and with what makes the codebook's step 1.
+  Books books() const {
+    std::vector<float> far(kWidth), all;
+    far[0] = 32639;
+    for (const std::vector<float>& codeword : {far, other, nearer}) {
+      all.insert(all.end(), codeword.begin(), codeword.end());
+      for (const float value : codeword) all.push_back(-value);
+    }
+    return {all, Float::f32, 1, 6, kWidth};
+  }
+};
+
+void check_worst_row(uint64_t seed) {
+  const WorstRow worst(seed);
+  std::vector<float> rows;
+  for (int i = 0; i < 20; ++i) rows.insert(rows.end(), worst.row.begin(), worst.row.end());
+  const Books books = worst.books();
+  const Items z(rows, Float::f32, WorstRow::kWidth, false, true);
+  CHECK(check_but_codes(Found(z, books, 1, true, false), z, books, 1, false) == 0);
+  CHECK(check_but_codes(Found(z, books, 1, false, false), z, books, 1, false) == z.count);
+}
+
 }  // namespace
 
 int main(int count, char** arguments) {
@@ -103,6 +155,7 @@ int main(int count, char** arguments) {
     std::vector<Case> cases = {
         {{0, 2, 5, 20}},
         {{1, 1, 1, 32}},
+        {{31, 1, 40, 32}, Float::f32, Float::f32, {Kind::distant}},
         {{97, 4, 64, 20}, Float::f16, Float::bf16, {}, 227, true},
         {{60, 2, 300, 32}, Float::f32, Float::f32, {Kind::pairs, 1e-15f}, 80},
         {{64, 2, 140, 33}, Float::bf16, Float::f32, {Kind::equal}, 99},
@@ -127,6 +180,10 @@ int main(int count, char** arguments) {
     for (std::size_t i = 0; i < cases.size(); ++i) {
       context = order + ", case " + std::to_string(i);
       check(cases[i], i % 2 == 0);
+    }
+    for (uint64_t seed = 0; seed < (effort.quick ? 1 : 10); ++seed) {
+      context = order + ", worst row " + std::to_string(seed);
+      check_worst_row(seed);
     }
   });
   std::printf("codes are the nearest\n");
