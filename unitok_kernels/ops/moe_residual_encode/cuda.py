@@ -7,8 +7,7 @@ from torch import Tensor
 
 from unitok_kernels import checks
 from unitok_kernels.ops.moe_residual_encode import reference
-from unitok_kernels.ops.native_cuda import FLOATS, MOST, instead, kernels, place, workspace
-from unitok_kernels.ops.packing import pack_codebooks, takes
+from unitok_kernels.ops.native_cuda import FLOATS, MOST, instead, kernels, pack_codebooks, place, takes, workspace
 
 
 def moe_residual_encode(

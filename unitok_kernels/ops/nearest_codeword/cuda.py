@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from unitok_kernels import checks
-from unitok_kernels.ops.native_cuda import FLOATS, instead, kernels, place, workspace
-from unitok_kernels.ops.packing import pack_codebooks, takes
+from unitok_kernels.ops.native_cuda import FLOATS, instead, kernels, pack_codebooks, place, takes, workspace
 
 
 def nearest_codeword(
