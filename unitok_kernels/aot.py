@@ -1,10 +1,11 @@
-"""Compile the Triton kernels for GPUs that needn't be there, and hold them to budgets.
+"""Compile the Triton and the CUDA kernels for GPUs that needn't be there, and hold them to budgets.
 
     python -m unitok_kernels.aot --target sm_90
 
-The launchers get fake CUDA tensors and their launches are collected (`ops/launch.py`), so what is compiled is what a
-call would run. Of each kernel it prints registers, spills, stack, shared memory, the instructions of the innermost
-loops, and the predicted time (`prediction.py`) beside the floors.
+Triton's launchers get fake CUDA tensors and their launches are collected (`ops/launch.py`), so what is compiled is what
+a call would run; nvcc compiles csrc/cuda where there is one (`aot_cuda.py`). Of each kernel it prints registers,
+spills, stack, shared memory, the instructions of the innermost loops, and the predicted time (`prediction.py`) beside
+the floors.
 """
 
 from __future__ import annotations
@@ -14,61 +15,20 @@ import importlib.util
 import json
 import re
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from unitok_kernels import prediction
+from unitok_kernels import aot_cuda, prediction
+from unitok_kernels.aot_budgets import BUDGETS, Figures, complaints, figures_of, write_budgets
 from unitok_kernels.aot_cases import CASES, Case, left_out
 from unitok_kernels.ops.configs import TARGETS, Target
 from unitok_kernels.ops.launch import OPTIONS, Launch, collecting
-
-BUDGETS = Path(__file__).with_name("budgets.json")
-SHARED_LIMITS = {"sm_80": 160, "sm_90": 227, "sm_100": 227, "sm_120": 99, "gfx942": 64}  # KiB a program may take
-_MATRIX_KINDS = ("UTCHMMA", "HGMMA", "HMMA", "DMMA", "v_mfma")
-_HEADROOM = {"registers": 1.05, "shared": 1.1, "loop": 1.1}
-
-
-@dataclass
-class Figures:
-    """What is known of a compiled kernel.
-
-    Attributes:
-        target: "sm_90", say.
-        case: of `aot_cases`.
-        kernel: its function's name; with a number where a call launches several of that name.
-        registers: of a thread.
-        spills: instructions that move registers to memory and back.
-        stack: bytes of a thread.
-        shared: bytes of shared memory of a program.
-        loop: instructions of the innermost loop with the most of them; 0 without a loop.
-        mix: its most frequent instructions.
-        matrix: kind of the matrix instructions; "" without any.
-        predicted: microseconds, where the case says how often the loops run.
-    """
-
-    target: str
-    case: str
-    kernel: str
-    registers: int
-    spills: int
-    stack: int
-    shared: int
-    loop: int
-    mix: dict[str, int]
-    matrix: str
-    predicted: float | None = None
-
-    @property
-    def key(self) -> str:
-        """Name it in the budgets."""
-        return f"{self.case} {self.kernel}"
 
 
 def collect(case: Case, target: Target) -> list[Launch]:
@@ -145,7 +105,7 @@ def _product(grid: Sequence[int]) -> int:
 def _read(compiled: Any, function: str) -> tuple[dict[str, Any], prediction.Loop]:
     if "cubin" in compiled.asm:
         listing = prediction.disassembled(compiled.asm["cubin"])
-        registers, stack = prediction.resources(compiled.asm["cubin"])[function]
+        registers, stack, _ = prediction.resources(compiled.asm["cubin"])[function]
         spills = len(re.findall(r"\b(?:LDL|STL)\b", listing))
     else:
         listing = compiled.asm["amdgcn"]
@@ -154,79 +114,32 @@ def _read(compiled: Any, function: str) -> tuple[dict[str, Any], prediction.Loop
             _field(listing, f) for f in ("vgpr_count", "private_segment_fixed_size", "vgpr_spill_count")
         )
     loops = prediction.kernels(listing)[function]
-    inner = max(loops.innermost(), key=lambda loop: (_matrix(loop.mix) != "", sum(loop.mix.values())), default=None)
-    mix: Counter[str] = inner.mix if inner else Counter()
-    return {
-        "registers": registers,
-        "spills": spills,
-        "stack": stack,
-        "shared": compiled.metadata.shared,
-        "loop": sum(mix.values()),
-        "mix": dict(mix.most_common(8)),
-        "matrix": _matrix(loops.all()),
-    }, loops
-
-
-def _matrix(mix: Counter[str]) -> str:
-    return next((kind for kind in _MATRIX_KINDS if any(name.startswith(kind) for name in mix)), "")
+    figures = {"registers": registers, "spills": spills, "stack": stack, "shared": compiled.metadata.shared}
+    return {**figures, **figures_of(loops)}, loops
 
 
 def _field(listing: str, name: str) -> int:
     return int(re.findall(rf"\.{name}:\s+(\d+)", listing)[0])
 
 
-def measure_all(targets: Sequence[str], cases: Sequence[Case], processes: int = 2) -> list[Figures]:
-    """Measure cases on targets in processes of their own; Triton keeps what it compiled in its cache."""
-    jobs = [(target, case.name) for case in cases for target in targets]
+def measure_all(
+    targets: Sequence[str], cases: Sequence[Case], sources: Sequence[str] = (), processes: int = 2
+) -> list[Figures]:
+    """Measure sources by nvcc and cases by Triton, in processes of their own; both keep what they compiled."""
+    jobs = [(target, source) for source in sources for target in targets if target.startswith("sm_")]
+    jobs += [(target, case.name) for case in cases for target in targets]
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         return [figures for part in pool.map(_job, jobs) for figures in part]
 
 
 def _job(job: tuple[str, str]) -> list[Figures]:
     target, name = job
+    if name.endswith(".cu"):
+        return aot_cuda.measure(target, name)
     return measure(target, next(case for case in CASES if case.name == name))
 
 
-def complaints(figures: Figures, budgets: dict[str, Any]) -> list[str]:
-    """Say what a kernel goes beyond: its budget, and what none may do on its target."""
-    what = f"{figures.target} {figures.key}"
-    said = []
-    if figures.spills:
-        said.append(f"{what}: {figures.spills} instructions spill registers; there must be none.")
-    if figures.stack:
-        said.append(f"{what}: a stack of {figures.stack} bytes; there must be none.")
-    limit = SHARED_LIMITS[figures.target] * 1024
-    if figures.shared > limit:
-        said.append(f"{what}: {figures.shared} bytes of shared memory; the target has {limit}.")
-    budget = budgets.get(figures.target, {}).get(figures.key)
-    if budget is None:
-        return [*said, f"{what}: no budget. Look at its figures, then run with --write-budgets."]
-    said += [
-        f"{what}: {name} {getattr(figures, name)}, and the budget is {budget[name]}."
-        for name in _HEADROOM
-        if getattr(figures, name) > budget[name]
-    ]
-    if budget["matrix"] and figures.matrix != budget["matrix"]:
-        said.append(f"{what}: no {budget['matrix']} instruction, but {figures.matrix or 'none of the matrix unit'}.")
-    return said
-
-
-def budget_of(figures: Figures) -> dict[str, Any]:
-    """Give the budget that figures call for, a little above them."""
-    room = {name: int(getattr(figures, name) * factor) for name, factor in _HEADROOM.items()}
-    most = 512 if figures.target.startswith("gfx") else 255
-    return {**room, "registers": min(room["registers"], most), "matrix": figures.matrix}
-
-
-def write_budgets(found: Sequence[Figures], path: Path = BUDGETS) -> None:
-    """Write the budgets of these kernels, and keep those of others."""
-    budgets = json.loads(path.read_text()) if path.exists() else {}
-    for figures in found:
-        budgets.setdefault(figures.target, {})[figures.key] = budget_of(figures)
-    path.write_text(json.dumps(budgets, indent=1, sort_keys=True) + "\n")
-
-
-def _show(console: Console, figures: Figures, case: Case) -> None:
+def _show(console: Console, figures: Figures, floors: dict[str, float]) -> None:
     console.print(
         f"[bold]{figures.target}[/] {figures.key}: {figures.registers} registers, {figures.spills} spills, "
         f"stack {figures.stack}, shared {figures.shared} bytes, {figures.matrix or 'no matrix unit'}",
@@ -236,8 +149,16 @@ def _show(console: Console, figures: Figures, case: Case) -> None:
         mix = ", ".join(f"{count} {name}" for name, count in figures.mix.items())
         console.print(f"    innermost loop, {figures.loop} instructions: {mix}", highlight=False)
     if figures.predicted is not None:
-        floors = ", ".join(f"{name} {1e6 * s:.0f}" for name, s in case.floors(figures.target).items())
-        console.print(f"    predicted {figures.predicted:.0f} us; floors: {floors} us", highlight=False)
+        listed = ", ".join(f"{name} {1e6 * seconds:.0f}" for name, seconds in floors.items())
+        console.print(f"    predicted {figures.predicted:.0f} us; floors: {listed} us", highlight=False)
+
+
+def _floors(figures: Figures, cases: Sequence[Case]) -> dict[str, float]:
+    if figures.predicted is None:
+        return {}
+    if figures.by_nvcc:
+        return aot_cuda.floors(aot_cuda.PREDICTED[figures.kernel], figures.target)
+    return next(case for case in cases if case.name == figures.case).floors(figures.target)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -245,7 +166,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="python -m unitok_kernels.aot",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Compile the Triton kernels ahead of time; no GPU and no driver are needed.",
+        description="Compile the Triton and the CUDA kernels ahead of time; no GPU and no driver are needed.",
         epilog="examples:\n"
         "  python -m unitok_kernels.aot --target sm_90                    figures of all kernels on an H100\n"
         "  python -m unitok_kernels.aot --op residual_encode --json       for a program to read\n"
@@ -253,11 +174,14 @@ def parser() -> argparse.ArgumentParser:
         "  python -m unitok_kernels.aot --target all --write-budgets      after a change that is meant\n"
         "  python -m unitok_kernels.aot --target all --page docs/results/gpu-predicted.md\n\n"
         "A kernel fails the check if it spills, has a stack, takes more shared memory than the target has,\n"
-        "doesn't use the matrix unit its budget names, or goes beyond its budget.\n"
-        "Times are predicted: no device has run anything.",
+        "doesn't use the matrix unit its budget names, or goes beyond its budget. Budgets of CUDA kernels\n"
+        "may have spills and a stack, so that these don't grow. CUDA kernels take nvcc: without one they are\n"
+        "left out, with a line that says so.\n"
+        "Times are predicted: they rank variants of one kernel, and no more.",
     )
     made.add_argument("--target", default="sm_90", choices=[*TARGETS, "all"], help="what to compile for (sm_90)")
-    made.add_argument("--op", help="one operation instead of all")
+    made.add_argument("--backend", choices=["triton", "cuda"], help="one backend's kernels instead of both")
+    made.add_argument("--op", help="one operation's Triton kernels instead of all")
     made.add_argument("--check", action="store_true", help="compare with the budgets; exit 1 beyond them")
     made.add_argument("--write-budgets", action="store_true", help="take these figures, a little above, as budgets")
     made.add_argument("--json", action="store_true", help="print the figures as JSON")
@@ -283,16 +207,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     for operation in left_out(cases):
         errors.print(f"{operation}: left out, it has no triton.py", highlight=False)
-    cases = [case for case in cases if case.is_there()]
-    found = measure_all(targets, cases)
+    cases = [case for case in cases if case.is_there() and options.backend != "cuda"]
+    sources = [] if options.op or options.backend == "triton" else aot_cuda.sources()
+    if sources and (reason := aot_cuda.missing()) is not None:
+        errors.print(f"csrc/cuda: left out, {reason}", highlight=False, soft_wrap=True)
+        sources = []
+    found = measure_all(targets, cases, sources)
     if options.json:
         print(json.dumps([asdict(figures) for figures in found], indent=1))  # noqa: T201
     elif not options.check:
-        by_name = {case.name: case for case in cases}
         for figures in found:
-            _show(console, figures, by_name[figures.case])
+            _show(console, figures, _floors(figures, cases))
     if options.write_budgets:
-        write_budgets(found)
+        write_budgets(found, BUDGETS)
     if options.page:
         from unitok_kernels.aot_page import page
 

@@ -126,7 +126,7 @@ def _encode(shape: Shape, dtype: torch.dtype = torch.float32) -> Case:
     )  # fmt: skip
 
 
-_MAIN, _AUDIO = Shape(1 << 20, 32, 256, 4), Shape(150_000, 128, 1024, 8)
+MAIN, AUDIO = Shape(1 << 20, 32, 256, 4), Shape(150_000, 128, 1024, 8)
 _N, _D, _K, _L, _E, _S = 1 << 16, 32, 256, 4, 11, 1
 
 
@@ -148,9 +148,9 @@ def _in_bfloat16(case: Case) -> Case:
 
 
 CASES = [
-    _encode(_MAIN),
-    _encode(_MAIN, torch.bfloat16),
-    _encode(_AUDIO),
+    _encode(MAIN),
+    _encode(MAIN, torch.bfloat16),
+    _encode(AUDIO),
     Case(
         "nearest_codeword", "nearest_codeword", "1048576x32 K=256 float32",
         lambda: (_rows(1 << 20, _D), _rows(_K, _D), "exact", None, False), Shape(1 << 20, _D, _K),

@@ -126,10 +126,11 @@ def disassembled(cubin: bytes) -> str:
     return _tool("nvdisasm", cubin, "-c")
 
 
-def resources(cubin: bytes) -> dict[str, tuple[int, int]]:
-    """Give registers and bytes of stack of each kernel of a cubin."""
-    found = re.findall(r"Function (\S+):\s+REG:(\d+) STACK:(\d+)", _tool("cuobjdump", cubin, "--dump-resource-usage"))
-    return {name: (int(registers), int(stack)) for name, registers, stack in found}
+def resources(cubin: bytes) -> dict[str, tuple[int, int, int]]:
+    """Give registers and bytes of stack and of shared memory, that of launches left out, of each kernel of a cubin."""
+    listing = _tool("cuobjdump", cubin, "--dump-resource-usage")
+    found = re.findall(r"Function (\S+):\s+REG:(\d+) STACK:(\d+) SHARED:(\d+)", listing)
+    return {name: (int(registers), int(stack), int(shared)) for name, registers, stack, shared in found}
 
 
 def _tool(name: str, cubin: bytes, option: str) -> str:

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import subprocess
 
 import pytest
 
 pytest.importorskip("triton")
 
-from unitok_kernels import aot, aot_cases, prediction
+from unitok_kernels import aot, aot_budgets, aot_cases, aot_cuda, nvcc, prediction
 from unitok_kernels.aot_cases import CASES, Shape
 from unitok_kernels.ops.configs import TARGETS
 from unitok_kernels.prediction import MATRIX, Every
 
-GOOD = aot.Figures("sm_90", "some 64k", "kernel", 100, 0, 0, 20480, 200, {"FADD": 9}, "HGMMA")
-BUDGETS = {"sm_90": {GOOD.key: aot.budget_of(GOOD)}}
+GOOD = aot_budgets.Figures("sm_90", "some 64k", "kernel", 100, 0, 0, 20480, 200, {"FADD": 9}, "HGMMA")
+BUDGETS = {"sm_90": {GOOD.key: aot_budgets.budget_of(GOOD)}}
 
 
 def test_figures_within_their_budget_pass():
-    assert aot.complaints(GOOD, BUDGETS) == []
+    assert aot_budgets.complaints(GOOD, BUDGETS) == []
 
 
 @pytest.mark.parametrize(
@@ -36,28 +37,81 @@ def test_figures_within_their_budget_pass():
     ],
 )
 def test_each_excess_fails_by_itself(change, word):
-    [said] = aot.complaints(dataclasses.replace(GOOD, **change), BUDGETS)
+    [said] = aot_budgets.complaints(dataclasses.replace(GOOD, **change), BUDGETS)
     assert word in said
 
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_budget_does_not_excuse_more_shared_memory_than_the_target_has(target):
-    figures = dataclasses.replace(GOOD, target=target, shared=aot.SHARED_LIMITS[target] * 1024 + 1)
-    [said] = aot.complaints(figures, {target: {figures.key: aot.budget_of(figures)}})
+    figures = dataclasses.replace(GOOD, target=target, shared=aot_budgets.SHARED_LIMITS[target] * 1024 + 1)
+    [said] = aot_budgets.complaints(figures, {target: {figures.key: aot_budgets.budget_of(figures)}})
     assert "the target has" in said
 
 
 @pytest.mark.parametrize("kind", ["HMMA", "HGMMA", "UTCHMMA", "v_mfma"])
 def test_a_missing_matrix_instruction_fails(kind):
-    budget = aot.budget_of(dataclasses.replace(GOOD, matrix=kind))
-    [said] = aot.complaints(dataclasses.replace(GOOD, matrix=""), {"sm_90": {GOOD.key: budget}})
+    budget = aot_budgets.budget_of(dataclasses.replace(GOOD, matrix=kind))
+    [said] = aot_budgets.complaints(dataclasses.replace(GOOD, matrix=""), {"sm_90": {GOOD.key: budget}})
     assert f"no {kind}" in said
+
+
+def test_budgets_of_cuda_kernels_keep_spills_and_stack_from_growing():
+    figures = dataclasses.replace(GOOD, case="encode.cu", spills=15, stack=16)
+    budgets = {"sm_90": {figures.key: aot_budgets.budget_of(figures)}}
+    assert aot_budgets.complaints(figures, budgets) == []
+    for change, word in (({"spills": 16}, "must be 15"), ({"stack": 24}, "must be 16")):
+        [said] = aot_budgets.complaints(dataclasses.replace(figures, **change), budgets)
+        assert word in said
+    assert "spills" not in aot_budgets.budget_of(dataclasses.replace(GOOD, spills=15))
+
+
+def test_a_matrix_instruction_outside_of_the_inner_loop_does_not_count():
+    outside = sass("IMMA R0", "L1:", "FADD R1", "@P0 BRA `(.L1)", "EXIT")
+    inside = sass("L1:", "IMMA R1", "@P0 BRA `(.L1)", "L2:", *["FADD R1"] * 9, "@P0 BRA `(.L2)", "EXIT")
+    assert aot_budgets.figures_of(outside)["matrix"] == ""
+    found = aot_budgets.figures_of(inside)
+    assert (found["matrix"], found["loop"]) == ("IMMA", 2)
+
+
+def test_kernels_have_the_names_of_the_source():
+    names = [
+        "_ZN6unitok6encodeILi32EEEvNS_10EncodeCallENS_4RoomIXT_EEE",
+        "_ZN6unitok41_GLOBAL__N__84d54e29_9_encode_cu_cabe91f76finishENS_6ChainsES1_iliPfS2_Pl",
+    ]
+    assert list(aot_cuda.readable(names).values()) == ["encode<32>", "finish"]
+
+
+def test_without_nvcc_the_cuda_kernels_are_left_out_and_a_line_says_so(monkeypatch, capsys):
+    monkeypatch.setattr(nvcc, "find", lambda: None)
+    monkeypatch.setattr(aot, "measure_all", lambda targets, cases, sources: [] if not sources else pytest.fail("nvcc"))
+    assert aot.main(["--check", "--backend", "cuda"]) == 0
+    assert "csrc/cuda: left out, there is no nvcc" in capsys.readouterr().err
+
+
+def test_the_cuda_kernels_are_compiled_where_there_is_nvcc_and_their_cubins_kept(monkeypatch, tmp_path):
+    calls = []
+
+    def run(command, **options):
+        calls.append(command)
+        if "-cubin" in command:
+            command[-1].write_bytes(b"code")
+        return subprocess.CompletedProcess(command, 0, stdout="nvcc 1")
+
+    monkeypatch.setattr(nvcc, "find", lambda: "nvcc")
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(aot_cuda, "KEPT", tmp_path)
+    assert aot_cuda.missing() is None
+    for flags, made in ((nvcc.FLAGS, 1), (nvcc.FLAGS, 1), (("-O1",), 2)):
+        monkeypatch.setattr(nvcc, "FLAGS", flags)
+        assert aot_cuda.compiled("sm_90", aot_cuda.sources()[0]) == b"code"
+        assert sum("-cubin" in command for command in calls) == made
+        assert len(list(tmp_path.iterdir())) == 1
 
 
 @pytest.mark.parametrize(("figures", "status"), [(GOOD, 0), (dataclasses.replace(GOOD, spills=2), 1)])
 def test_the_exit_status_of_check(figures, status, monkeypatch, tmp_path):
     path = tmp_path / "budgets.json"
-    aot.write_budgets([GOOD], path)
+    aot_budgets.write_budgets([GOOD], path)
     monkeypatch.setattr(aot, "BUDGETS", path)
     monkeypatch.setattr(aot, "measure_all", lambda *_: [figures])
     assert aot.main(["--check", "--op", "residual_encode"]) == status

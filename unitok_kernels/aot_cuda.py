@@ -1,0 +1,122 @@
+"""The CUDA kernels of csrc/cuda for `unitok_kernels.aot`: nvcc compiles them for GPUs that needn't be there.
+
+Triton's tools read the machine code. It is kept in build/cuda_aot, by what it was made of, so that only what has
+changed is compiled again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import subprocess
+from pathlib import Path
+
+from unitok_kernels import nvcc, prediction
+from unitok_kernels.aot_budgets import Figures, figures_of
+from unitok_kernels.aot_cases import AUDIO, MAIN, Shape
+
+CSRC = Path(__file__).parents[1] / "csrc"
+KEPT = CSRC.parent / "build/cuda_aot"
+PREDICTED = {"encode<32>": MAIN, "encode<128>": AUDIO}
+# Share of rows that are searched again on a level: the bound of csrc/cuda/packed.cuh, held against scores of normal
+# rows and codewords in numpy, 16 rows a step.
+RESCORED = {32: 0.0095, 128: 0.0186}
+_WARPS = {32: 16, 128: 8}  # of a block, as `Cut` has them in chain.cuh
+
+
+def missing() -> str | None:
+    """Say what stands in the way of compiling; None if nothing does."""
+    if not (CSRC / "cuda").is_dir():
+        return f"csrc/cuda is not in {CSRC.parent}; a checkout has it"
+    if nvcc.find() is None:
+        return f"there is no nvcc in CUDA_HOME, in PATH or from pip; `{nvcc.INSTALL}` brings one"
+    return None
+
+
+def sources() -> list[str]:
+    """List the sources, those that take longest first."""
+    paths = sorted((CSRC / "cuda").glob("*.cu"), key=lambda path: path.stem != "encode")
+    return [path.name for path in paths]
+
+
+def compiled(target: str, source: str) -> bytes:
+    """Compile a source for a target, or take what is kept."""
+    compiler = nvcc.find()
+    assert compiler is not None
+    said = subprocess.run([compiler, "--version"], check=True, capture_output=True, text=True).stdout
+    texts = [said, *nvcc.FLAGS, (CSRC / "cuda" / source).read_text(), (CSRC / "cpu/number.h").read_text()]
+    texts += [path.read_text() for path in sorted((CSRC / "cuda").glob("*.*h"))]
+    stem = f"{Path(source).stem}-{target}"
+    kept = KEPT / f"{stem}-{hashlib.sha256(chr(0).join(texts).encode()).hexdigest()[:16]}.cubin"
+    if not kept.exists():
+        KEPT.mkdir(parents=True, exist_ok=True)
+        for old in KEPT.glob(f"{stem}-*"):
+            old.unlink(missing_ok=True)
+        made = kept.with_suffix(".new")
+        flags = [*nvcc.FLAGS, f"-arch={target}", "-cubin", f"-I{CSRC / 'cuda'}"]
+        subprocess.run([compiler, *flags, CSRC / "cuda" / source, "-o", made], check=True)
+        made.rename(kept)
+    return kept.read_bytes()
+
+
+def measure(target: str, source: str) -> list[Figures]:
+    """Compile a source for a target, and read the figures of its kernels off the code."""
+    cubin = compiled(target, source)
+    found = []
+    kernels = prediction.kernels(prediction.disassembled(cubin))
+    names = readable(list(kernels))
+    for name, (registers, stack, shared) in prediction.resources(cubin).items():
+        loops = kernels[name]
+        every = loops.all()
+        figures = Figures(
+            target=target, case=source, kernel=names[name], registers=registers, spills=every["LDL"] + every["STL"],
+            stack=stack, shared=shared, **figures_of(loops),
+        )  # fmt: skip
+        if (shape := PREDICTED.get(figures.kernel)) is not None:
+            figures.predicted = 1e6 * predicted(loops, shape, target)
+        found.append(figures)
+    return sorted(found, key=lambda figures: figures.kernel)
+
+
+def readable(names: list[str]) -> dict[str, str]:
+    """Write kernels' names as the source does: encode<32>."""
+    filtered = subprocess.run(["c++filt"], input="\n".join(names), check=True, capture_output=True, text=True).stdout
+    return dict(zip(names, map(_short, filtered.splitlines()), strict=True))
+
+
+def _short(signature: str) -> str:
+    plain = re.sub(r"unitok::|\(anonymous namespace\)::", "", signature).removeprefix("void ")
+    return plain[: plain.index("(")]
+
+
+def predicted(loops: prediction.Loop, shape: Shape, target: str) -> float:
+    """Give the seconds that encoding rows of a shape can be expected to take.
+
+    A trip of the outermost loop takes 16 rows a warp through all levels. Code for every type of rows is counted, and
+    of rows that are searched again the search in float32 among eight candidates or fewer.
+    """
+    device = prediction.DEVICES[target]
+    warps = device.units // 4 * _WARPS[shape.D]
+    chunks = max(shape.K // 128, 1)
+    copies = shape.K * shape.D * 2 / 16 / (32 * _WARPS[shape.D]) / chunks
+    resident = shape.K * shape.D * 2 * shape.L <= 128 << 10
+    trips: prediction.Trips = (
+        {"REDUX": shape.N / 16 / warps, "": 1},
+        {"REDUX": shape.L, "FADD": shape.L / 2, "IABS": 0, "": 1},
+        {"BAR": chunks, "VOTE": 16 * RESCORED[shape.D], "": 1},
+        {"IMMA": prediction.Every(shape.K / chunks / 32, "IMMA", 12 * shape.D // 32),
+         "F2I": prediction.Every(shape.K / chunks / 32, "F2I", 1),
+         "LDGSTS": 0 if resident else copies, "": 1},
+        {prediction.FLOAT64: 0, "": 1},
+        {"": 1},
+    )  # fmt: skip
+    issue = prediction.issue_seconds(prediction.slots(loops, trips), warps, device)
+    return max(issue, *floors(shape, target).values())
+
+
+def floors(shape: Shape, target: str) -> dict[str, float]:
+    """Give the seconds that products and memory take at least; int8 goes at twice the rate of bfloat16."""
+    device = prediction.DEVICES[target]
+    operations = 3 * 2.0 * shape.N * shape.D * shape.K * shape.L
+    moved = shape.N * (2 * 4 * shape.D + 8 * shape.L)
+    return {"3 x int8": operations / (2 * device.bfloat16), "memory": moved / device.bandwidth}
