@@ -8,7 +8,10 @@
 
 #include "codeword_statistics.h"
 #include "errors.h"
+#include "moe_residual_encode.h"
+#include "pack_codebooks.h"
 #include "residual_decode.h"
+#include "residual_encode.h"
 
 namespace py = pybind11;
 using Address = std::uintptr_t;
@@ -115,5 +118,65 @@ PYBIND11_MODULE(_cuda, m) {
             unitok::residual_decode_backward(rows(gradient, type, count, width), at<const int64_t>(codes), levels,
                                              codewords, at<void>(by_codebooks), at<void>(workspace), stream_of(stream));
           });
+        });
+
+  m.attr("widest") = unitok::kWidest;
+  m.attr("most_codewords") = unitok::kMostCodewords;
+  m.def("packed_bytes", &unitok::packed_bytes);
+
+  m.def("pack_codebooks", [](Address codebooks, int type, int64_t tables, int64_t codewords, int64_t width,
+                             Address packed, int device, Address stream) {
+    run("pack_codebooks", {{"tables", tables}, {"K", codewords}, {"D", width}}, device, [&] {
+      unitok::pack_codebooks(rows(codebooks, type, tables * codewords, width), tables, at<void>(packed),
+                             stream_of(stream));
+    });
+  });
+
+  m.def("residual_encode_workspace", [](int64_t levels, int device) {
+    int64_t bytes = 0;
+    run("residual_encode", {{"L", levels}}, device, [&] { bytes = unitok::residual_encode_workspace(levels); });
+    return bytes;
+  });
+
+  m.def("residual_encode", [](Address z, int type, int64_t count, int64_t width, Address packed, int64_t levels,
+                              int64_t codewords, bool exact, bool stats, Address codes, Address quantized,
+                              Address distances, Address level_error, Address counts, Address workspace, int device,
+                              Address stream) {
+    run("residual_encode", {{"N", count}, {"D", width}, {"L", levels}, {"K", codewords}}, device, [&] {
+      unitok::residual_encode(rows(z, type, count, width), at<const void>(packed), levels, codewords, exact, stats,
+                              at<int64_t>(codes), at<void>(quantized), at<float>(distances), at<float>(level_error),
+                              at<int64_t>(counts), at<void>(workspace), stream_of(stream));
+    });
+  });
+
+  // Packed codebooks are (address, experts, levels, codewords).
+  using Packed = std::tuple<Address, int64_t, int64_t, int64_t>;
+  const auto chains = [](const Packed& packed) {
+    const auto& [address, experts, levels, codewords] = packed;
+    return unitok::PackedChains{at<const void>(address), experts, levels, codewords};
+  };
+  m.def("moe_residual_encode_workspace",
+        [chains](int64_t count, int64_t slots, const Packed& experts, const Packed& shared, int device) {
+          int64_t bytes = 0;
+          run("moe_residual_encode", {{"N", count}, {"S", slots}}, device,
+              [&] { bytes = unitok::moe_residual_encode_workspace(count, slots, chains(experts), chains(shared)); });
+          return bytes;
+        });
+
+  m.def("moe_residual_encode",
+        [chains](Address z, int type, int64_t count, int64_t width, const Packed& experts, Address expert_ids,
+                 Address weights, int weight_type, int64_t slots, const Packed& shared, float shared_weight, bool exact,
+                 bool stats, Address codes, Address shared_codes, Address combined, Address level_error,
+                 Address shared_error, Address counts, Address workspace, int device, Address stream) {
+          const auto [_, number, levels, codewords] = experts;
+          run("moe_residual_encode",
+              {{"N", count}, {"D", width}, {"S", slots}, {"E", number}, {"L", levels}, {"K", codewords}}, device, [&] {
+                unitok::moe_residual_encode(rows(z, type, count, width), chains(experts), at<const int64_t>(expert_ids),
+                                            rows(weights, weight_type, count, slots), chains(shared), shared_weight,
+                                            exact, stats,
+                                            {at<int64_t>(codes), at<int64_t>(shared_codes), at<void>(combined),
+                                             at<float>(level_error), at<float>(shared_error), at<int64_t>(counts)},
+                                            at<void>(workspace), stream_of(stream));
+              });
         });
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <climits>
 #include <cmath>
 #include <cstring>
 #include <type_traits>
@@ -15,6 +16,8 @@
 
 constexpr int warpSize = 32;
 
+using std::fmax;
+using std::fmin;
 using std::max;
 using std::min;
 
@@ -54,7 +57,7 @@ class Values {
 
 template <class T, class Lane>
 T shuffle(unsigned mask, T value, const char* what, Site site, Lane from) {
-  static_assert(std::is_arithmetic_v<T> && sizeof(T) >= 4, "what CUDA shuffles");
+  static_assert(std::is_arithmetic_v<T> && (sizeof(T) >= 4 || std::is_same_v<T, bool>), "what CUDA shuffles");
   return Values<T>(mask, value, what, site).of(from(self->lane()));
 }
 
@@ -238,7 +241,12 @@ inline double __dadd_rn(double a, double b) { return a + b; }
 inline double __dsub_rn(double a, double b) { return a - b; }
 inline double __dmul_rn(double a, double b) { return a * b; }
 inline double __fma_rn(double a, double b, double c) { return std::fma(a, b, c); }
-inline int __float2int_rn(float x) { return static_cast<int>(std::nearbyint(x)); }
+// What no int can hold becomes the nearest that it can; NaN becomes 0.
+inline int __float2int_rn(float x) {
+  if (std::isnan(x)) return 0;
+  if (std::fabs(x) >= 0x1p31f) return x < 0 ? INT_MIN : INT_MAX;
+  return static_cast<int>(std::nearbyint(x));
+}
 inline float __int2float_rn(int x) { return static_cast<float>(x); }
 
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
@@ -251,4 +259,15 @@ inline int __dp4a(int a, int b, int c) {
   for (int i = 0; i < 32; i += 8)
     total += static_cast<unsigned>(static_cast<signed char>(a >> i) * static_cast<signed char>(b >> i));
   return static_cast<int>(total);
+}
+
+// Four of the eight bytes of a (0 to 3) and b (4 to 7), as four digits of `which` name them; 8 more repeats the sign.
+inline unsigned __byte_perm(unsigned a, unsigned b, unsigned which) {
+  const uint64_t both = uint64_t{b} << 32 | a;
+  unsigned result = 0;
+  for (int i = 0; i < 4; ++i) {
+    const unsigned name = which >> 4 * i & 15, byte = static_cast<unsigned>(both >> 8 * (name & 7)) & 255;
+    result |= (name < 8 ? byte : byte >> 7 ? 255u : 0u) << 8 * i;
+  }
+  return result;
 }

@@ -15,6 +15,7 @@
 #define __host__
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
+#define __grid_constant__
 
 #define UNITOK_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
   ::emulator::launch(kernel, grid, block, shared_bytes, stream, __VA_ARGS__), ::unitok::check(cudaGetLastError())

@@ -1,5 +1,7 @@
 // What CUDA has and platform.cuh wraps, each held to its definition in plain loops: on a CPU this proves the emulator,
 // on a device the wrappers.
+#include <cfloat>
+#include <climits>
 #include <functional>
 
 #include "drive.h"
@@ -217,11 +219,17 @@ __global__ void compute(const int* in, int* out) {
   put(__float_as_int(__fmaf_rn(__int2float_rn(in[2]), __uint_as_float(0x3f800001u), __int_as_float(0x3f800000))));
   put(__float_as_int(__fadd_rn(__fmul_rn(1.0f + 0x1p-23f, 1.0f + 0x1p-23f), -1.0f - 0x1p-22f)));
   put(max(in[2], min(in[0], in[1])));
+  put(static_cast<int>(__byte_perm(0x03020100u, 0x87868504u, 0x6035u)));
+  put(static_cast<int>(__byte_perm(0x03020100u, 0x87868504u, 0x0fc8u)));
+  put(__float2int_rn(__uint_as_float(0x7fc00000u)));
+  put(__float2int_rn(INFINITY));
+  put(__float2int_rn(-3e9f));
+  put(__float2int_rn(-0x1p31f));
 }
 
 void check_arithmetic() {
   const Array<int> in(std::vector<int>{static_cast<int>(0x80ff7f01u), 0x02037fff, 1000, 48});
-  Array<int> out(9);
+  Array<int> out(15);
   UNITOK_LAUNCH(compute, 1, 1, 0, nullptr, in.data(), out.data());
   launched();
   const int expected[] = {
@@ -234,8 +242,31 @@ void check_arithmetic() {
       static_cast<int>(bits_of(std::fma(1000.0f, 1.0f + 0x1p-23f, 1.0f))),
       0,
       1000,
+      static_cast<int>(0x86000385u),
+      0x00ff0000,
+      0,
+      INT_MAX,
+      INT_MIN,
+      INT_MIN,
   };
-  for (int i = 0; i < 9; ++i) CHECK(out[i] == expected[i]);
+  for (int i = 0; i < 15; ++i) CHECK(out[i] == expected[i]);
+}
+
+__global__ void take_roots(const float* in, int count, float* out) {
+  for (int i = static_cast<int>(threadIdx.x); i < count; i += static_cast<int>(blockDim.x)) out[i] = rough_sqrt(in[i]);
+}
+
+void check_roots() {
+  std::vector<float> values = {0, 1, 4, 0x1p-149f, FLT_MAX};
+  for (float x = 1e-37f; x < 1e37f; x *= 1.7f) values.push_back(x);
+  const Array<float> in(values);
+  Array<float> out(in.size());
+  UNITOK_LAUNCH(take_roots, 1, 32, 0, nullptr, in.data(), static_cast<int>(in.size()), out.data());
+  launched();
+  for (int64_t i = 0; i < in.size(); ++i) {
+    const double root = std::sqrt(static_cast<double>(in[i]));
+    CHECK(std::fabs(static_cast<double>(out[i]) - root) <= 0x1p-22 * root);
+  }
 }
 
 __global__ void mark(int* out) {
@@ -262,6 +293,7 @@ int main(int count, char** arguments) {
     check_atomics();
     check_conversions(effort);
     check_arithmetic();
+    check_roots();
   });
   std::printf("instructions do what their definitions say\n");
 }

@@ -26,6 +26,7 @@ struct Settings {
   uint64_t seed = 0;   // of random orders
   int os_threads = 2;  // they take turns with the blocks, so that a race between blocks is one between OS threads
   MatrixUnit unit;
+  std::size_t shared_bytes = std::size_t{227} << 10;  // that a launch may ask for: as on sm_90 and sm_100
 };
 
 inline Settings settings;

@@ -156,6 +156,9 @@ inline uint32_t to_tf32(float x) {
   return (bits & 0x7f800000) == 0x7f800000 ? bits : (bits + 0x1000) & ~0x1fffu;
 }
 
+// As far below the root as a device may come, the more so as bounds are made of it.
+inline float rough_sqrt(float x) { return std::sqrt(x) * (1 - 0x1p-23f); }
+
 inline float widen_f16(uint16_t bits) { return from_f16(bits); }
 inline uint16_t narrow_f16(float x) { return to_f16(x); }
 inline float widen_bf16(uint16_t bits) { return from_bf16(bits); }

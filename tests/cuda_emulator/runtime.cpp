@@ -27,7 +27,7 @@ std::size_t shared_bytes_asked_for(const void* kernel) {
 }  // namespace
 
 cudaError_t allow_shared_bytes(const void* kernel, int bytes) {
-  if (bytes < 0 || static_cast<std::size_t>(bytes) > kSharedBytesOptin) return remember(cudaErrorInvalidValue);
+  if (bytes < 0 || static_cast<std::size_t>(bytes) > settings.shared_bytes) return remember(cudaErrorInvalidValue);
   const std::lock_guard<std::mutex> lock(mutex);
   asked_for[kernel] = static_cast<std::size_t>(bytes);
   return cudaSuccess;
@@ -44,7 +44,7 @@ void launch_or_refuse(const void* kernel, dim3 grid, dim3 block, std::size_t sha
   } else if (shared_bytes > std::max(asked, kSharedBytes)) {
     remember(cudaErrorInvalidValue);
   } else {
-    run({grid, block, shared_bytes, asked > kSharedBytes ? kSharedBytesOptin : kSharedBytes}, body);
+    run({grid, block, shared_bytes, asked > kSharedBytes ? settings.shared_bytes : kSharedBytes}, body);
   }
 }
 
@@ -83,7 +83,7 @@ cudaError_t cudaSetDevice(int device) {
 
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
   if (device < 0 || device >= kDevices) return remember(cudaErrorInvalidDevice);
-  *value = attribute == cudaDevAttrMultiProcessorCount ? kMultiprocessors : static_cast<int>(kSharedBytesOptin);
+  *value = attribute == cudaDevAttrMultiProcessorCount ? kMultiprocessors : static_cast<int>(settings.shared_bytes);
   return cudaSuccess;
 }
 

@@ -28,8 +28,7 @@ cudaError_t cudaMemsetAsync(void* to, int byte, std::size_t bytes, cudaStream_t 
 namespace emulator {
 
 constexpr int kDevices = 2, kMultiprocessors = 3;
-constexpr std::size_t kSharedBytes = std::size_t{48} << 10;        // what a launch has without asking
-constexpr std::size_t kSharedBytesOptin = std::size_t{227} << 10;  // as on sm_90 and sm_100
+constexpr std::size_t kSharedBytes = std::size_t{48} << 10;  // what a launch has without asking
 
 cudaError_t allow_shared_bytes(const void* kernel, int bytes);
 

@@ -232,7 +232,7 @@ def test_the_cuda_module_is_used_where_a_device_runs_its_code(built_for, device,
     assert backends.available()["cuda"] == (reason is None)
     if reason is None:
         names = ", ".join(f"sm_{a // 10}" for a in built_for)
-        assert f"residual_decode), for {names} and newer" in backends.explain().split("cuda: available")[1]
+        assert f"residual_encode), for {names} and newer" in backends.explain().split("cuda: available")[1]
         assert choose("residual_decode", device=CUDA) == "cuda"
         assert choose("hsic", device=CUDA) != "cuda"
     else:

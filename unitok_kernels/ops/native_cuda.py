@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from unitok_kernels import backends
 from unitok_kernels.ops.common import FLOATS
 
-__all__ = ["FLOATS", "MOST", "kernels", "place", "workspace"]
+__all__ = ["FLOATS", "MOST", "instead", "kernels", "pack_codebooks", "place", "takes", "workspace"]
 
 EMULATED = backends.emulated()
 kernels: Any = importlib.import_module("unitok_kernels._cuda")
@@ -30,3 +31,26 @@ def place(x: Tensor) -> tuple[int, int]:
 def workspace(x: Tensor, size: int) -> Tensor:
     """Make room for what a kernel keeps in between."""
     return torch.empty(size, dtype=torch.uint8, device=x.device)
+
+
+def instead(operation: str) -> Any:
+    """Give the kernels of the backend that takes what these don't: Triton's, or else the reference."""
+    return backends.kernels(operation, "triton" if backends.available()["triton"] else "reference")
+
+
+def takes(*codebooks: Tensor | None) -> bool:
+    """Tell whether the kernels search such codebooks: wider rows are another backend's."""
+    return all(
+        c is None or (c.shape[-1] <= kernels.widest and c.shape[-2] <= kernels.most_codewords) for c in codebooks
+    )
+
+
+def pack_codebooks(codebooks: Tensor) -> Tensor:
+    """Pack codebooks (..., K, D) one after another, as csrc/cuda/packed.cuh says."""
+    *tables, codewords, width = codebooks.shape
+    count = math.prod(tables)
+    packed = workspace(codebooks, count * kernels.packed_bytes(codewords, width))
+    kernels.pack_codebooks(
+        codebooks.data_ptr(), FLOATS[codebooks.dtype], count, codewords, width, packed.data_ptr(), *place(codebooks)
+    )
+    return packed

@@ -1,0 +1,635 @@
+// Rows through chains of packed codebooks: r_0 = z; code_l = argmin_k |r_l - c_lk|^2; r_{l+1} = r_l - c_l,code_l.
+//
+// A warp keeps 16 or 32 rows in its registers for all levels: lane 4 g + t holds columns 8 t to 8 t + 7, of every 32,
+// of rows g, g + 8, ... At each level it writes them in two int8 digits (packed.cuh), and multiplies these by the
+// codewords' digits, which lie in shared memory: all levels' for good where they fit, else as a ring that is refilled
+// ahead. In the products' layout, a lane has of each of its rows two columns of every eight codewords.
+//
+// The runner-up decides whether a row's nearest codeword is certain. Minima are kept of each of the eight slots that 32
+// codewords, a tile, have in a lane, and of each tile: the latter carry the tile's number in their low bits. What is
+// within the bound of the best, but isn't the best, is in another lane, another slot or another tile, so that it shows.
+// Then all codewords that could be within the bound are compared by differencing, in float32 or, where that can't tell
+// either, in float64.
+#pragma once
+
+#include <climits>
+
+#include "encode.h"
+#include "number.cuh"
+#include "packed.cuh"
+
+namespace unitok {
+
+// How a width is cut up.
+template <int Width>
+struct Cut {
+  static constexpr int kTiles = 1;                                        // of 16 rows a warp
+  static constexpr int kWarps = Width == 32 ? 16 : Width == 64 ? 12 : 8;  // a block: as many as have the registers
+  static constexpr int kHalves = 1;         // tiles of codewords whose scores a lane holds at once
+  static constexpr bool kKeepsSum = false;  // or looks the codewords up again
+};
+
+// Shared memory of a block: a ring of chunks, then for each warp what it writes down.
+template <int Width>
+struct Room {
+  using C = Cut<Width>;
+  int chunk;   // codewords that are copied together
+  int chunks;  // of the ring
+  int levels;
+
+  __host__ __device__ int chunk_bytes() const { return chunk * Width * 2; }
+  __host__ __device__ int per_warp() const {
+    return 4 * (chunk + 8 * Width + 64 + (levels * (16 * C::kTiles + 1) + 3 + 3) / 4 * 4);
+  }
+  __host__ __device__ int64_t bytes() const { return int64_t{chunks} * chunk_bytes() + C::kWarps * per_warp(); }
+};
+
+__device__ __forceinline__ float quad_sum(float x) {
+  x += __shfl_xor_sync(~0u, x, 1);
+  return x + __shfl_xor_sync(~0u, x, 2);
+}
+__device__ __forceinline__ double quad_sum(double x) {
+  x += __shfl_xor_sync(~0u, x, 1);
+  return x + __shfl_xor_sync(~0u, x, 2);
+}
+__device__ __forceinline__ int quad_sum(int x) {
+  x += __shfl_xor_sync(~0u, x, 1);
+  return x + __shfl_xor_sync(~0u, x, 2);
+}
+__device__ __forceinline__ int quad_min(int x) {
+  x = min(x, __shfl_xor_sync(~0u, x, 1));
+  return min(x, __shfl_xor_sync(~0u, x, 2));
+}
+
+// Four bytes, of four values: byte 0, or byte 1, of each.
+__device__ __forceinline__ uint32_t gather_bytes(const uint32_t (&x)[4], uint32_t which) {
+  return __byte_perm(__byte_perm(x[0], x[1], which), __byte_perm(x[2], x[3], which), 0x5410);
+}
+
+// The least and the next distance, and the codeword of the first: the lowest of several.
+template <class T>
+struct Nearest {
+  T best = INFINITY, next = INFINITY;
+  int codeword = INT_MAX;
+
+  __device__ void take(T distance, T other, int which) {
+    const bool nearer = distance < best || (distance == best && which < codeword);
+    next = fmin(fmin(next, other), nearer ? best : distance);
+    best = nearer ? distance : best;
+    codeword = nearer ? which : codeword;
+  }
+};
+
+// The codewords that may be nearest to a row, as the row's four lanes found: of each lane the slots that are within the
+// bound (bits 16 to 23), and the tile where its best one is (bits 0 to 15), or, with bit 31, any tile.
+class Candidates {
+ public:
+  __device__ Candidates(const uint32_t* lanes, int tiles) : lanes_(lanes), tiles_(tiles) {
+    for (int t = 0; t < 4; ++t) count_ += count(lanes[t]);
+  }
+  __device__ int count() const { return count_; }
+  __device__ int operator[](int place) const {  // -1 beyond the last
+    for (int t = 0; t < 4; ++t) {
+      const uint32_t found = lanes_[t];
+      if (place < count(found)) {
+        uint32_t slots = found >> 16 & 255;
+        const int many = __popc(slots);
+        for (int skip = place % many; skip > 0; --skip) slots &= slots - 1;
+        const int slot = __ffs(slots) - 1, tile = found >> 31 ? place / many : found & 0xffff;
+        return 32 * tile + slot / 2 * 8 + 2 * t + slot % 2;
+      }
+      place -= count(found);
+    }
+    return -1;
+  }
+
+ private:
+  __device__ int count(uint32_t found) const { return __popc(found >> 16 & 255) * (found >> 31 ? tiles_ : 1); }
+
+  const uint32_t* lanes_;
+  int tiles_, count_ = 0;
+};
+
+// The nearest of a row's candidates by differencing; each of the warp's eight quads takes every eighth.
+template <int Width, class T>
+__device__ Nearest<T> by_differencing(const float* row, const float* values, int codewords, const Candidates& those) {
+  const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+  Nearest<T> nearest;
+#pragma unroll 1
+  for (int first = 0; first < those.count(); first += 8) {
+    const int codeword = those[first + g];
+    const float* const c = values + int64_t{codeword < 0 || codeword >= codewords ? 0 : codeword} * Width;
+    T square = 0;
+    for (int step = 0; step < Width; step += 32) {
+      for (int i = 8 * t; i < 8 * t + 8; ++i) {
+        const T difference = static_cast<T>(row[step + i]) - static_cast<T>(c[step + i]);
+        square += difference * difference;
+      }
+    }
+    square = quad_sum(square);
+    if (codeword >= 0 && codeword < codewords) nearest.take(square, INFINITY, codeword);
+  }
+#pragma unroll 1
+  for (int bits = 4; bits < 32; bits *= 2) {
+    const T best = __shfl_xor_sync(~0u, nearest.best, bits), next = __shfl_xor_sync(~0u, nearest.next, bits);
+    nearest.take(best, next, __shfl_xor_sync(~0u, nearest.codeword, bits));
+  }
+  return nearest;
+}
+
+// Calls f with the rows' data as what they are.
+template <class F>
+__device__ void with_rows(const Rows& rows, const F& f) {
+  if (rows.type == Float::f32)
+    f(static_cast<const float*>(rows.data));
+  else if (rows.type == Float::f16)
+    f(static_cast<const F16*>(rows.data));
+  else
+    f(static_cast<const BF16*>(rows.data));
+}
+
+// Eight neighbouring values of a row, of which the first `there` exist: zeros after them.
+template <class T>
+__device__ void load_eight(const T* from, int there, bool in_packs, float* to) {
+  Pack<T, kPack<T>> loaded[8 / kPack<T>] = {};
+  if (in_packs && there >= 8) {
+#pragma unroll
+    for (int i = 0; i < 8 / kPack<T>; ++i) loaded[i] = load_vector<Pack<T, kPack<T>>>(from + kPack<T> * i);
+  } else {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      if (i < there) loaded[i / kPack<T>].values[i % kPack<T>] = from[i];
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < 8; ++i) to[i] = widen(loaded[i / kPack<T>].values[i % kPack<T>]);
+}
+
+template <class T>
+__device__ void store_eight(T* to, int there, bool in_packs, const float* from) {
+  Pack<T, kPack<T>> rounded[8 / kPack<T>];
+#pragma unroll
+  for (int i = 0; i < 8; ++i) narrow(from[i], rounded[i / kPack<T>].values[i % kPack<T>]);
+  if (in_packs && there >= 8) {
+#pragma unroll
+    for (int i = 0; i < 8 / kPack<T>; ++i) store_vector(to + kPack<T> * i, rounded[i]);
+  } else {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      if (i < there) to[i] = rounded[i / kPack<T>].values[i % kPack<T>];
+    }
+  }
+}
+
+template <int Width>
+__global__ void __launch_bounds__(32 * Cut<Width>::kWarps, 1)
+    encode(const __grid_constant__ EncodeCall call, Room<Width> room) {
+  using C = Cut<Width>;
+  constexpr int kSlices = Width / 32, kRows = 2 * C::kTiles, kColumns = 8 * kSlices;
+  const Chains& chains = call.chains[blockIdx.y];
+  const bool exact = call.exact, stats = call.stats;
+  const int width = static_cast<int>(call.rows.width);
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+  const int levels = chains.levels;
+  const PackedLayout layout(chains.codewords, width);
+  const int tiles = layout.codewords / 32;
+  const int tile_bits = tiles > 1 ? (1 << (32 - __clz(tiles - 1))) - 1 : 0;
+
+  const int chunk_bytes = room.chunk_bytes();
+  UNITOK_SHARED(unsigned char, shared);
+  unsigned char* const mine = shared + int64_t{room.chunks} * chunk_bytes + warp * room.per_warp();
+  int* const biases = reinterpret_cast<int*>(mine);
+  float* const kept_rows = reinterpret_cast<float*>(biases + room.chunk);
+  uint32_t* const kept = reinterpret_cast<uint32_t*>(kept_rows + 8 * Width);
+  int* const kept_codes = reinterpret_cast<int*>(kept + 64);
+  float* const left = reinterpret_cast<float*>(kept_codes + levels * 16 * C::kTiles);
+
+  // The ring: chunks of a group's codebooks, level by level, copied by the whole block.
+  const int chunks = (layout.codewords + room.chunk - 1) / room.chunk;
+  const bool resident = chunks * levels <= room.chunks;
+  const unsigned char* codebooks = nullptr;
+  int next_level = 0, next_chunk = 0, next_place = 0;
+  const auto copy_next = [&] {
+    if (next_level < levels) {
+      const unsigned char* const from =
+          codebooks + next_level * layout.bytes() + layout.digits() + int64_t{next_chunk} * chunk_bytes;
+      const int bytes = min(chunk_bytes, (layout.codewords - next_chunk * room.chunk) * Width * 2);
+      for (int i = 16 * threadIdx.x; i < bytes; i += 16 * blockDim.x)
+        copy_async(shared + next_place * chunk_bytes + i, from + i);
+      if (++next_chunk == chunks) next_chunk = 0, ++next_level;
+      if (++next_place == room.chunks) next_place = 0;
+    }
+    copy_async_commit();
+  };
+  const auto start_copying = [&] {
+    next_level = next_chunk = next_place = 0;
+    for (int i = 0; i < (resident ? chunks * levels : room.chunks - 1); ++i) copy_next();
+  };
+
+  for (int i = lane; i < levels + 3; i += 32) left[i] = 0;
+  const float width_root = sqrtf(static_cast<float>(width));
+
+  // A block takes neighbouring tiles of rows, each of one group, so that it seldom changes codebooks.
+  constexpr int kTogether = 16 * C::kTiles * C::kWarps;
+  const auto count_of = [&](int group) -> int64_t {
+    return chains.order == nullptr ? chains.items : chains.starts[group + 1] - chains.starts[group];
+  };
+  const auto tiles_of = [&](int group) { return static_cast<int>((count_of(group) + kTogether - 1) / kTogether); };
+  int all = 0;
+  for (int group = 0; group < chains.groups; ++group) all += tiles_of(group);
+  const int end = static_cast<int>(int64_t{all} * (blockIdx.x + 1) / gridDim.x);
+  int group = 0;
+  int groups_first = 0;  // the number of the group's first tile
+#pragma unroll 1
+  for (int tile = static_cast<int>(int64_t{all} * blockIdx.x / gridDim.x); tile < end; ++tile) {
+    while (tile >= groups_first + tiles_of(group)) groups_first += tiles_of(group++);
+    const unsigned char* const wanted = chains.packed + int64_t{group} * levels * layout.bytes();
+    if (!resident || wanted != codebooks) {
+      codebooks = wanted;
+      __syncthreads();
+      start_copying();
+      if (resident) {
+        copy_async_wait<0>();
+        __syncthreads();
+      }
+    }
+
+    // Items of this lane, in the order by group; their rows.
+    const int64_t begin = chains.order == nullptr ? 0 : chains.starts[group];
+    const int64_t place = begin + int64_t{tile - groups_first} * kTogether + warp * 16 * C::kTiles;
+    const int there = static_cast<int>(min(int64_t{16 * C::kTiles}, max(int64_t{0}, begin + count_of(group) - place)));
+    const auto item_of = [&](int row) -> int64_t {
+      return chains.order == nullptr ? place + row : chains.order[place + row];
+    };
+    float r[kRows][kColumns], sum[C::kKeepsSum ? kRows : 1][kColumns];
+    with_rows(call.rows, [&](auto* data) {
+#pragma unroll
+      for (int i = 0; i < kRows; ++i) {
+        const bool is_there = g + 8 * i < there;
+        const int64_t item = is_there ? item_of(g + 8 * i) : 0;
+        const auto* const row = data + (chains.slots == 1 ? item : item / chains.slots) * width;
+#pragma unroll
+        for (int slice = 0; slice < kSlices; ++slice) {
+          const int column = 32 * slice + 8 * t;
+          load_eight(row + column, is_there ? width - column : 0, call.whole, r[i] + 8 * slice);
+        }
+      }
+    });
+    uint32_t good = 0;  // a bit for each of the lane's rows
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+      float bad = 0;
+#pragma unroll
+      for (int j = 0; j < kColumns; ++j) bad += r[i][j] * 0.0f;
+      const bool is_good = quad_sum(bad) == 0.0f && g + 8 * i < there;
+      good |= is_good ? 1u << i : 0;
+#pragma unroll
+      for (int j = 0; j < kColumns; ++j) {
+        r[i][j] = is_good ? r[i][j] : 0.0f;
+        if (C::kKeepsSum) sum[i][j] = 0;
+      }
+    }
+    const int good_rows = __reduce_add_sync(~0u, t == 0 ? __popc(good) : 0);
+    if (lane == 0) left[levels] += static_cast<float>(good_rows);
+
+    int at = 0;  // the chunk's place in the ring
+#pragma unroll 1
+    for (int level = 0; level < levels; ++level) {
+      const unsigned char* const book = codebooks + level * layout.bytes();
+      const float* const values = reinterpret_cast<const float*>(book + layout.values());
+      const Limits limits = load_vector<Limits>(book + layout.limits());
+
+      // Digits of the rows, negative since the score takes the product away.
+      float farthest = 0, squares[kRows] = {};
+#pragma unroll
+      for (int slice = 0; slice < kSlices; ++slice) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const auto m = load_vector<float4>(book + layout.centre() + 4 * (32 * slice + 8 * t + 4 * half));
+          const float centre[4] = {m.x, m.y, m.z, m.w};
+#pragma unroll
+          for (int i = 0; i < kRows; ++i) {
+#pragma unroll
+            for (int j = 0; j < 4; ++j) {
+              const float centred = r[i][8 * slice + 4 * half + j] - centre[j];
+              farthest = fmaxf(farthest, fabsf(centred));
+              squares[i] = fmaf(centred, centred, squares[i]);
+            }
+          }
+        }
+      }
+      farthest = __uint_as_float(__reduce_max_sync(~0u, __float_as_uint(farthest)));
+      const float step = fmaxf(farthest * (1 / kSteps), limits.half * (1 / kMostBias));
+      const float per_step = step > 0 ? 1 / step : 0;
+      uint32_t high[C::kTiles][kSlices][4], low[C::kTiles][kSlices][4];
+      int low_squares[kRows] = {};
+#pragma unroll
+      for (int slice = 0; slice < kSlices; ++slice) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const auto m = load_vector<float4>(book + layout.centre() + 4 * (32 * slice + 8 * t + 4 * half));
+          const float centre[4] = {m.x, m.y, m.z, m.w};
+#pragma unroll
+          for (int i = 0; i < kRows; ++i) {
+            uint32_t steps[4], raised[4];
+#pragma unroll
+            for (int j = 0; j < 4; ++j) {  // 1.5 * 2^23 rounds to whole steps, which are its low bits then
+              steps[j] = __float_as_uint(fmaf(r[i][8 * slice + 4 * half + j] - centre[j], -per_step, 12582912.0f));
+              raised[j] = steps[j] + 128;
+            }
+            const uint32_t lows = gather_bytes(steps, 0x0040);
+            low_squares[i] = __dp4a(static_cast<int>(lows), static_cast<int>(lows), low_squares[i]);
+            low[i / 2][slice][i % 2 + 2 * half] = lows;
+            high[i / 2][slice][i % 2 + 2 * half] = gather_bytes(raised, 0x0051);
+          }
+        }
+      }
+
+      int columns[kRows][8], best[kRows], next[kRows];
+#pragma unroll
+      for (int i = 0; i < kRows; ++i) {
+        best[i] = next[i] = INT_MAX;
+#pragma unroll
+        for (int j = 0; j < 8; ++j) columns[i][j] = INT_MAX;
+      }
+      int number = 0;  // of the tile of codewords
+#pragma unroll 1
+      for (int chunk = 0; chunk < chunks; ++chunk) {
+        if (!resident) {
+          if (room.chunks == 2)
+            copy_async_wait<0>();
+          else
+            copy_async_wait<1>();
+          __syncthreads();
+          copy_next();
+        }
+        const int span = min(room.chunk, layout.codewords - chunk * room.chunk);
+        __syncwarp();
+#pragma unroll 4
+        for (int i = lane; i < span; i += 32) {
+          biases[i] =
+              __float2int_rn(load_vector<float>(book + layout.halves() + 4 * (chunk * room.chunk + i)) * per_step);
+        }
+        __syncwarp();
+        const unsigned char* digits = shared + at * chunk_bytes + 16 * lane;
+        const int* bias = biases + 2 * t;
+        if (++at == room.chunks) at = 0;
+#pragma unroll 1
+        for (const int last = number + span / 32; number < last;
+             number += C::kHalves, digits += C::kHalves * 64 * Width, bias += 32 * C::kHalves) {
+          int scores[C::kTiles][4 * C::kHalves][4] = {};
+#pragma unroll
+          for (int n = 0; n < 4 * C::kHalves; n += 4) {
+            uint32_t b[4][kSlices][4];
+            int2 add[4];
+#pragma unroll
+            for (int k = 0; k < 4; ++k) {
+#pragma unroll
+              for (int slice = 0; slice < kSlices; ++slice) {
+                const auto loaded = load_vector<uint4>(digits + 512 * ((n + k) * kSlices + slice));
+                b[k][slice][0] = loaded.x, b[k][slice][1] = loaded.y, b[k][slice][2] = loaded.z,
+                b[k][slice][3] = loaded.w;
+              }
+              add[k] = load_vector<int2>(bias + 8 * (n + k));
+            }
+#pragma unroll
+            for (int slice = 0; slice < kSlices; ++slice) {
+#pragma unroll
+              for (int k = 0; k < 4; ++k) {
+#pragma unroll
+                for (int m = 0; m < C::kTiles; ++m)
+                  multiply_s8(scores[m][n + k], high[m][slice], {b[k][slice][0], b[k][slice][1]});
+              }
+            }
+#pragma unroll
+            for (int k = 0; k < 4; ++k) {
+#pragma unroll
+              for (int m = 0; m < C::kTiles; ++m) {
+                int (&score)[4] = scores[m][n + k];
+                score[0] = score[0] * 256 + add[k].x;
+                score[1] = score[1] * 256 + add[k].y;
+                score[2] = score[2] * 256 + add[k].x;
+                score[3] = score[3] * 256 + add[k].y;
+              }
+            }
+#pragma unroll
+            for (int slice = 0; slice < kSlices; ++slice) {
+#pragma unroll
+              for (int k = 0; k < 4; ++k) {
+#pragma unroll
+                for (int m = 0; m < C::kTiles; ++m)
+                  multiply_s8(scores[m][n + k], low[m][slice], {b[k][slice][0], b[k][slice][1]});
+              }
+#pragma unroll
+              for (int k = 0; k < 4; ++k) {
+#pragma unroll
+                for (int m = 0; m < C::kTiles; ++m)
+                  multiply_s8(scores[m][n + k], high[m][slice], {b[k][slice][2], b[k][slice][3]});
+              }
+            }
+          }
+#pragma unroll
+          for (int i = 0; i < kRows; ++i) {
+            const auto score = [&](int n, int j) { return scores[i / 2][n + j / 2][i % 2 * 2 + j % 2]; };
+#pragma unroll
+            for (int half = 0; half < C::kHalves; ++half) {
+              const int n = 4 * half;
+              int least = __vimin3_s32(score(n, 0), score(n, 1), score(n, 2));
+              least = __vimin3_s32(least, score(n, 3), score(n, 4));
+              least = __vimin3_s32(least, score(n, 5), min(score(n, 6), score(n, 7)));
+              least = (least & ~tile_bits) | (number + half);
+              next[i] = min(next[i], max(best[i], least));
+              best[i] = min(best[i], least);
+            }
+#pragma unroll
+            for (int j = 0; j < 8; ++j)
+              columns[i][j] = __vimin3_s32(columns[i][j], score(0, j), score(4 * (C::kHalves - 1), j));
+          }
+        }
+      }
+
+      int codes[kRows];
+      uint32_t unsure = 0;
+      uint32_t found[kRows];
+#pragma unroll
+      for (int i = 0; i < kRows; ++i) {
+        const float square = quad_sum(squares[i]);
+        const float low_root = rough_sqrt(static_cast<float>(quad_sum(low_squares[i])));
+        float bound =
+            0.51f * (limits.absolute + 2.0f * static_cast<float>(width) + width_root * rough_sqrt(square) * per_step);
+        bound = (bound + low_root * limits.low) / 256 + 1.0f + limits.half * per_step * 0x1p-21f;
+        float margin = 2.02f * bound + static_cast<float>(2 * tile_bits + 2);
+        const int least = quad_min(best[i]);
+        if (stats) {  // half the distance, of which a near tie's gap is 1e-5
+          margin += 1.01e-5f * (square * per_step * limits.per_step / 512 + fabsf(static_cast<float>(least)) + margin);
+        }
+        const int within = least + static_cast<int>(fminf(margin, kMostBias));
+        uint32_t slots = 0;
+#pragma unroll
+        for (int j = 0; j < 8; ++j) {
+          if (columns[i][j] <= within) slots += 1u << j;
+        }
+        const int count = __popc(slots), slot = __ffs(static_cast<int>(slots)) - 1;
+        const int codeword = (best[i] & tile_bits) * 32 + slot / 2 * 8 + 2 * t + slot % 2;
+        const int sum = quad_sum((count == 1 ? codeword : 0) + (count << 20) + (next[i] <= within ? 1 << 26 : 0));
+        codes[i] = sum & 0xfffff;
+        found[i] = slots << 16 | static_cast<uint32_t>(best[i] & tile_bits) | (next[i] <= within ? 1u << 31 : 0);
+        if (sum >> 20 != 1 && good >> i & 1) {
+          unsure |= 1u << i;
+          if (!exact) {  // the least score of the lane with the least
+            const uint32_t lanes = __ballot_sync(0xfu << 4 * g, best[i] == least) >> 4 * g;
+            const int owner = 4 * g + __ffs(static_cast<int>(lanes)) - 1;
+            int lowest = columns[i][0], least_slot = 0;
+#pragma unroll
+            for (int j = 1; j < 8; ++j) {
+              if (columns[i][j] < lowest) lowest = columns[i][j], least_slot = j;
+            }
+            codes[i] = __shfl_sync(0xfu << 4 * g,
+                                   (best[i] & tile_bits) * 32 + least_slot / 2 * 8 + 2 * t + least_slot % 2, owner);
+          }
+        }
+      }
+      if (!exact) {
+        const int near_ties = __reduce_add_sync(~0u, t == 0 ? __popc(unsure) : 0);
+        if (lane == 0) left[levels + 2] += static_cast<float>(near_ties);
+      }
+      if (exact && __any_sync(~0u, unsure)) {
+#pragma unroll 1
+        for (int i = 0; i < kRows; ++i) {
+          uint32_t asked = __ballot_sync(~0u, unsure >> i & 1);
+          if (asked == 0) continue;
+          uint32_t those = found[0];
+#pragma unroll
+          for (int other = 1; other < kRows; ++other) those = i == other ? found[other] : those;
+          __syncwarp();
+          kept[lane] = those;
+#pragma unroll
+          for (int j = 0; j < kColumns; ++j) {
+            float value = r[0][j];
+#pragma unroll
+            for (int other = 1; other < kRows; ++other) value = i == other ? r[other][j] : value;
+            kept_rows[g * Width + j / 8 * 32 + 8 * t + j % 8] = value;
+          }
+          __syncwarp();
+#pragma unroll 1
+          while (asked != 0) {
+            const int quad = (__ffs(static_cast<int>(asked)) - 1) / 4;
+            asked &= ~(0xfu << 4 * quad);
+            const Candidates candidates(kept + 4 * quad, tiles);
+            const float* const row = kept_rows + quad * Width;
+            const auto rough = by_differencing<Width, float>(row, values, chains.codewords, candidates);
+            int codeword = rough.codeword;
+            const float trusted =
+                (1e-5f + static_cast<float>(width + 8) * 0x1p-23f) * rough.next + static_cast<float>(width) * 0x1p-118f;
+            if (!(rough.next - rough.best > trusted)) {
+              const auto precise = by_differencing<Width, double>(row, values, chains.codewords, candidates);
+              codeword = precise.codeword;
+              if (lane == 0 && precise.next - precise.best < 1e-5 * precise.best) left[levels + 2] += 1;
+            }
+            if (lane == 0) {
+              left[levels + 1] += 1;
+              kept[32 + quad] = static_cast<uint32_t>(codeword);
+            }
+          }
+          __syncwarp();
+          const int codeword = static_cast<int>(kept[32 + g]);
+#pragma unroll
+          for (int other = 0; other < kRows; ++other) {
+            if (i == other && unsure >> i & 1) codes[other] = codeword;
+          }
+        }
+      }
+
+#pragma unroll
+      for (int i = 0; i < kRows; ++i) codes[i] = min(codes[i], chains.codewords - 1);  // whatever the values were
+      float error = 0;
+#pragma unroll
+      for (int slice = 0; slice < kSlices; ++slice) {  // all rows' codewords at once, as each takes its time
+        float4 c[kRows][2];
+#pragma unroll
+        for (int i = 0; i < kRows; ++i) {
+          const float* const codeword = values + int64_t{codes[i]} * Width + 32 * slice + 8 * t;
+          c[i][0] = load_vector<float4>(codeword);
+          c[i][1] = load_vector<float4>(codeword + 4);
+        }
+#pragma unroll
+        for (int i = 0; i < kRows; ++i) {
+          const float codeword[8] = {c[i][0].x, c[i][0].y, c[i][0].z, c[i][0].w,
+                                     c[i][1].x, c[i][1].y, c[i][1].z, c[i][1].w};
+          const bool is_good = good >> i & 1;
+#pragma unroll
+          for (int j = 0; j < 8; ++j) {
+            float& value = r[i][8 * slice + j];
+            value = is_good ? value - codeword[j] : 0.0f;
+            if (C::kKeepsSum) sum[i][8 * slice + j] += codeword[j];
+            error = fmaf(value, value, error);
+          }
+        }
+      }
+      if (t == 0) {
+#pragma unroll
+        for (int i = 0; i < kRows; ++i) kept_codes[(g + 8 * i) * levels + level] = good >> i & 1 ? codes[i] : -1;
+      }
+      for (int bits = 16; bits > 0; bits /= 2) error += __shfl_xor_sync(~0u, error, bits);
+      if (lane == 0) left[level] += error;
+    }
+
+    __syncwarp();
+    if (chains.distances != nullptr) {
+#pragma unroll
+      for (int i = 0; i < kRows; ++i) {
+        float distance = 0;
+#pragma unroll
+        for (int j = 0; j < kColumns; ++j) distance = fmaf(r[i][j], r[i][j], distance);
+        distance = quad_sum(distance);
+        if (t == 0 && g + 8 * i < there) chains.distances[item_of(g + 8 * i)] = good >> i & 1 ? distance : NAN;
+      }
+    }
+    if (chains.order == nullptr) {
+      for (int i = lane; i < there * levels; i += 32) chains.codes[place * levels + i] = kept_codes[i];
+    } else {
+      for (int i = lane; i < there * levels; i += 32)
+        chains.codes[item_of(i / levels) * levels + i % levels] = kept_codes[i];
+    }
+    if (chains.quantized != nullptr) {
+#pragma unroll
+      for (int i = 0; i < kRows; ++i) {
+        float (&total)[kColumns] = sum[C::kKeepsSum ? i : 0];
+        if (!C::kKeepsSum) {
+#pragma unroll
+          for (int j = 0; j < kColumns; ++j) total[j] = 0;
+#pragma unroll 2
+          for (int level = 0; level < levels; ++level) {
+            const int code = max(kept_codes[(g + 8 * i) * levels + level], 0);
+            const unsigned char* const book = codebooks + level * layout.bytes() + layout.values();
+            const float* const c = reinterpret_cast<const float*>(book) + int64_t{code} * Width + 8 * t;
+#pragma unroll
+            for (int j = 0; j < kColumns; j += 4) {
+              const auto add = load_vector<float4>(c + j / 8 * 32 + j % 8);
+              total[j] += add.x, total[j + 1] += add.y, total[j + 2] += add.z, total[j + 3] += add.w;
+            }
+          }
+        }
+#pragma unroll
+        for (int j = 0; j < kColumns; ++j) total[j] = good >> i & 1 ? total[j] : 0.0f;
+        with_rows(call.rows, [&](auto* like) {
+          using T = std::remove_const_t<std::remove_pointer_t<decltype(like)>>;
+          T* const to = static_cast<T*>(chains.quantized) + (place + g + 8 * i) * width;
+#pragma unroll
+          for (int slice = 0; slice < kSlices; ++slice) {
+            const int column = 32 * slice + 8 * t;
+            store_eight(to + column, g + 8 * i < there ? width - column : 0, call.whole, total + 8 * slice);
+          }
+        });
+      }
+    }
+    __syncwarp();
+  }
+  if (!resident) copy_async_wait<0>();
+
+  __syncwarp();
+  float* const part = chains.parts + (int64_t{blockIdx.x} * C::kWarps + warp) * (levels + 3);
+  for (int i = lane; i < levels + 3; i += 32) part[i] = left[i];
+}
+
+}  // namespace unitok

@@ -1,0 +1,43 @@
+// Rows through chains of codebooks: the launches that residual_encode and moe_residual_encode share.
+#pragma once
+
+#include <cstdint>
+
+#include "../cpu/number.h"
+#include "errors.h"
+
+namespace unitok {
+
+// What one launch takes through one set of chains.
+struct Chains {
+  const unsigned char* packed;  // (groups, levels) packed codebooks
+  int groups, levels, codewords;
+  const int32_t* order;   // (items,): items by group; null where there is one group, of all rows
+  const int32_t* starts;  // (groups + 1,): where each group's begin in it, and where the last one's end
+  int64_t items;          // rows times slots; those of no group aren't in the order
+  int slots;              // items of a row: item / slots is its row
+  int64_t* codes;         // (items, levels)
+  float* distances;       // (items,): to what the last level leaves; or null
+  void* quantized;  // (items, width) in the rows' type: the sum of the codewords in level order; or null, as where
+                    // there is an order
+  float* parts;     // (blocks, warps, levels + 3): squares left after each level, rows, searches again, near ties
+};
+
+// All that the kernel is told.
+struct EncodeCall {
+  Rows rows;
+  Chains chains[2];
+  bool exact, stats, whole;  // whole: rows can be read and written in packs of 16 bytes
+};
+
+// Bytes of the parts of chains of so many levels, on the current device.
+int64_t parts_bytes(int64_t levels);
+
+// The first `count` of the chains, 1 or 2, over the same rows, in one launch.
+void encode_rows(const Rows& rows, const Chains* chains, int count, bool exact, bool stats, cudaStream_t stream);
+
+// Sums up the parts of both: each one's errors (levels,), and counts (searches made again, near ties).
+void finish_parts(const Rows& rows, const Chains* chains, int count, float* error, float* second_error, int64_t* counts,
+                  cudaStream_t stream);
+
+}  // namespace unitok

@@ -1,0 +1,59 @@
+// A codebook as the tensor cores take it: two int8 digits of each value about a centre, and the values in float32.
+//
+// The search of row r works with r' = r - m and c' = c - m about a centre m, near the codewords' mean. Both are rounded
+// to whole multiples of a step, R and C of at most 127 * 256 + 127 steps, and written in two digits, R = 256 H + L.
+// With steps s and t, in units of 256 s t, the score |c'|^2 / 2 - r'.c' is nearly the integer
+//
+//     B - (256 H.H + H.L + L.H),    B = |c'|^2 / (512 s t), rounded,
+//
+// which takes three products of int8 and no rounding on the way. It is off by at most
+//
+//     (0.51 (|C|_1 + D + sqrt(D) |r'| / s + D) + |L_r| |L_c|) / 256 + 1 + 2^-21 |c'|^2 / (512 s t):
+//
+// half a step of each value (0.01 of it for the differences r - m and c - m, themselves rounded), the product of low
+// digits, which is left out, and the rounding of B. The row's terms are its own, the codebook's are its largest.
+// The step of rows is that of the largest |r'| among those that a warp searches together, or as large as keeps B below
+// 2^29; then every score keeps within 2^30.
+#pragma once
+
+#include <cstdint>
+
+#include "platform.cuh"
+
+namespace unitok {
+
+constexpr float kSteps = 127 * 256 + 127;
+constexpr float kMostBias = 1 << 29;
+
+// What a codebook brings to the bound and to the rows' step.
+struct alignas(16) Limits {
+  float half;      // the largest |c'|^2 / (512 t)
+  float absolute;  // the largest |C|_1
+  float low;       // the largest |L_c|
+  float per_step;  // 1 / t
+};
+
+// Where things lie in a packed codebook (K, D), in bytes from its first.
+struct PackedLayout {
+  __host__ __device__ PackedLayout(int codewords, int width)
+      : width((width + 31) / 32 * 32 == 96 ? 128 : (width + 31) / 32 * 32), codewords((codewords + 63) / 64 * 64) {}
+
+  int width;      // padded by zeros to 32, 64 or 128
+  int codewords;  // padded to 64s, by such as are never nearest
+
+  __host__ __device__ int64_t centre() const { return 0; }                                  // (width,) float
+  __host__ __device__ int64_t limits() const { return 4 * width; }                          // Limits
+  __host__ __device__ int64_t halves() const { return limits() + 128; }                     // (codewords,) float
+  __host__ __device__ int64_t digits() const { return halves() + 4 * int64_t{codewords}; }  // see Digits
+  __host__ __device__ int64_t values() const { return digits() + 2 * int64_t{codewords} * width; }  // float, as digits
+  __host__ __device__ int64_t bytes() const { return values() + 4 * int64_t{codewords} * width; }
+};
+
+// Eight codewords and 32 columns make 512 bytes: lane 4 g + t of a warp reads 16 of them, which are columns 8 t to
+// 8 t + 7 of codeword g, high digits and then low ones. A product adds up columns in any order, as long as rows and
+// codewords agree on it. The columns come first, then the codewords.
+__host__ __device__ inline int64_t digits_of(int codeword, int column, int width) {
+  return (int64_t{codeword} / 8 * (width / 32) + column / 32) * 512 + codeword % 8 * 64 + column % 32 / 8 * 16;
+}
+
+}  // namespace unitok
