@@ -55,8 +55,9 @@ void launch(const Rows& rows, const Chains* chains, int count, bool exact, bool 
 // and a last one for the counts of both.
 constexpr int kFinishers = 256;
 
-__global__ void __launch_bounds__(kFinishers) finish(Chains first, Chains second, int count, int64_t parts, int width,
-                                                     float* error, float* second_error, int64_t* counts) {
+__global__ void __launch_bounds__(kFinishers)
+    finish(const __grid_constant__ Chains first, const __grid_constant__ Chains second, int count, int64_t parts,
+           int width, float* error, float* second_error, int64_t* counts) {
   UNITOK_STATIC_SHARED(double, sums, [2][kFinishers / 32]);
   const int place = blockIdx.x;
   const bool is_last = blockIdx.x == gridDim.x - 1, is_first = place < first.levels;
