@@ -1,6 +1,7 @@
 // residual_decode, its gradient and codeword_statistics, held to plain loops, bit for bit.
 #include "codeword_statistics.h"
 #include "drive.h"
+#include "groups.h"
 #include "residual_decode.h"
 
 using unitok::Float;
@@ -89,6 +90,26 @@ void check_sums(const Shape& shape, Float type, int64_t offset) {
   check_bytes(gradient, as_type(expected, type));
 }
 
+// With so many codewords that the tallies of a warp are not in shared memory.
+void check_groups(int64_t rows, int64_t levels, int64_t codewords) {
+  const Array<int64_t> codes(some_codes(rows * levels, codewords, 5));
+  const unitok::GroupsLayout layout(rows, levels, codewords);
+  Array<int32_t> workspace(layout.bytes / 4);
+  const unitok::Groups groups = unitok::group_rows(codes.data(), layout, nullptr, workspace.data(), nullptr);
+  CHECK(cudaDeviceSynchronize() == cudaSuccess);
+  for (int64_t level = 0; level < levels; ++level) {
+    const int32_t* const starts = groups.starts + level * (codewords + 1);
+    int64_t place = 0;
+    for (int64_t k = 0; k < codewords; ++k) {
+      CHECK(starts[k] == place);
+      for (int64_t i = 0; i < rows; ++i) {
+        if (codes[i * levels + level] == k) CHECK(groups.order[level * rows + place++] == i);
+      }
+    }
+    CHECK(starts[codewords] == place);
+  }
+}
+
 // In float64: one codeword's rows fill several slots, and a float32 sum would lose the ones between 2^52 and -2^52.
 void check_precision() {
   constexpr int64_t kRows = 1500;
@@ -111,8 +132,7 @@ int main(int count, char** arguments) {
   in_every_order(effort(count, arguments), [](Effort effort) {
     std::vector<Shape> shapes = {{0, 2, 3, 4}, {1, 1, 1, 1}, {77, 3, 5, 13}, {1100, 2, 7, 32}};
     if (!effort.quick) {
-      shapes.insert(shapes.end(),
-                    {{33, 1, 300, 40}, {2500, 1, 2, 8}, {700, 9, 40, 24}, {40, 1, 4100, 1}, {60, 2, 3, 300}});
+      shapes.insert(shapes.end(), {{33, 1, 300, 40}, {2500, 1, 2, 8}, {700, 9, 40, 24}, {60, 2, 3, 300}});
     }
     for (std::size_t i = 0; i < shapes.size(); ++i) {
       for (std::size_t j = 0; j < (effort.quick ? 1 : std::size(kTypes)); ++j) {
@@ -123,6 +143,7 @@ int main(int count, char** arguments) {
         }
       }
     }
+    check_groups(1100, 2, 4100);
     check_precision();
   });
 }

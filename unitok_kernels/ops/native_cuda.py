@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from typing import Any
 
 import torch
@@ -47,9 +48,7 @@ def takes(*codebooks: Tensor | None) -> bool:
 def pack_codebooks(codebooks: Tensor) -> Tensor:
     """Pack codebooks (..., K, D) one after another, as csrc/cuda/packed.cuh says."""
     *tables, codewords, width = codebooks.shape
-    count = 1
-    for size in tables:
-        count *= size
+    count = math.prod(tables)
     packed = workspace(codebooks, count * kernels.packed_bytes(codewords, width))
     kernels.pack_codebooks(
         codebooks.data_ptr(), FLOATS[codebooks.dtype], count, codewords, width, packed.data_ptr(), *place(codebooks)

@@ -288,7 +288,8 @@ def test_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_doctor_says_what_is_wrong_with_a_forced_instruction_set(monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = "UNITOK_CPU must be one of generic, got 'sse'. Leave it unset to take the best that this processor has"
-    why_not = lambda backend: wrong if backend == "cpu" else None  # noqa: E731
+    real = backends._why_not
+    why_not = lambda backend: wrong if backend == "cpu" else real(backend)  # noqa: E731
     monkeypatch.setattr(backends, "_why_not", why_not)
     told = unitok("doctor", code=1).stdout
     assert f"cpu: not available: {wrong}" in told

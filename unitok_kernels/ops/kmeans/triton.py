@@ -1,10 +1,12 @@
 """Lloyd's k-means on a GPU, without asking the device for anything until it is done.
 
-The start of k-means++ takes two launches a codeword; a turn takes one search, the sums of each codeword and a pass for
-the rows farthest from their codewords, whether a codeword needs one or not.
+The start of k-means++ takes two launches a codeword; a turn takes a search, the sums of each codeword, and two launches
+that move codewords without rows, which end at once where there are none.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 import triton
@@ -93,18 +95,59 @@ def _draw(
 
 
 @triton.jit
-def _farness(p_x, p_codes, p_table, p_keys, N, D: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr):
+def _farness(
+    p_x, p_codes, p_table, p_missing, p_keys, p_parts, N,
+    D: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr,
+):  # fmt: skip
     """Order rows by |x_n - c_code(n)|^2, then from the last to the first: keys with its bits above those of N - 1 - n.
 
-    Rows without a code count as on their codeword.
+    Rows without a code count as on their codeword. p_parts: the largest key of each tile of rows.
     """
+    if tl.load(p_missing) == 0:
+        return
     i_rows = tl.cast(tl.program_id(0), tl.int64) * BN + tl.arange(0, BN)
     m_rows = i_rows < N
     b_codes = tl.load(p_codes + i_rows, mask=m_rows, other=-1)
     m_good = b_codes >= 0
     b_difference = load_rows(p_x, i_rows, m_good, D, BD) - load_rows(p_table, b_codes, m_good, D, BD)
     b_bits = tl.sum(b_difference * b_difference, axis=1).to(tl.int32, bitcast=True)
-    tl.store(p_keys + i_rows, (b_bits.to(tl.int64) << 32) + (N - 1 - i_rows), mask=m_rows)
+    b_keys = (b_bits.to(tl.int64) << 32) + (N - 1 - i_rows)
+    tl.store(p_keys + i_rows, b_keys, mask=m_rows)
+    tl.store(p_parts + tl.program_id(0), tl.max(tl.where(m_rows, b_keys, 0), axis=0))
+
+
+@triton.jit
+def _revive(
+    p_x, p_counts, p_missing, p_keys, p_parts, p_table, N, K, programs,
+    D: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr, BP: tl.constexpr,
+):  # fmt: skip
+    """Move codewords without rows, one after another, to the row that is farthest from its own, if any is off it."""
+    o_d, o_p, o_n = tl.arange(0, BD), tl.arange(0, BP), tl.arange(0, BN)
+    left = tl.load(p_missing)
+    code = 0
+    while (left > 0) & (code < K):
+        if tl.load(p_counts + code) == 0:
+            b_most = tl.zeros((BP,), tl.int64)
+            for i_p in range(0, programs, BP):
+                b_most = tl.maximum(b_most, tl.load(p_parts + i_p + o_p, mask=i_p + o_p < programs, other=0))
+            key = tl.max(b_most, axis=0)
+            if key >> 32 > 0:
+                row = N - 1 - (key & 0xFFFFFFFF)
+                b_row = tl.load(p_x + row * D + o_d, mask=o_d < D, other=0.0).to(tl.float32)
+                tl.store(p_table + tl.cast(code, tl.int64) * D + o_d, b_row, mask=o_d < D)
+                i_rows = row // BN * BN + o_n
+                b_keys = tl.load(p_keys + i_rows, mask=i_rows < N, other=0)
+                b_keys = tl.where(i_rows == row, 0, b_keys)
+                tl.debug_barrier()  # all threads have read what is written next
+                tl.store(p_keys + i_rows, b_keys, mask=i_rows < N)
+                tl.store(p_parts + row // BN, tl.max(b_keys, axis=0))
+                tl.debug_barrier()
+            left -= 1
+        code += 1
+
+
+Search = Callable[[Tensor, Tensor, str, bool, bool], tuple[Tensor, Tensor, Tensor]]
+Statistics = Callable[[Tensor, Tensor, int, bool], tuple[Tensor, Tensor]]
 
 
 def kmeans(
@@ -116,8 +159,10 @@ def kmeans(
     start: Tensor | None,
     balanced: bool,
     check_finite: bool | None,
+    search: Search = nearest_codeword,
+    statistics: Statistics = codeword_statistics,
 ) -> tuple[Tensor, Tensor]:
-    """Launch the kernels.
+    """Launch the kernels; those of the search and of the sums may be another backend's.
 
     All turns are made, since a look at the codes would stop the device: once a turn changes nothing, no other one does.
     Where not as many rows are finite as codewords are wanted, codewords repeat; only a check would raise. Starts are
@@ -133,13 +178,12 @@ def kmeans(
     if start is None:
         leave_opaque()  # a graph would draw on from where its first run left the generator
     codebook = start.to(torch.float32, copy=True) if start is not None else _start(x, num_codewords, seed, init)
-    codes = nearest_codeword(x, codebook, "exact", False, False)[0]
+    codes = search(x, codebook, "exact", False, False)[0]
     for _ in range(iterations):
-        sums, counts = codeword_statistics(x, codes, num_codewords, False)
-        counts = counts.unsqueeze(1)
-        codebook = torch.where(counts > 0, sums / counts.clamp(min=1), codebook)
-        codebook = _revive(x, codes, codebook, counts == 0)
-        codes = nearest_codeword(x, codebook, "exact", False, False)[0]
+        sums, counts = statistics(x, codes, num_codewords, False)
+        codebook = torch.where(counts.unsqueeze(1) > 0, sums / counts.unsqueeze(1).clamp(min=1), codebook)
+        _move_empty(x, codes, codebook, counts)
+        codes = search(x, codebook, "exact", False, False)[0]
     return codebook, codes
 
 
@@ -181,17 +225,16 @@ def _plus_plus(x: Tensor, good: Tensor, draws: Tensor) -> Tensor:
     return chosen
 
 
-def _revive(x: Tensor, codes: Tensor, codebook: Tensor, empty: Tensor) -> Tensor:
-    """Move codewords without rows to the rows farthest from their own, if any is off its own."""
-    (rows, width), target = x.shape, target_of(x)
-    config = configs.rowwise(target, width)
-    keys = torch.empty_like(codes)
+def _move_empty(x: Tensor, codes: Tensor, codebook: Tensor, counts: Tensor) -> None:
+    """Move codewords without rows to the rows farthest from their own, in place."""
+    rows, width = x.shape
+    config = configs.rowwise(target_of(x), width)
+    programs = triton.cdiv(rows, config.block_rows)
+    missing = counts.eq(0).sum()
+    keys, parts = torch.empty_like(codes), codes.new_empty(programs)
+    sizes = {"D": width, "BD": configs.power_of_two(width), "BN": config.block_rows}
+    launch(_farness, (programs,), x, codes, codebook, missing, keys, parts, rows, config=config, **sizes)
     launch(
-        _farness, (triton.cdiv(rows, config.block_rows),), x, codes, codebook, keys, rows,
-        config=config, D=width, BD=configs.power_of_two(width), BN=config.block_rows,
+        _revive, (1,), x, counts, missing, keys, parts, codebook, rows, len(codebook), programs,
+        config=configs.SUMS, **sizes, BP=configs.SUMS.block_rows,
     )  # fmt: skip
-    farthest = keys.topk(len(codebook)).values.unsqueeze(1)  # no two keys are equal, so there is one answer
-    turn = (empty.cumsum(0) - 1).clamp(min=0)  # the first codeword without rows gets the farthest, and so on
-    farthest = farthest.gather(0, turn)
-    row = rows - 1 - (farthest & 0xFFFFFFFF).squeeze(1)
-    return torch.where(empty & (farthest >> 32 > 0), x.index_select(0, row).float(), codebook)

@@ -54,7 +54,7 @@ def moe_residual_encode(
         slots,
         shared,
         shared_weight,
-        precision == "exact",
+        True,  # exact: what "fast" would leave out takes a seventh of the time at most
         stats,
         codes.data_ptr(),
         shared_codes.data_ptr(),

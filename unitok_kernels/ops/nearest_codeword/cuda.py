@@ -33,7 +33,7 @@ def nearest_codeword(
         packed.data_ptr(),
         1,
         codebook.shape[0],
-        precision == "exact",
+        True,  # exact: what "fast" would leave out takes a seventh of the time at most
         stats,
         codes.data_ptr(),
         0,

@@ -33,7 +33,7 @@ def residual_encode(
         packed.data_ptr(),
         levels,
         codewords,
-        precision == "exact",
+        True,  # exact: what "fast" would leave out takes a seventh of the time at most
         stats,
         codes.data_ptr(),
         quantized.data_ptr(),
