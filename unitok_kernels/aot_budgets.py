@@ -31,7 +31,7 @@ class Figures:
         shared: bytes of shared memory of a program.
         loop: instructions of the innermost loop with the most of them; 0 without a loop.
         mix: its most frequent instructions.
-        matrix: kind of the matrix instructions; "" without any.
+        matrix: kind of the matrix instructions in loops; "" without any.
         predicted: microseconds, where the case says how often the loops run.
     """
 
@@ -62,7 +62,8 @@ def figures_of(loops: Loop) -> dict[str, Any]:
     """Read off a kernel's loops what its figures have of them."""
     inner = max(loops.innermost(), key=lambda loop: (_matrix(loop.mix) != "", sum(loop.mix.values())), default=None)
     mix: Counter[str] = inner.mix if inner else Counter()
-    return {"loop": sum(mix.values()), "mix": dict(mix.most_common(8)), "matrix": _matrix(mix)}
+    looped = sum((loop.all() for loop in loops.inner), Counter[str]())
+    return {"loop": sum(mix.values()), "mix": dict(mix.most_common(8)), "matrix": _matrix(looped)}
 
 
 def _matrix(mix: Counter[str]) -> str:

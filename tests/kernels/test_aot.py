@@ -65,7 +65,7 @@ def test_budgets_of_cuda_kernels_keep_spills_and_stack_from_growing():
     assert "spills" not in aot_budgets.budget_of(dataclasses.replace(GOOD, spills=15))
 
 
-def test_a_matrix_instruction_outside_of_the_inner_loop_does_not_count():
+def test_a_matrix_instruction_outside_of_loops_does_not_count():
     outside = sass("IMMA R0", "L1:", "FADD R1", "@P0 BRA `(.L1)", "EXIT")
     inside = sass("L1:", "IMMA R1", "@P0 BRA `(.L1)", "L2:", *["FADD R1"] * 9, "@P0 BRA `(.L2)", "EXIT")
     assert aot_budgets.figures_of(outside)["matrix"] == ""
