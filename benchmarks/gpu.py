@@ -33,7 +33,7 @@ def on_the_device(call: Callable[[], Any]) -> list[float]:
     """Milliseconds of each of many calls."""
     from triton.testing import do_bench
 
-    return do_bench(call, warmup=100, rep=500, return_mode="all")
+    return do_bench(call, warmup=25, rep=200, return_mode="all")
 
 
 def on_the_host(call: Callable[[], Any]) -> list[float]:
