@@ -13,7 +13,6 @@ from unitok_kernels.nn import distributed, search
 from unitok_kernels.nn.codebook import Codebook, unit
 from unitok_kernels.nn.config import CodebookOptions
 from unitok_kernels.ops.common import wide
-from unitok_kernels.ops.residual_decode import residual_decode
 from unitok_kernels.ops.residual_straight_through import residual_straight_through
 
 
@@ -23,7 +22,7 @@ class ChainOutput(NamedTuple):
     Attributes:
         quantized: (N, D).
         codes: (N, L), -1 where a level was dropped or the row is padding.
-        level_error: (L,) mean squared error of each level, with gradients; zeros in evaluation.
+        level_error: (L,) mean squared error of each level, with gradients; zeros in evaluation without a beam.
     """
 
     quantized: Tensor
@@ -111,8 +110,11 @@ class Chain:
             found = search.nearest(rows.detach(), tables, self.options)
             return ChainOutput(found.quantized, found.codes, _zeros(rows, len(self.books)))
         codes = self._codes(rows.detach(), tables.detach(), call)
-        quantized = residual_decode(codes, tables, check_finite=False, backend=self.options.backend)
-        return ChainOutput(quantized.to(rows.dtype), codes, _zeros(rows, len(self.books)))
+        cosine = self.options.use_cosine_sim
+        step = residual_straight_through(rows.detach(), codes, tables, estimator="none", cosine=cosine)
+        # A beam's errors are what it was chosen by: they are told in evaluation too.
+        errors = _zeros(rows, len(self.books)) if is_greedy else step.level_error
+        return ChainOutput(step.quantized, codes, errors)
 
     @torch.no_grad()
     def _codes(self, rows: Tensor, tables: Tensor, call: Call) -> Tensor:
