@@ -1,5 +1,6 @@
 """Layers around the operations, and adapters for other libraries' models."""
 
+from unitok_kernels.nn.adapters import Replacement, replace_quantizers, restore_quantizers
 from unitok_kernels.nn.config import GroupedResidualVQConfig, ResidualVQConfig, VectorQuantizeConfig
 from unitok_kernels.nn.grouped import GroupedResidualVQ
 from unitok_kernels.nn.moe_residual_vq import MoEResidualOutput, MoEResidualVQ
@@ -11,8 +12,11 @@ __all__ = [
     "GroupedResidualVQConfig",
     "MoEResidualOutput",
     "MoEResidualVQ",
+    "Replacement",
     "ResidualVQ",
     "ResidualVQConfig",
     "VectorQuantize",
     "VectorQuantizeConfig",
+    "replace_quantizers",
+    "restore_quantizers",
 ]
