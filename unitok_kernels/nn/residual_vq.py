@@ -85,14 +85,14 @@ class ResidualVQ(nn.Module):
         for level, book in enumerate(self._chain.books):
             codes = given[:, level] if level < given.shape[1] else given.new_full((len(given),), -1)
             rows.append(codeword_of(book.embed[0], codes))
-        return torch.stack(rows).view(len(rows), *indices.shape[:-1], -1)
+        return torch.stack(rows).view(len(rows), *indices.shape[:-1], self.codebook_dim)
 
     def get_output_from_indices(self, indices: Tensor) -> Tensor:
         """Decode indices (B, ..., L), as `get_codes_from_indices` takes them, to (B, ..., D)."""
         tables = self._chain.tables()[: indices.shape[-1]]
         codes = indices.reshape(-1, indices.shape[-1])
         decoded = residual_decode(codes, tables, check_finite=False, backend=self.config.backend)
-        return self.project_out(decoded.view(*indices.shape[:-1], -1))
+        return self.project_out(decoded.view(*indices.shape[:-1], self.codebook_dim))
 
     def forward(
         self,
@@ -137,7 +137,7 @@ class ResidualVQ(nn.Module):
         cut: Tensor | int | None,
     ) -> Any:
         """Quantise rows as `forward` does, the levels after `cut` dropped."""
-        config, options = self.config, self.config
+        config = self.config
         rows = layout.channels_last(x, config)
         mask = layout.mask_of(rows, mask, lens, config.layer)
         default = config.beam_size if self.training or config.eval_beam_size is None else config.eval_beam_size
@@ -157,9 +157,9 @@ class ResidualVQ(nn.Module):
             quantized = directional(flat, quantized, config.directional_reparam_variance)
         quantized = self.project_out(quantized.view(inner.shape)).to(x.dtype)
         if mask is not None:
-            padding = torch.zeros_like(rows) if options.return_zeros_for_masked_padding else rows
+            padding = torch.zeros_like(rows) if config.return_zeros_for_masked_padding else rows
             quantized = torch.where(mask[..., None], quantized, padding)
-        indices = codes.view(*rows.shape[:-1], -1)
+        indices = codes.view(*rows.shape[:-1], self.num_quantizers)
         weight = 0.0 if config.diveq else config.commitment_weight
         losses = self._regularised(weight * errors, codes)
         result = (layout.channels_back(quantized, x, config), indices, losses)

@@ -101,7 +101,7 @@ def _beam(
     for level, (codebook, size) in enumerate(zip(codebooks, sizes, strict=True)):
         x = unit(residual) if cosine else residual
         kept = min(width, size)
-        codes = _scores(x.flatten(0, 1), codebook[:size], cosine).topk(kept, 1).indices.view(count, -1, kept)
+        codes = _scores(x.flatten(0, 1), codebook[:size], cosine).topk(kept, 1).indices.view(count, x.shape[1], kept)
         codeword = codebook[codes]
         error = (x[:, :, None] - codeword).square().mean(3)
         cost = (cost[:, :, None] + weights[level] * error).flatten(1)

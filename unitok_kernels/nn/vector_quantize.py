@@ -96,7 +96,7 @@ class VectorQuantize(nn.Module):
             residual_decode(codes[..., head].reshape(-1, 1), embed[head if separate else 0][None], check_finite=False)
             for head in range(codes.shape[-1])
         ]
-        found = torch.cat(parts, 1).view(*codes.shape[:-1], -1)
+        found = torch.cat(parts, 1).view(*codes.shape[:-1], self.heads * self.config.width)
         moved = self.config.accept_image_fmap or self.config.accept_3d_fmap or not self.config.channel_last
         return found.movedim(-1, 1) if moved else found
 
