@@ -4,6 +4,7 @@ from unitok_kernels.nn.adapters import Replacement, replace_quantizers, restore_
 from unitok_kernels.nn.config import GroupedResidualVQConfig, ResidualVQConfig, VectorQuantizeConfig
 from unitok_kernels.nn.grouped import GroupedResidualVQ
 from unitok_kernels.nn.moe_residual_vq import MoEResidualOutput, MoEResidualVQ
+from unitok_kernels.nn.portable import decompositions, to_onnx
 from unitok_kernels.nn.residual_vq import ResidualVQ
 from unitok_kernels.nn.vector_quantize import VectorQuantize
 
@@ -17,6 +18,8 @@ __all__ = [
     "ResidualVQConfig",
     "VectorQuantize",
     "VectorQuantizeConfig",
+    "decompositions",
     "replace_quantizers",
     "restore_quantizers",
+    "to_onnx",
 ]
