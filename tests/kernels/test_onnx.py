@@ -13,13 +13,10 @@ for name in ("onnx", "onnxscript", "onnxruntime"):
 
 CHAIN = {"dim": 16, "codebook_size": 32, "num_quantizers": 3}
 LAYERS = {
-    "one codebook": lambda: VectorQuantize(16, 32),
     "cosine": lambda: VectorQuantize(16, 32, use_cosine_sim=True),
-    "chain": lambda: ResidualVQ(**CHAIN),
-    "sizes": lambda: ResidualVQ(dim=16, codebook_size=(8, 32)),
-    "narrow": lambda: ResidualVQ(**CHAIN, codebook_dim=8),
-    "groups": lambda: GroupedResidualVQ(**CHAIN, groups=2),
+    "sizes, narrow": lambda: ResidualVQ(dim=16, codebook_size=(8, 32), codebook_dim=8),
     "learnt": lambda: ResidualVQ(**CHAIN, learnable_codebook=True, ema_update=False),
+    "groups": lambda: GroupedResidualVQ(**CHAIN, groups=2),
 }
 
 
