@@ -51,7 +51,7 @@ def residual_straight_through_backward(
     """Walk the chain block by block, and add up what each level sends back."""
     levels, size, width = codebooks.shape
     tables, index = _tables(codebooks), _index(codes, size)
-    pulls = 2 * by_error / (width * (index < size).sum(1).clamp(min=1))
+    pull_of = pulls(by_error, codes, codebooks)
     by_z = torch.empty_like(z)
     by_codebooks = torch.zeros(codebooks.shape if learns else 0, dtype=tables.dtype, device=z.device)
     rows = max(1, _BLOCK // width) if z.device.type == "cpu" else max(1, len(z))
@@ -63,7 +63,7 @@ def residual_straight_through_backward(
             x = F.normalize(residual, eps=SHORTEST) if cosine else residual
             codeword = tables[level].index_select(0, index[level, block])
             error = x - codeword
-            pull = pulls[level] * error
+            pull = pull_of[level] * error
             if learns:
                 teaches = upstream - pull if estimator == "none" else -pull
                 by_codebooks[level] += codeword_statistics(teaches, codes[block, level], size, check_finite=False)[0]
@@ -78,6 +78,12 @@ def residual_straight_through_backward(
             residual = residual - codeword if cosine else error
         by_z[block] = total
     return by_z, by_codebooks.to(codebooks.dtype)
+
+
+def pulls(by_error: Tensor, codes: Tensor, codebooks: Tensor) -> Tensor:
+    """From the gradients of the levels' errors, what each gives to a row for its error (L,)."""
+    _, size, width = codebooks.shape
+    return 2 * by_error / (width * ((codes >= 0) & (codes < size)).sum(0).clamp(min=1))
 
 
 def _tables(codebooks: Tensor) -> Tensor:
