@@ -99,6 +99,30 @@ def test_fewer_rows_than_dead_codewords_revive_as_many():
     assert 1 <= int(moved.sum()) <= 10  # five rows, and the codewords that they chose
 
 
+def test_a_shared_codebook_is_revived_by_rows_of_all_levels():
+    layer, x = made(shared_codebook=True, threshold_ema_dead_code=1e9), normal(1, 60, 16)
+    codes = layer(x)[1]
+    book, before = layer.codebooks[0], made(shared_codebook=True).codebooks[0]
+    inputs, residual = [], x[0]
+    for level in range(3):
+        inputs.append(residual)
+        residual = residual - before[codes[0, :, level]]
+    found = [bool((rows == codeword).all(1).any()) for codeword in book for rows in inputs]
+    assert sum(found) == 32
+    assert all(any(found[level::3]) for level in range(3))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_layer_in_another_precision_learns(dtype):
+    layer, x = made(threshold_ema_dead_code=2, codebook_dim=8).to(dtype), normal(2, 50, 16).to(dtype)
+    before = layer.codebooks.clone()
+    quantized, _, losses = layer(x.requires_grad_())
+    (quantized.square().sum() + losses.sum()).backward()
+    assert quantized.dtype == layer.codebooks.dtype == x.grad.dtype == dtype
+    assert not torch.equal(layer.codebooks, before)
+    assert bool(layer.codebooks.isfinite().all())
+
+
 def test_dropped_levels_are_drawn_on_the_device():
     layer, x = made(num_quantizers=6, quantize_dropout=True, quantize_dropout_cutoff_index=1), normal(2, 5, 16)
     kept = {int((layer(x)[1][0, 0] >= 0).sum()) for _ in range(60)}

@@ -14,13 +14,20 @@ from unitok_kernels.nn import GroupedResidualVQConfig, VectorQuantizeConfig
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "drop-in-layers.md").read_text()
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
-NEEDS = {"import vector_quantize_pytorch": "vector_quantize_pytorch", "from transformers": "transformers", "to_onnx": "onnx"}
+NEEDS = {
+    "import vector_quantize_pytorch": "vector_quantize_pytorch",
+    "from transformers": "transformers",
+    "to_onnx": "onnx",
+}
 LAYERS = {"VectorQuantize", "ResidualVQ", "GroupedResidualVQ"}
 
 
 def blocks(text):
     found = BLOCK.findall(text)
-    return {f"{number}: {re.sub(r'[^ -~]', '', block.strip().splitlines()[0])[:50]}": block for number, block in enumerate(found)}
+    return {
+        f"{number}: {re.sub(r'[^ -~]', '', block.strip().splitlines()[0])[:50]}": block
+        for number, block in enumerate(found)
+    }
 
 
 def run(source, tmp_path, monkeypatch):

@@ -46,11 +46,14 @@ def test_a_chain_in_bfloat16_keeps_its_codes():
     assert (peer(x)[1] != right).any()
 
 
-def test_autocast_keeps_codes_and_averages():
-    plain, mixed = (nn.ResidualVQ(**CHAIN) for _ in range(2))
+@pytest.mark.parametrize("options", [{}, {"use_cosine_sim": True}, {"use_cosine_sim": True, "beam_size": 3}])
+def test_autocast_keeps_codes_and_averages(options):
+    plain, mixed = (nn.ResidualVQ(**CHAIN, **options, threshold_ema_dead_code=0.5) for _ in range(2))
     mixed.load_state_dict(plain.state_dict())
     x = normal(2, 200, 16)
+    torch.manual_seed(0)
     expected = plain(x)
+    torch.manual_seed(0)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = mixed(x)
     assert torch.equal(found[1], expected[1])
@@ -120,6 +123,20 @@ def test_heads_that_share_a_codebook_decode():
     with pytest.raises(RuntimeError):
         peer.get_output_from_indices(codes)
     torch.testing.assert_close(own.get_output_from_indices(codes), quantized)
+
+
+def test_a_checkpoint_of_learnt_codebooks_keeps_their_gradients():
+    options = {**CHAIN, "learnable_codebook": True, "ema_update": False, "threshold_ema_dead_code": 0.9}
+    plain = nn.ResidualVQ(**options)
+    again = copy.deepcopy(plain)
+    gradients = []
+    for layer, call in ((plain, plain), (again, lambda x: checkpoint(again, x, use_reentrant=False))):
+        torch.manual_seed(0)
+        quantized, _, losses = call(normal(2, 50, 16).requires_grad_())
+        (quantized.square().sum() + losses.sum()).backward()
+        gradients.append([parameter.grad for parameter in layer.parameters()])
+    close(*gradients, "gradient")
+    copy.deepcopy(again)
 
 
 @pytest.mark.parametrize("reentrant", [False, True])

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.kernels.side_by_side import evaluated, pair, same_draws, trained
+from tests.kernels.side_by_side import batch, close, evaluated, pair, same_draws, trained
 
 __all__ = ["same_draws"]
 
@@ -144,6 +144,32 @@ def test_beams(options):
     layers = pair("ResidualVQ", **CHAIN, beam_size=4, **options)
     evaluated(layers, SHAPE)
     evaluated(layers, SHAPE, beam_size=2)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_beam_ends_where_levels_are_dropped(seed):
+    peer, own = pair("ResidualVQ", **{**CHAIN, "num_quantizers": 5}, beam_size=4, quantize_dropout=True)
+    x, _ = batch(0, *SHAPE)
+    expected, found = (layer(x, rand_quantize_dropout_fixed_seed=seed) for layer in (peer, own))
+    close(found, expected, "a cut beam")
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("VectorQuantize", {**SINGLE, "directional_reparam": True, "threshold_ema_dead_code": 1e-9}),
+        ("ResidualVQ", {**CHAIN, "diveq": True}),
+    ],
+)
+def test_noisy_directions(kind, options, same_draws):
+    layers = pair(kind, **options)
+    same_draws(layers[0])  # the noise is then all that is drawn
+    trained(layers, SHAPE)
+
+
+def test_codebooks_alone_learn_without_gradients_to_the_input():
+    options = {"learnable_codebook": True, "ema_update": False, "route_gradients_to_input": False}
+    trained(pair("ResidualVQ", **CHAIN, **options), SHAPE)
 
 
 def test_frozen_codebooks_and_all_codes():

@@ -85,7 +85,9 @@ class Chain:
         if not all(book.is_started() for book in self.books):
             self._start(rows, call.valid)
         again = _is_recomputed()
-        tables = self._used if again and self._used is not None else self.tables()
+        tables = self.tables()
+        if again and self._used is not None:  # the values of the first forward, with gradients to the codebooks
+            tables = self._used + (tables - tables.detach())
         if not call.training:
             return self._evaluated(rows, tables, call)
         codes = self._codes(rows.detach(), tables.detach(), call)
@@ -100,7 +102,7 @@ class Chain:
             statistics=learns and not call.is_frozen and not again,
         )
         if learns and not call.is_frozen and not again:
-            self._used = None if torch.compiler.is_compiling() else tables
+            self._used = None if torch.compiler.is_compiling() else tables.detach()
             self._learn(rows.detach(), codes, tables.detach(), step.sums, step.counts, call)
         return ChainOutput(step.quantized, codes, step.level_error)
 
@@ -123,7 +125,9 @@ class Chain:
         levels = len(self.books)
         if call.beam is not None and call.beam > 1:
             best = search.beam(rows, tables, self.sizes, call.beam, call.weights, cosine)
-            codes = best[levels - 1 if call.cut is None else call.cut]
+            last = levels - 1 if call.cut is None else call.cut
+            # a tensor as an index would be read by the host
+            codes = best.index_select(0, last.view(1))[0] if isinstance(last, Tensor) else best[last]
         elif call.training and options.stochastic_sample_codes and call.temperature:
             codes = search.drawn(rows, tables, self.sizes, call.temperature, cosine)
         else:

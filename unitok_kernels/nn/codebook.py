@@ -12,6 +12,7 @@ import unitok_kernels as uk
 from unitok_kernels import checks
 from unitok_kernels.nn import distributed
 from unitok_kernels.nn.config import CodebookOptions
+from unitok_kernels.ops.common import wide
 from unitok_kernels.ops.residual_straight_through.reference import SHORTEST
 
 
@@ -40,8 +41,6 @@ class Codebook(nn.Module):
     def __init__(self, options: CodebookOptions, codebook_size: int, num_codebooks: int = 1) -> None:
         super().__init__()
         self.options, self.codebook_size = options, codebook_size
-        threshold, reset = options.threshold_ema_dead_code, options.reset_cluster_size
-        self.reset_cluster_size = threshold if reset is None else reset
         embed = torch.zeros(num_codebooks, codebook_size, options.width)
         if not options.kmeans_init:
             nn.init.kaiming_uniform_(embed)
@@ -108,10 +107,10 @@ class Codebook(nn.Module):
     @torch.no_grad()
     def follow(self, head: int, active: Tensor | None = None) -> None:
         """Put the codewords where their averages are, the counts smoothed so that none is divided by zero."""
-        size, eps = self.cluster_size[head].float(), self.options.eps
+        size, eps = wide(self.cluster_size[head]), self.options.eps
         total = size.sum()
         smoothed = (size + eps) / (total + self.codebook_size * eps) * total
-        embed = self.embed_avg[head].float() / smoothed[:, None]
+        embed = wide(self.embed_avg[head]) / smoothed[:, None]
         self._write(head, unit(embed) if self.options.use_cosine_sim else embed, active)
 
     @torch.no_grad()
@@ -120,7 +119,7 @@ class Codebook(nn.Module):
         dead = (self.cluster_size[head] < self.options.threshold_ema_dead_code) & found
         dead = dead if active is None else dead & active
         self._write(head, x, dead[:, None])
-        reset = self.reset_cluster_size
+        reset = self.options.threshold_ema_dead_code
         self.cluster_size[head].copy_(torch.where(dead, reset, self.cluster_size[head]))
         self.embed_avg[head].copy_(torch.where(dead[:, None], (reset * x).to(self.embed_avg), self.embed_avg[head]))
 

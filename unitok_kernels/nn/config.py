@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from unitok_kernels import checks
 from unitok_kernels.ops.common import PRECISIONS
@@ -45,7 +44,6 @@ class CodebookOptions:
     kmeans_iters: int = 10
     use_cosine_sim: bool = False
     threshold_ema_dead_code: float = 0
-    reset_cluster_size: float | None = None
     channel_last: bool = True
     accept_image_fmap: bool = False
     accept_3d_fmap: bool = False
@@ -66,7 +64,7 @@ class CodebookOptions:
     check_finite: bool | None = None
     backend: str | None = None
 
-    off = _LAYER_OFF
+    off: ClassVar[dict[str, Any]] = _LAYER_OFF
 
     def __post_init__(self) -> None:
         name = self.layer
@@ -154,7 +152,7 @@ class ResidualVQConfig(CodebookOptions):
     eval_beam_size: int | None = None
     beam_score_quantizer_weights: tuple[float, ...] | None = None
 
-    off = _CHAIN_OFF
+    off: ClassVar[dict[str, Any]] = _CHAIN_OFF
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -216,9 +214,8 @@ class GroupedResidualVQConfig(ResidualVQConfig):
 _Config = TypeVar("_Config", bound=CodebookOptions)
 
 
-def configured(kind: Callable[..., _Config], config: object, options: dict[str, Any]) -> _Config:
+def configured(kind: type[_Config], config: object, options: dict[str, Any]) -> _Config:
     """Make the options of a layer from a config, or from keywords; refuse a keyword that it doesn't have."""
-    assert isinstance(kind, type)
     layer = kind.__name__.removesuffix("Config")
     if config is not None:
         if not isinstance(config, kind) or options:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import fields
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,9 @@ class GroupedResidualVQ(nn.Module):
         group = dataclasses.replace(ResidualVQConfig(**given), dim=config.dim // config.groups)
         self.rvqs = nn.ModuleList([ResidualVQ(group) for _ in range(config.groups)])
 
+    def _chains(self) -> list[ResidualVQ]:
+        return cast("list[ResidualVQ]", list(self.rvqs))
+
     @property
     def split_dim(self) -> int:
         """The dimension of x that holds the features."""
@@ -45,15 +48,17 @@ class GroupedResidualVQ(nn.Module):
     @property
     def codebooks(self) -> Tensor:
         """Codewords (G, L, K, D)."""
-        return torch.stack([group.codebooks for group in self.rvqs])
+        return torch.stack([torch.stack(tuple(group.codebooks)) for group in self._chains()])
 
     def get_codes_from_indices(self, indices: Tensor) -> Tensor:
         """Look codewords up: indices (G, B, ..., L) to (G, L, B, ..., D)."""
-        return torch.stack([group.get_codes_from_indices(i) for group, i in zip(self.rvqs, indices, strict=True)])
+        return torch.stack([group.get_codes_from_indices(i) for group, i in zip(self._chains(), indices, strict=True)])
 
     def get_output_from_indices(self, indices: Tensor) -> Tensor:
         """Decode indices (G, B, ..., L) to (B, ..., D)."""
-        return torch.cat([group.get_output_from_indices(i) for group, i in zip(self.rvqs, indices, strict=True)], -1)
+        return torch.cat(
+            [group.get_output_from_indices(i) for group, i in zip(self._chains(), indices, strict=True)], -1
+        )
 
     def forward(
         self,
@@ -78,11 +83,10 @@ class GroupedResidualVQ(nn.Module):
         Returns:
             tuple: quantized, like x; indices (G, B, T, L); losses (G, L); with `return_all_codes`, (G, L, B, T, D).
         """
-        first: Any = self.rvqs[0]
-        cut = first._cut(x.device)  # all groups drop the same levels
+        cut = self._chains()[0].draw_cut(x.device)  # all groups drop the same levels
         parts = [
             group.quantize(part, mask, lens, return_all_codes, sample_codebook_temp, freeze_codebook, None, cut)
-            for group, part in zip(self.rvqs, x.chunk(self.groups, self.split_dim), strict=True)
+            for group, part in zip(self._chains(), x.chunk(self.groups, self.split_dim), strict=True)
         ]
         quantized, *rest = zip(*parts, strict=True)
         return torch.cat(quantized, self.split_dim), *(torch.stack(values) for values in rest)

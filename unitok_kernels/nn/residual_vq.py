@@ -122,7 +122,7 @@ class ResidualVQ(nn.Module):
             tuple: quantized, like x; indices (B, T, L) int64, -1 at padding and dropped levels; losses (L,), 0 in
             evaluation; with `return_all_codes`, (L, B, T, D).
         """
-        cut = self._cut(x.device, rand_quantize_dropout_fixed_seed)
+        cut = self.draw_cut(x.device, rand_quantize_dropout_fixed_seed)
         return self.quantize(x, mask, lens, return_all_codes, sample_codebook_temp, freeze_codebook, beam_size, cut)
 
     def quantize(
@@ -176,7 +176,7 @@ class ResidualVQ(nn.Module):
         ]
         return losses + config.orthogonal_reg_weight * torch.stack(parts)
 
-    def _cut(self, device: torch.device, seed: int | None = None) -> Tensor | int | None:
+    def draw_cut(self, device: torch.device, seed: int | None = None) -> Tensor | int | None:
         """Draw the last level that isn't dropped: on the device, and equal on every rank; None drops none."""
         config, levels = self.config, self.num_quantizers
         if not (self.training and config.quantize_dropout and levels > 1):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 import unitok_kernels as uk
 from unitok_kernels.nn.codebook import unit
@@ -24,7 +27,11 @@ def nearest(rows: Tensor, codebooks: Tensor, options: CodebookOptions) -> uk.Res
     Returns:
         ResidualCodes: as `residual_encode` gives them; level_error is empty where directions are compared.
     """
-    settings = {"precision": options.precision, "check_finite": options.check_finite, "backend": options.backend}
+    settings: dict[str, Any] = {
+        "precision": options.precision,
+        "check_finite": options.check_finite,
+        "backend": options.backend,
+    }
     if not options.use_cosine_sim:
         return uk.residual_encode(rows, codebooks, **settings)
     residual, codes = wide(rows), []
@@ -110,7 +117,7 @@ def _beam(
         code, codeword = codes.flatten(1).gather(1, place), _at(codeword.flatten(1, 2), place)
         chains = torch.cat((_at(chains, parent), code[:, :, None]), 2)
         residual = _at(residual, parent) - codeword
-        best.append(torch.nn.functional.pad(chains[:, 0], (0, levels - level - 1), value=-1))
+        best.append(F.pad(chains[:, 0], (0, levels - level - 1), value=-1))
     return torch.stack(best)
 
 
@@ -120,12 +127,15 @@ def _at(x: Tensor, place: Tensor) -> Tensor:
 
 
 def _scores(x: Tensor, codebook: Tensor, cosine: bool) -> Tensor:
-    """(N, K) float32, the higher the nearer: cosines, or squared distances below zero, whose digits float64 saves."""
+    """(N, K), the higher the nearer: cosines, or squared distances below zero.
+
+    In float64, whose digits the expanded form needs, and which autocast leaves as it is.
+    """
+    rows, table = x.double(), codebook.double()
     if cosine:
-        return x @ codebook.t().to(x.dtype)
-    wide_x, table = x.double(), codebook.double()
-    norms = wide_x.square().sum(1, keepdim=True) + table.square().sum(1)
-    return torch.addmm(norms, wide_x, table.t(), beta=-1, alpha=2).clamp(max=0).to(x.dtype)
+        return (rows @ table.t()).to(x.dtype)
+    norms = rows.square().sum(1, keepdim=True) + table.square().sum(1)
+    return torch.addmm(norms, rows, table.t(), beta=-1, alpha=2).clamp(max=0).to(x.dtype)
 
 
 def _blocks(x: Tensor, scores: int) -> tuple[Tensor, ...]:

@@ -99,7 +99,9 @@ def residual_straight_through(
 ) -> TrainingStep:
     """Sum the codewords of a chain so that gradients reach its rows, and measure what a training step needs.
 
-    x_l = r_l, or r_l / |r_l| with `cosine`;  r_{l+1} = r_l - sg(q_l);  q_l = C_l,code_l;  quantized = sum_l T(x_l, q_l).
+    x_l = r_l, or r_l / |r_l| with `cosine`;  q_l = C_l,code_l;  r_{l+1} = r_l - sg(q_l);
+    quantized = sum_l T(x_l, q_l).
+
     T has the value q_l. Its gradient in x_l is the identity ("straight"), the rotation and scaling that takes x_l to
     q_l ("rotation"), or nothing ("none"); there alone codebooks get one. level_error has gradients in both.
 
@@ -110,7 +112,7 @@ def residual_straight_through(
         estimator: "straight" | "rotation" | "none".
         cosine: the levels compare directions.
         statistics: add the inputs of each level up by their codes.
-        backend: None | "reference".
+        backend: None | "reference" | "cpu".
 
     Returns:
         TrainingStep: quantized (N, D) in z's dtype; level_error (L,) float32, the mean over the rows with a code and

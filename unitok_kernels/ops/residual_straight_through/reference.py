@@ -97,7 +97,7 @@ def _index(codes: Tensor, size: int) -> Tensor:
 
 
 def _rotated_back(x: Tensor, q: Tensor, gradient: Tensor) -> Tensor:
-    """J^T g of s (x - 2 w w^T x + 2 q' u^T x): u, q' and w the directions of x, q and u + q', s = |q| / |x|, constants."""
+    """Give J^T g of x -> s (x - 2 w w^T x + 2 v u^T x): u, v, w the directions of x, q and u + v, s = |q| / |x|."""
     x_length = torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp_(min=SHORTEST)
     q_length = torch.linalg.vector_norm(q, dim=1, keepdim=True)
     unit, target = x / x_length, q / q_length.clamp(min=SHORTEST)
