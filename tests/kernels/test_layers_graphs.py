@@ -103,6 +103,15 @@ def test_exports(name, training):
     torch.testing.assert_close(state, {name: layer.state_dict()[name] for name in state})
 
 
+@pytest.mark.parametrize("name", ["revivals", "drawn", "beam"])
+@pytest.mark.parametrize("training", [False, True])
+def test_an_exported_graph_takes_any_number_of_rows(name, training):
+    layer = made(name).train(training)
+    rows = {1: torch.export.Dim("time", min=2)}
+    exported = torch.export.export(layer, (normal(2, 20, 16),), dynamic_shapes=(rows,)).module()
+    assert exported(normal(2, 99, 16))[1].shape == (2, 99, 3)
+
+
 def test_an_exported_training_graph_keeps_its_gradients():
     layer, x = made("chain"), normal(2, 20, 16)
     exported = torch.export.export(copy.deepcopy(layer), (x.clone().requires_grad_(),)).module()

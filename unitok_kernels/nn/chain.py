@@ -181,7 +181,7 @@ class Chain:
         """Draw a row for each codeword: the inputs of its level (L, K, D), and whether there was one (L, K)."""
         levels, size, _ = tables.shape
         numbers = distributed.uniform((levels + 1, size), rows.device, synced)
-        draw = distributed.draw_rows(numbers[0], len(rows), valid, synced)
+        draw = distributed.draw_rows(numbers[0], rows.shape[0], valid, synced)
         residual = distributed.gathered(wide(rows), draw, synced)
         chosen = distributed.gathered(codes + 1, draw, synced) - 1  # zeros of the other ranks add nothing
         inputs = []

@@ -78,7 +78,7 @@ class Codebook(nn.Module):
             synced: whether there are other ranks.
         """
         options, size = self.options, self.codebook_size
-        draw = distributed.draw_rows(distributed.uniform((size,), x.device, synced), len(x), valid, synced)
+        draw = distributed.draw_rows(distributed.uniform((size,), x.device, synced), x.shape[0], valid, synced)
         means, counts = distributed.gathered(x, draw, synced), self.cluster_size[head]
         for _ in range(options.kmeans_iters):
             codes = uk.nearest_codeword(x, means, check_finite=options.check_finite, backend=options.backend).codes

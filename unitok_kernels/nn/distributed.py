@@ -77,6 +77,6 @@ def draw_rows(numbers: Tensor, rows: int, valid: Tensor | None, synced: bool) ->
 
 def gathered(x: Tensor, draw: Draw, synced: bool) -> Tensor:
     """Give the drawn rows of `x` (N, D) to every rank: (K, D)."""
-    if not len(x):  # an empty batch draws nothing, but takes part
+    if x.shape[0] == 0:  # an empty batch draws nothing, but takes part
         return summed(x.new_zeros(len(draw.row), x.shape[1]), synced)
     return summed(torch.where(draw.mine[:, None], x[draw.row], 0), synced)

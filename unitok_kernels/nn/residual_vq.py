@@ -83,7 +83,7 @@ class ResidualVQ(nn.Module):
         given = indices.reshape(-1, indices.shape[-1])
         rows = []
         for level, book in enumerate(self._chain.books):
-            codes = given[:, level] if level < given.shape[1] else given.new_full((len(given),), -1)
+            codes = given[:, level] if level < given.shape[1] else given.new_full((given.shape[0],), -1)
             rows.append(codeword_of(book.embed[0], codes))
         return torch.stack(rows).view(len(rows), *indices.shape[:-1], self.codebook_dim)
 

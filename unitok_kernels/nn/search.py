@@ -102,7 +102,7 @@ def gumbel(like: Tensor) -> Tensor:
 def _beam(
     rows: Tensor, codebooks: Tensor, sizes: tuple[int, ...], width: int, weights: tuple[float, ...], cosine: bool
 ) -> Tensor:
-    count, levels = len(rows), len(sizes)
+    count, levels = rows.shape[0], len(sizes)
     residual, cost, chains = rows[:, None], rows.new_zeros(count, 1), rows.new_zeros(count, 1, 0, dtype=torch.int64)
     best = []
     for level, (codebook, size) in enumerate(zip(codebooks, sizes, strict=True)):

@@ -145,7 +145,9 @@ class VectorQuantize(nn.Module):
             codes = torch.cat([part.codes for part in found], 1)
             error = torch.cat([part.level_error for part in found]).mean()
         else:
-            valid = None if valid is None else valid.repeat_interleave(self.heads, output_size=len(heads) * self.heads)
+            valid = (
+                None if valid is None else valid.repeat_interleave(self.heads, output_size=heads.shape[0] * self.heads)
+            )
             call = Call(self.training, valid, temperature, is_frozen=frozen)
             quantized, codes, errors = self._chains[0](heads.flatten(0, 1), call)
             error = errors.sum()
