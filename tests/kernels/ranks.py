@@ -52,8 +52,12 @@ def run(rank: int, world: int, folder: str, case: str) -> None:
             made = model(kmeans_init=True, threshold_ema_dead_code=2)
             inputs = [x.chunk(world)[rank] for x in batches(20)]
         torch.manual_seed(0 if rank == 0 else 1 + rank)  # a rank that drew for itself would show
-        wrapped = DistributedDataParallel(made, broadcast_buffers=False)
-        train(wrapped, inputs)
+        if case == "compiled":
+            layer: Any = torch.compile(made[1], fullgraph=True, backend="aot_eager")
+            for x in inputs[:3]:
+                layer(x)
+        else:
+            train(DistributedDataParallel(made, broadcast_buffers=False), inputs)
         torch.save(made.state_dict(), f"{folder}/{rank}.pt")
     finally:
         dist.destroy_process_group()

@@ -32,6 +32,11 @@ def test_two_processes_learn_what_one_does(tmp_path):
         torch.testing.assert_close(first[name], value, rtol=1e-4, atol=1e-5)
 
 
+def test_one_graph_agrees_with_the_other_rank(tmp_path):
+    first, second = states(tmp_path, "compiled")
+    assert all(torch.equal(second[name], value) for name, value in first.items())
+
+
 @pytest.mark.parametrize("rows", [0, 3, 16, 100])
 @pytest.mark.parametrize("masked", [False, True])
 def test_no_row_is_drawn_twice_and_no_padding(rows, masked):

@@ -58,6 +58,21 @@ def test_one_graph_in_training_and_evaluation(name):
         torch.testing.assert_close(compiled(x), eager(x))
 
 
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_a_graph_keeps_the_start_that_was_loaded(by_hand):
+    torch.compiler.reset()
+    trained, x = made("start"), normal(2, 200, 16)
+    trained(x)
+    loaded = made("start")
+    if by_hand:
+        for own, other in zip(loaded.buffers(), trained.buffers(), strict=True):
+            own.copy_(other)
+    else:
+        loaded.load_state_dict(trained.state_dict())
+    compiled = torch.compile(loaded.eval(), fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(3 * x)[1], trained.eval()(3 * x)[1])
+
+
 def test_one_graph_with_a_mask():
     torch.compiler.reset()
     eager, traced, mask = made("revivals"), made("revivals"), torch.arange(20) < torch.tensor([[7], [20]])

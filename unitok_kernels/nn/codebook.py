@@ -65,11 +65,13 @@ class Codebook(nn.Module):
 
     def _load_from_state_dict(self, *arguments: Any, **keywords: Any) -> None:
         super()._load_from_state_dict(*arguments, **keywords)
-        self._is_started = False  # what was loaded says
+        self._is_started = not self.initted.is_meta and bool(self.initted)
 
     @torch.no_grad()
     def start(self, head: int, x: Tensor, valid: Tensor | None, synced: bool) -> None:
         """Make codewords of rows by k-means, over all ranks; a codeword without rows stays where it is.
+
+        What has been started is left as it is: a graph has this in it, whatever `initted` says when it runs.
 
         Args:
             head: which codebook.
@@ -87,9 +89,10 @@ class Codebook(nn.Module):
             sums, counts = distributed.summed(sums, synced), distributed.summed(counts, synced)
             moved = sums / counts[:, None].clamp(min=1)
             means = torch.where(counts[:, None] > 0, unit(moved) if options.use_cosine_sim else moved, means)
-        self.embed_avg[head].copy_(means * counts[:, None])
-        self.cluster_size[head].copy_(counts)
-        self.follow(head)
+        sums, counts = means * counts[:, None], counts.to(self.cluster_size)
+        self.embed_avg[head].copy_(torch.where(self.initted, self.embed_avg[head], sums.to(self.embed_avg)))
+        self.cluster_size[head].copy_(torch.where(self.initted, self.cluster_size[head], counts))
+        self.follow(head, ~self.initted)
 
     def started(self) -> None:
         """Note that every head has its start."""
