@@ -17,10 +17,8 @@ WIDTH, STEPS = 8, 50
 
 def model(**options: Any) -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Linear(WIDTH, WIDTH),
-        ResidualVQ(dim=WIDTH, num_quantizers=2, codebook_size=16, rotation_trick=False, **options),
-    )
+    chain = {"dim": WIDTH, "num_quantizers": 2, "codebook_size": 16, "rotation_trick": False, **options}
+    return nn.Sequential(nn.Linear(WIDTH, WIDTH), ResidualVQ(**chain))
 
 
 def batches(steps: int, rows: int = 64) -> list[torch.Tensor]:
@@ -49,12 +47,12 @@ def run(rank: int, world: int, folder: str, case: str) -> None:
             made = model(kmeans_init=True, threshold_ema_dead_code=2, quantize_dropout=True)
             inputs = [x[: (0 if step % 5 == 1 else 11) if rank else 37] for step, x in enumerate(batches(STEPS))]
         else:
-            made = model(kmeans_init=True, threshold_ema_dead_code=2)
+            made = model(kmeans_init=case == "halves", threshold_ema_dead_code=2)
             inputs = [x.chunk(world)[rank] for x in batches(20)]
         torch.manual_seed(0 if rank == 0 else 1 + rank)  # a rank that drew for itself would show
         if case == "compiled":
             layer: Any = torch.compile(made[1], fullgraph=True, backend="aot_eager")
-            for x in inputs[:3]:
+            for x in inputs[:2]:
                 layer(x)
         else:
             train(DistributedDataParallel(made, broadcast_buffers=False), inputs)

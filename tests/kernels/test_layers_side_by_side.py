@@ -146,6 +146,18 @@ def test_beams(options):
     evaluated(layers, SHAPE, beam_size=2)
 
 
+def test_a_beam_of_its_own_in_evaluation():
+    evaluated(pair("ResidualVQ", **CHAIN, beam_size=2, eval_beam_size=4), SHAPE)
+
+
+@pytest.mark.parametrize("used_alone", [False, True])
+def test_orthogonality_of_some_codewords(used_alone, monkeypatch):
+    monkeypatch.setattr(torch, "randperm", lambda size, **_: torch.arange(size))
+    monkeypatch.setattr(torch, "rand", lambda size, **_: torch.linspace(0, 1, size))
+    options = {"orthogonal_reg_weight": 2.0, "orthogonal_reg_active_codes_only": used_alone}
+    trained(pair("VectorQuantize", **SINGLE, **options, orthogonal_reg_max_codes=9), SHAPE)
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_a_beam_ends_where_levels_are_dropped(seed):
     peer, own = pair("ResidualVQ", **{**CHAIN, "num_quantizers": 5}, beam_size=4, quantize_dropout=True)
