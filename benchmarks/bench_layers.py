@@ -15,22 +15,21 @@ from benchmarks.checks import ChainCheck, WrongResultError
 from benchmarks.harness import Level, ours
 from unitok_kernels.nn import ResidualVQ, replace_quantizers
 
-SHAPES = {  # N, D, K, L
-    "64k x 32, K=256, L=4": (inputs.ROWS["64k"], 32, 256, 4),
-    "16k x 128, K=1024, L=8": (inputs.ROWS["16k"], 128, 1024, 8),
-}
-PEER = "vector-quantize-pytorch"
+LONG, WIDE = (inputs.ROWS["64k"], 32, 256, 4), (inputs.ROWS["16k"], 128, 1024, 8)  # N, D, K, L
+EVALUATION = {"64k x 32, K=256, L=4, evaluation": LONG, "16k x 128, K=1024, L=8, evaluation": WIDE}
+TRAINING = {"64k x 32, K=256, L=4, forward + backward": LONG, "16k x 128, K=1024, L=8, forward + backward": WIDE}
+Shape = tuple[int, int, int, int]
 
 
-def flops(case: str) -> float:
+def flops(shape: Shape) -> float:
     """Of the searches alone."""
-    rows, width, size, levels = SHAPES[case]
+    rows, width, size, levels = shape
     return 2.0 * rows * size * width * levels
 
 
-def layers(case: str) -> tuple[nn.Module, nn.Module | None, Tensor, Tensor]:
+def layers(shape: Shape) -> tuple[nn.Module, nn.Module | None, Tensor, Tensor]:
     """Our layer, theirs in the same state where it is installed, rows, and codebooks."""
-    rows, width, size, levels = SHAPES[case]
+    rows, width, size, levels = shape
     options = {"dim": width, "num_quantizers": levels, "codebook_size": size}
     codebooks, own = inputs.codebooks(levels, size, width), ResidualVQ(**options)
     for level, codebook in zip(own.layers, codebooks, strict=True):
@@ -67,26 +66,28 @@ def training(layer: nn.Module) -> Callable[[Tensor], Tensor]:
     return run
 
 
-@pytest.mark.parametrize("case", SHAPES)
+@pytest.mark.parametrize("case", EVALUATION)
 def test_evaluation(race, case: str) -> None:
-    own, theirs, x, codebooks = layers(case)
-    levels = ours("residual_encode", evaluating(own), flops=flops(case))
+    own, theirs, x, codebooks = layers(EVALUATION[case])
+    levels = ours("residual_encode", evaluating(own), flops=flops(EVALUATION[case]))
     levels.append(Level("ours, through torch.compile", evaluating(peers.compiled(own.eval())), compiled=True))
     if theirs is not None:
-        levels.append(Level(PEER, evaluating(theirs)))
-        levels.append(Level(f"{PEER}, torch.compile", evaluating(torch.compile(theirs.eval())), compiled=True))
-    race("layers", f"{case}, evaluation", levels, (x,), small=(x[:200],), check=ChainCheck(x, codebooks))
+        levels.append(Level("vector-quantize-pytorch", evaluating(theirs)))
+        levels.append(
+            Level("vector-quantize-pytorch, torch.compile", evaluating(torch.compile(theirs.eval())), compiled=True)
+        )
+    race("layers", case, levels, (x,), small=(x[:200],), check=ChainCheck(x, codebooks))
 
 
-@pytest.mark.parametrize("case", SHAPES)
+@pytest.mark.parametrize("case", TRAINING)
 def test_training_step(race, case: str) -> None:
     # A step moves the codebooks: each level has a copy, whose first step is the one that is checked.
-    own, theirs, x, codebooks = layers(case)
-    sets = ours("residual_encode", training, flops=flops(case))
+    own, theirs, x, codebooks = layers(TRAINING[case])
+    sets = ours("residual_encode", training, flops=flops(TRAINING[case]))
     levels = [Level(level.name, training(own), isa=level.isa, backend=level.backend) for level in sets]
     if theirs is not None:
-        levels.append(Level(PEER, training(theirs)))
-    race("layers", f"{case}, forward + backward", levels, (x,), check=ChainCheck(x, codebooks))
+        levels.append(Level("vector-quantize-pytorch", training(theirs)))
+    race("layers", case, levels, (x,), check=ChainCheck(x, codebooks))
 
 
 def test_encodec(race) -> None:

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 import pytest
 import torch
 
+from tests.kernels.fake_cuda import NoSynchronisation, fake_cuda
 from tests.kernels.oracle import normal
 from unitok_kernels.nn import GroupedResidualVQ, ResidualVQ, VectorQuantize
-
-pytestmark = pytest.mark.gpu
+from unitok_kernels.ops.residual_straight_through import reference
 
 CHAIN = {"dim": 16, "codebook_size": 32, "num_quantizers": 3}
 LAYERS = {
@@ -41,12 +41,49 @@ def no_waiting() -> Iterator[None]:
         torch.cuda.set_sync_debug_mode("default")
 
 
+def moved(layer):
+    """Give a layer fake parameters and buffers, started: reading whether it is, is the one thing that waits, once."""
+    for module in layer.modules():
+        for values in (module._parameters, module._buffers):
+            for name, value in values.items():
+                fake = torch.empty(value.shape, dtype=value.dtype, device="cuda")
+                values[name] = torch.nn.Parameter(fake) if values is module._parameters else fake
+        if hasattr(module, "_is_started"):
+            module._is_started = True
+
+
 def step(layer, x, **call):
     quantized, codes, losses = layer(x, **call)
     (quantized.square().sum() + losses.sum()).backward()
     return codes
 
 
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("masked", [False, True])
+def test_no_step_reads_a_value_on_fake_tensors(name, masked):
+    layer = LAYERS[name]()
+    with fake_cuda():
+        moved(layer)
+        x = torch.empty(2, 200, 16, device="cuda")
+        mask = torch.empty(2, 200, dtype=torch.bool, device="cuda") if masked else None
+        with NoSynchronisation(), torch.no_grad():  # autograd would ask for a driver
+            layer(x, mask=mask)
+            layer.eval()(x, mask=mask)
+
+
+@pytest.mark.parametrize("estimator", ["rotation", "straight", "none"])
+@pytest.mark.parametrize("cosine", [False, True])
+def test_nor_does_the_reference_of_a_step(estimator, cosine):
+    with fake_cuda():
+        z, books = torch.empty(50, 16, device="cuda"), torch.empty(3, 32, 16, device="cuda")
+        codes = torch.empty(50, 3, dtype=torch.int64, device="cuda")
+        with NoSynchronisation():
+            step_of = reference.residual_straight_through
+            quantized, errors, *_ = step_of(z, codes, books, estimator, cosine, True)
+            reference.residual_straight_through_backward(quantized, errors, z, codes, books, estimator, cosine, True)
+
+
+@pytest.mark.gpu
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("masked", [False, True])
 def test_no_step_waits_for_the_device(name, masked):
@@ -61,6 +98,7 @@ def test_no_step_waits_for_the_device(name, masked):
         layer(x, **call)
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("name", ["one codebook", "heads", "chain", "learnt", "groups"])
 def test_codes_and_averages_are_those_of_the_cpu(name):
     torch.manual_seed(0)

@@ -95,7 +95,7 @@ def codeword_of(codebook: Tensor, codes: Tensor) -> Tensor:
 
 def gumbel(like: Tensor) -> Tensor:
     """Draw standard Gumbel noise, of which no value is infinite."""
-    u = torch.empty_like(like).uniform_(0, 1)
+    u = torch.rand_like(like)
     return -(-u.clamp(min=1e-20).log()).clamp(min=1e-20).log()
 
 

@@ -20,22 +20,23 @@ def residual_straight_through(
     """Walk the chain once for all that a step needs; the estimator is the gradient's alone."""
     (levels, size, width), rows = codebooks.shape, wide(z)
     tables, index = _tables(codebooks), _index(codes, size)
-    dtype, device = rows.dtype, z.device
-    sums = torch.empty((levels, size, width) if statistics else 0, dtype=dtype, device=device)
-    counts = torch.empty((levels, size) if statistics else 0, dtype=torch.int64, device=device)
-    errors, residual, quantized = [], rows, torch.zeros_like(rows)
+    errors, sums, counts, residual, quantized = [], [], [], rows, torch.zeros_like(rows)
     for level in range(levels):
         x = F.normalize(residual, eps=SHORTEST) if cosine else residual
         if statistics:
-            sums[level], counts[level] = codeword_statistics(x, codes[:, level], size, check_finite=False)
+            total, count = codeword_statistics(x, codes[:, level], size, check_finite=False)
+            sums.append(total)
+            counts.append(count)
         codeword = tables[level].index_select(0, index[level])
         quantized += codeword
         error = x - codeword
-        missing = index[level] == size
-        squared = torch.linalg.vector_norm(error, dim=1).double().square().masked_fill(missing, 0)
-        errors.append((squared.sum() / (width * (~missing).sum().clamp(min=1))).to(dtype))
+        has = index[level] < size
+        squared = torch.where(has, torch.linalg.vector_norm(error, dim=1).double().square(), 0)
+        errors.append((squared.sum() / (width * has.sum().clamp(min=1))).to(rows.dtype))
         residual = residual - codeword if cosine else error
-    return quantized.to(z.dtype), torch.stack(errors), sums, counts
+    nothing = rows.new_empty(0), codes.new_empty(0)
+    measured = (torch.stack(sums), torch.stack(counts)) if statistics else nothing
+    return quantized.to(z.dtype), torch.stack(errors), *measured
 
 
 def residual_straight_through_backward(
@@ -52,7 +53,7 @@ def residual_straight_through_backward(
     levels, size, width = codebooks.shape
     tables, index = _tables(codebooks), _index(codes, size)
     pull_of = pulls(by_error, codes, codebooks)
-    by_z = torch.empty_like(z)
+    by_z = [z.new_empty(0, width)]
     by_codebooks = torch.zeros(codebooks.shape if learns else 0, dtype=tables.dtype, device=z.device)
     rows = max(1, _BLOCK // width) if z.device.type == "cpu" else max(1, len(z))
     for start in range(0, len(z), rows):
@@ -66,7 +67,7 @@ def residual_straight_through_backward(
             pull = pull_of[level] * error
             if learns:
                 teaches = upstream - pull if estimator == "none" else -pull
-                by_codebooks[level] += codeword_statistics(teaches, codes[block, level], size, check_finite=False)[0]
+                by_codebooks[level].add_(codeword_statistics(teaches, codes[block, level], size, check_finite=False)[0])
             if estimator == "rotation":
                 pull += _rotated_back(x, codeword, upstream)
             elif estimator == "straight":
@@ -76,8 +77,8 @@ def residual_straight_through_backward(
                 pull = (pull - x * (x * pull).sum(1, keepdim=True)) / length.clamp(min=SHORTEST)
             total += pull.masked_fill_((index[level, block] == size)[:, None], 0)
             residual = residual - codeword if cosine else error
-        by_z[block] = total
-    return by_z, by_codebooks.to(codebooks.dtype)
+        by_z.append(total.to(z.dtype))
+    return torch.cat(by_z), by_codebooks.to(codebooks.dtype)
 
 
 def pulls(by_error: Tensor, codes: Tensor, codebooks: Tensor) -> Tensor:
