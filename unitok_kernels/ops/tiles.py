@@ -185,8 +185,8 @@ def search(
     while left > 0:
         i_row = tl.max(tl.where(b_again, o_rows, -1), axis=0)
         m_row = o_rows == i_row
-        b_row = tl.sum(tl.where(m_row[:, None], b_r, 0.0), axis=0)
-        b_of_row = tl.min(tl.where(m_row[:, None], b_columns, _NONE), axis=0)
+        b_row = _row(b_r, i_row, BD)
+        b_of_row = _row(b_columns, i_row, BK)
         within = tl.min(tl.where(m_row, b_within, _NONE), axis=0)
         code, least, runner_up = _by_differencing(b_row, b_of_row <= within, p_table, K, D, BD, BK)
         near_ties += (runner_up - least < 1e-5 * least).to(tl.int32)
@@ -202,6 +202,12 @@ def _product(b_rows, b_codewords, b_sum):
     if INTERPRETED:
         return b_sum + tl.dot(b_rows.to(tl.float32), tl.trans(b_codewords).to(tl.float32)).to(tl.int32)
     return tl.dot(b_rows, tl.trans(b_codewords), b_sum)
+
+
+@triton.jit
+def _row(b_x, i_row, BD: tl.constexpr):
+    """Take one row of a tile."""
+    return tl.reshape(tl.gather(b_x, tl.zeros((1, BD), tl.int32) + i_row, 0), (BD,))
 
 
 @triton.jit
