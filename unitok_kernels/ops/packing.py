@@ -51,7 +51,7 @@ def _pack(
     p_tables, p_digits, p_scales, K,
     D: tl.constexpr, BD: tl.constexpr, BK: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
-    """A program a codebook, BN codewords at a time, which divides BK.
+    """A program a codebook, BN codewords at a time.
 
     In place of a codeword that isn't finite stands the last that is: rows for which one of these might be nearest are
     searched again by differencing, which knows better.
@@ -95,9 +95,10 @@ def _pack(
         b_most_absolute = tl.maximum(b_most_absolute, b_absolute)
         b_most_low = tl.maximum(b_most_low, b_low_square)
         o_digits = tl.cast(i_k, tl.int64) * BD + o_n[:, None] * BD + o_d[None, :]
-        tl.store(p_high + o_digits, b_high)
-        tl.store(p_high + tl.cast(padded, tl.int64) * BD + o_digits, b_low)
-        tl.store(p_halves + i_k + o_n, b_half)
+        m_k = i_k + o_n < padded
+        tl.store(p_high + o_digits, b_high, mask=m_k[:, None])
+        tl.store(p_high + tl.cast(padded, tl.int64) * BD + o_digits, b_low, mask=m_k[:, None])
+        tl.store(p_halves + i_k + o_n, b_half, mask=m_k)
     # Where digits can't tell codewords apart, no bound holds, and every search is made again.
     absolute = tl.where(has_digits, tl.max(b_most_absolute, axis=0).to(tl.float32), float("inf"))
     most_half = tl.max(b_most_half, axis=0)
@@ -109,8 +110,9 @@ def _pack(
     tl.debug_barrier()  # halves are read by other threads than wrote them
     share = tl.where(most_half > 0.0, 2.0**30 / tl.where(most_half > 0.0, most_half, 1.0), 0.0)
     for i_k in range(0, padded, BN):
-        b_whole = (tl.load(p_halves + i_k + o_n) * share + 0.5).to(tl.int32)
-        tl.store(p_halves + i_k + o_n, b_whole.to(tl.float32, bitcast=True))
+        m_k = i_k + o_n < padded
+        b_whole = (tl.load(p_halves + i_k + o_n, mask=m_k, other=0.0) * share + 0.5).to(tl.int32)
+        tl.store(p_halves + i_k + o_n, b_whole.to(tl.float32, bitcast=True), mask=m_k)
 
 
 @triton.jit
@@ -145,6 +147,6 @@ def pack(codebooks: Tensor, config: Config) -> Packed:
     tiles = configs.packing(target_of(codebooks), width)
     launch(
         _pack, (tables,), codebooks, places, scales, codewords, config=tiles, D=width, BD=padded_width,
-        BK=config.block_columns, BN=min(tiles.block_rows, config.block_columns),
+        BK=config.block_columns, BN=tiles.block_rows,
     )  # fmt: skip
     return Packed(places, scales)

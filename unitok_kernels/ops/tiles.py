@@ -220,28 +220,33 @@ def _only(b_columns, b_second, b_within, BK: tl.constexpr):
 
 @triton.jit
 def _by_differencing(b_row, m_columns, p_table, K, D: tl.constexpr, BD: tl.constexpr, BK: tl.constexpr):
-    """Find one row's nearest codeword of some columns, the first of several, and the two least squared distances."""
+    """Find one row's nearest codeword of some columns, the first of several, and the two least squared distances.
+
+    Two columns go together, through some tiles at a time.
+    """
     o_d, o_k, o_c = tl.arange(0, BD), tl.arange(0, BK), tl.arange(0, _CANDIDATES)
-    b_rank = tl.cumsum(m_columns.to(tl.int32), axis=0)
-    columns = tl.sum(m_columns.to(tl.int32), axis=0)
-    count = columns * tl.cdiv(K, BK)
-    code = tl.full((), 0, tl.int32)
+    code = tl.cast(K, tl.int32) - 1
     best = tl.full((), float("inf"), tl.float64)
     second = tl.full((), float("inf"), tl.float64)
-    for first in range(0, count, _CANDIDATES):
-        i_place = first + o_c  # through the columns of a tile, then through the tiles: by rising codes
-        m_place = m_columns[None, :] & (b_rank[None, :] == (i_place % columns + 1)[:, None])
-        i_code = i_place // columns * BK + tl.sum(tl.where(m_place, o_k[None, :], 0), axis=1)
-        m_code = (i_place < count) & (i_code < K)
-        p_c = p_table + i_code.to(tl.int64)[:, None] * D + o_d[None, :]
-        b_c = tl.load(p_c, mask=m_code[:, None] & (o_d < D)[None, :], other=0.0)
-        b_difference = b_row.to(tl.float64)[None, :] - b_c.to(tl.float64)
-        b_distance = tl.sum(b_difference * b_difference, axis=1)
-        b_distance = tl.where(m_code & (b_distance < float("inf")), b_distance, float("inf"))
-        least = tl.min(b_distance, axis=0)
-        place = tl.min(tl.where(b_distance == least, o_c, _CANDIDATES - 1), axis=0)
-        next_best = tl.min(tl.where(o_c == place, float("inf"), b_distance), axis=0)
-        second = tl.minimum(tl.minimum(second, next_best), tl.maximum(best, least))
-        code = tl.where(least < best, tl.sum(tl.where(o_c == place, i_code, 0), axis=0), code)
-        best = tl.minimum(best, least)
+    b_left = tl.where(m_columns, o_k, BK)
+    column = tl.min(b_left, axis=0)
+    while column < BK:
+        other = tl.min(tl.where(o_k > column, b_left, BK), axis=0)
+        b_column = tl.where(o_c % 2 == 0, column, other)
+        for i_k in range(0, K, _CANDIDATES // 2 * BK):
+            i_code = i_k + o_c // 2 * BK + b_column
+            m_code = (b_column < BK) & (i_code < K)
+            p_c = p_table + i_code.to(tl.int64)[:, None] * D + o_d[None, :]
+            b_c = tl.load(p_c, mask=m_code[:, None] & (o_d < D)[None, :], other=0.0)
+            b_difference = b_row.to(tl.float64)[None, :] - b_c.to(tl.float64)
+            b_distance = tl.sum(b_difference * b_difference, axis=1)
+            b_distance = tl.where(m_code & (b_distance < float("inf")), b_distance, float("inf"))
+            least = tl.min(b_distance, axis=0)
+            found = tl.min(tl.where((b_distance == least) & m_code, i_code, K - 1), axis=0)
+            next_best = tl.min(tl.where(i_code == found, float("inf"), b_distance), axis=0)
+            second = tl.minimum(tl.minimum(second, next_best), tl.maximum(best, least))
+            code = tl.where((least < best) | ((least == best) & (found < code)), found, code)
+            best = tl.minimum(best, least)
+        b_left = tl.where(o_k > other, b_left, BK)
+        column = tl.min(b_left, axis=0)
     return code, best, second

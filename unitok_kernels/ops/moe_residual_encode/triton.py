@@ -20,6 +20,7 @@ from unitok_kernels.ops.common import wide
 from unitok_kernels.ops.grouping import group_rows
 from unitok_kernels.ops.launch import launch, leave_to, target_of
 from unitok_kernels.ops.moe_residual_encode import reference
+from unitok_kernels.ops.packing import pack
 from unitok_kernels.ops.residual_decode.triton import residual_decode_backward, sum_codewords
 from unitok_kernels.ops.residual_encode.triton import finish
 from unitok_kernels.ops.tiles import WIDEST, finite_rows, load_rows, search, store_rows
@@ -46,12 +47,13 @@ def _find_group(p_starts, program, N, E, BN: tl.constexpr, BE: tl.constexpr):
 
 @triton.jit
 def _chain(
-    p_z, p_tables, p_codes, p_part, i_rows, m_rows, K, L,
-    D: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, EXACT: tl.constexpr, STATS: tl.constexpr,
+    p_z, p_tables, p_digits, p_scales, first_table, p_codes, p_part, i_rows, m_rows, K, L,
+    D: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, EVEN: tl.constexpr,
+    EXACT: tl.constexpr, STATS: tl.constexpr,
 ):  # fmt: skip
     """r_0 = z;  code_l = argmin_k |r_l - C_lk|^2;  r_{l+1} = r_l - C_l,code_l.
 
-    p_codes: (BN,) pointers, to each row's first code. p_part: (L + 1,) float32, the squares of what is left after each
+    first_table: of the chain's L codebooks. p_codes: (BN,) pointers, to each row's first code. p_part: (L + 1,) float32, the squares of what is left after each
     level, and how many rows. Returns how many searches were made again, and near ties.
     """
     b_r = load_rows(p_z, i_rows, m_rows, D, BD)
@@ -59,11 +61,14 @@ def _chain(
     b_r = tl.where(m_good[:, None], b_r, 0.0)
     rescored, near_ties = tl.full((), 0, tl.int32), tl.full((), 0, tl.int32)
     for level in range(L):
-        p_table = p_tables + tl.cast(level, tl.int64) * K * D
-        b_codes, again, near = search(b_r, m_good, p_table, K, D, BD, BN, BK, EXACT, STATS)
+        table = tl.cast(first_table, tl.int64) + level
+        p_table = p_tables + table * K * D
+        b_codes, again, near = search(
+            b_r, m_good, p_table, p_digits, p_scales, table, K, D, BD, BN, BK, EVEN, EXACT, STATS
+        )
         b_r = b_r - load_rows(p_table, b_codes, m_good, D, BD)
         tl.store(p_codes + level, tl.where(m_good, b_codes, -1).to(tl.int64), mask=m_rows)
-        tl.store(p_part + level, tl.sum(tl.sum(b_r * b_r, axis=1), axis=0))
+        tl.store(p_part + level, tl.sum(b_r * b_r))
         rescored += again
         near_ties += near
     tl.store(p_part + L, tl.sum(m_good.to(tl.float32), axis=0))
@@ -79,9 +84,9 @@ def _rounded_product(b_x, b_y, end):
 
 @triton.jit
 def _kernel(
-    p_z, p_tables, p_shared, p_ids, p_weights, p_order, p_starts, p_codes, p_shared_codes, p_combined, p_parts,
+    p_z, p_tables, p_digits, p_scales, p_shared, p_shared_digits, p_shared_scales, p_ids, p_weights, p_order, p_starts, p_codes, p_shared_codes, p_combined, p_parts,
     p_shared_parts, shared_weight, N, E, S, slot, K, L, SHARED_K, SHARED_L,
-    D: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, BE: tl.constexpr,
+    D: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, BE: tl.constexpr, EVEN: tl.constexpr,
     EXACT: tl.constexpr, STATS: tl.constexpr, CHAINS: tl.constexpr, LAST: tl.constexpr,
 ):  # fmt: skip
     """One slot of combined = sum_s w_s Q_{e_s}(z) + shared_weight Q_shared(z), which the last slot's launch sums up.
@@ -106,7 +111,10 @@ def _kernel(
     for chain in range(tl.where(group < E, 0, 1), CHAINS):  # the expert's, then the shared one
         again, near = _chain(
             p_z,
-            tl.where(chain == 0, p_tables + tl.cast(group, tl.int64) * L * K * D, p_shared),
+            tl.where(chain == 0, p_tables, p_shared),
+            tl.where(chain == 0, p_digits, p_shared_digits),
+            tl.where(chain == 0, p_scales, p_shared_scales),
+            tl.where(chain == 0, group * L, 0),
             tl.where(chain == 0, p_row_codes + slot * L, p_shared_codes + i_rows * SHARED_L),
             tl.where(chain == 0, p_part, p_shared_parts + tl.cast(program, tl.int64) * (SHARED_L + 3)),
             i_rows,
@@ -117,6 +125,7 @@ def _kernel(
             BD,
             BN,
             BK,
+            EVEN,
             EXACT,
             STATS,
         )
@@ -210,16 +219,19 @@ def moe_residual_encode(
     parts = z.new_zeros(slots * programs, levels + 3, dtype=torch.float32)  # zeros: not every program has rows
     shared_parts = z.new_zeros(programs, shared_levels + 3, dtype=torch.float32)
     chosen = torch.where(torch.isfinite(expert_weights), expert_ids, -1)
+    packed = pack(codebooks, config)
+    shared_packed = packed if shared_codebooks is None else pack(shared, config)
+    is_even = codewords % config.block_columns == 0 and shared_codewords % config.block_columns == 0
     for slot, keys in enumerate(chosen.unbind(1)):
         order, starts = group_rows(keys, experts)
         is_last = slot == slots - 1
         launch(
             _kernel, (programs,),
-            z, codebooks, shared, expert_ids, expert_weights, order, starts, codes, shared_codes, combined,
+            z, codebooks, *packed, shared, *shared_packed, expert_ids, expert_weights, order, starts, codes, shared_codes, combined,
             parts, shared_parts, shared_weight, rows, experts, slots, slot, codewords, levels,
             shared_codewords, shared_levels,
-            config=config, D=width, BD=configs.power_of_two(width), BN=config.block_rows, BK=config.block_columns,
-            BE=configs.power_of_two(experts + 1), EXACT=precision == "exact", STATS=stats,
+            config=config, D=width, BD=configs.power_of_two(width, 32), BN=config.block_rows, BK=config.block_columns,
+            BE=configs.power_of_two(experts + 1), EVEN=is_even, EXACT=precision == "exact", STATS=stats,
             CHAINS=2 if is_last and shared_codebooks is not None else 1, LAST=is_last,
         )  # fmt: skip
 

@@ -11,6 +11,7 @@ from unitok_kernels import checks
 from unitok_kernels.ops import configs
 from unitok_kernels.ops.launch import launch, leave_to, target_of
 from unitok_kernels.ops.packing import pack
+from unitok_kernels.ops.residual_decode.triton import sum_codewords
 from unitok_kernels.ops.residual_encode import reference
 from unitok_kernels.ops.tiles import WIDEST, finite_rows, load_rows, search, store_rows
 from unitok_kernels.ops.tuning import changed, tuned
@@ -31,7 +32,6 @@ def _kernel(
     b_r = load_rows(p_z, i_rows, m_rows, D, BD)
     m_good = finite_rows(b_r) & m_rows
     b_r = tl.where(m_good[:, None], b_r, 0.0)
-    b_sum = tl.zeros((BN, BD), tl.float32)
     p_part = p_parts + tl.cast(tl.program_id(0), tl.int64) * (L + 3)
     rescored, near_ties = 0, 0
     for level in range(L):
@@ -40,13 +40,13 @@ def _kernel(
         b_codes, again, near = search(
             b_r, m_good, p_table, p_digits, p_scales, table, K, D, BD, BN, BK, EVEN, EXACT, STATS
         )
-        b_c = load_rows(p_table, b_codes, m_good, D, BD)
-        b_r = b_r - b_c
-        b_sum = b_sum + b_c
+        b_r = b_r - load_rows(p_table, b_codes, m_good, D, BD)
         tl.store(p_codes + i_rows * L + level, tl.where(m_good, b_codes, -1).to(tl.int64), mask=m_rows)
         tl.store(p_part + level, tl.sum(b_r * b_r))
         rescored += again
         near_ties += near
+    tl.debug_barrier()  # codes are read by other threads than wrote them
+    b_sum = sum_codewords(p_codes + i_rows * L, p_tables, 0, m_rows, K, L, D, BD, BN)
     store_rows(p_quantized, b_sum, i_rows, m_rows, D, BD)
     tl.store(p_part + L, tl.sum(m_good.to(tl.float32), axis=0))
     tl.store(p_part + L + 1, tl.cast(rescored, tl.float32))
