@@ -60,7 +60,7 @@ def _chain(
     m_good = finite_rows(b_r) & m_rows
     b_r = tl.where(m_good[:, None], b_r, 0.0)
     rescored, near_ties = tl.full((), 0, tl.int32), tl.full((), 0, tl.int32)
-    for level in range(L):
+    for level in tl.range(0, L, disable_licm=True):  # what is made ahead of it takes registers
         table = tl.cast(first_table, tl.int64) + level
         p_table = p_tables + table * K * D
         b_codes, again, near = search(

@@ -34,7 +34,7 @@ def _kernel(
     b_r = tl.where(m_good[:, None], b_r, 0.0)
     p_part = p_parts + tl.cast(tl.program_id(0), tl.int64) * (L + 3)
     rescored, near_ties = 0, 0
-    for level in range(L):
+    for level in tl.range(0, L, disable_licm=True):  # what is made ahead of it takes registers
         table = tl.cast(level, tl.int64)
         p_table = p_tables + table * K * D
         b_codes, again, near = search(
