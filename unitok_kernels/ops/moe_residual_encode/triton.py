@@ -108,7 +108,7 @@ def _kernel(
             tl.store(p_row_codes + slot * L + level, tl.full((BN,), -1, tl.int64), mask=m_rows)
 
     rescored, near_ties = tl.full((), 0, tl.int32), tl.full((), 0, tl.int32)
-    for chain in range(tl.where(group < E, 0, 1), CHAINS):  # the expert's, then the shared one
+    for chain in tl.range(tl.where(group < E, 0, 1), CHAINS, disable_licm=True):  # the expert's, then the shared one
         again, near = _chain(
             p_z,
             tl.where(chain == 0, p_tables, p_shared),
