@@ -251,7 +251,7 @@ def _variances(x: Tensor, order: Tensor, starts: Tensor, bandwidth: float | None
             _median_distances, (*tiles, some), x, order, starts, squared, first, most,
             config=config, D=width, BN=config.block_rows, BM=config.block_columns,
         )  # fmt: skip
-        pairs = squared.isfinite().sum(1, keepdim=True)
+        pairs = (squared < torch.inf).sum(1, keepdim=True)
         median = squared.sort(1).values.gather(1, (pairs - 1).clamp(min=0) // 2)
         medians.append(torch.where(pairs > 0, median, 1.0))
     return torch.cat(medians).squeeze(1).double()
