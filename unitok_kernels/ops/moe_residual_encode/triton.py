@@ -15,7 +15,7 @@ from torch import Tensor
 
 from unitok_kernels import checks
 from unitok_kernels.ops import configs
-from unitok_kernels.ops.codeword_statistics.triton import codeword_statistics
+from unitok_kernels.ops.codeword_statistics.triton import add_rows
 from unitok_kernels.ops.common import wide
 from unitok_kernels.ops.grouping import group_rows
 from unitok_kernels.ops.launch import launch, leave_to, target_of
@@ -23,6 +23,7 @@ from unitok_kernels.ops.moe_residual_encode import reference
 from unitok_kernels.ops.packing import pack
 from unitok_kernels.ops.residual_decode.triton import residual_decode_backward, sum_codewords
 from unitok_kernels.ops.residual_encode.triton import finish
+from unitok_kernels.ops.segments import cut
 from unitok_kernels.ops.tiles import WIDEST, finite_rows, load_rows, search, store_rows
 
 
@@ -159,8 +160,8 @@ def _backward(
 ):  # fmt: skip
     """by_z = (sum_s w_s + shared_weight) g;  by_weights_s = Q_{e_s}(z) . g;  weighted_s = w_s g.
 
-    Slots and shared chains whose first code is -1 have weight 0. p_numbers: (L, N S) int64, e K + code, or -1 where
-    either is out of range.
+    Slots and shared chains whose first code is -1 have weight 0. p_numbers: (N S, L) int64, (e L + level) K + code,
+    or -1 where one of them is out of range.
     """
     i_rows = tl.cast(tl.program_id(0), tl.int64) * BN + tl.arange(0, BN)
     m_rows = i_rows < N
@@ -180,8 +181,9 @@ def _backward(
             store_rows(p_weighted, b_weight[:, None] * b_gradient, i_pairs, m_rows, D, BD)
             for level in range(L):
                 b_code = tl.load(p_codes + i_pairs * L + level, mask=m_rows, other=-1)
-                b_number = tl.where(m_expert & (b_code >= 0) & (b_code < K), b_expert * K + b_code, -1)
-                tl.store(p_numbers + tl.cast(level, tl.int64) * N * S + i_pairs, b_number, mask=m_rows)
+                b_number = (b_expert * L + level) * K + b_code
+                b_number = tl.where(m_expert & (b_code >= 0) & (b_code < K), b_number, -1)
+                tl.store(p_numbers + i_pairs * L + level, b_number, mask=m_rows)
     if SHARED:
         m_good = tl.load(p_shared_codes + i_rows * SHARED_L, mask=m_rows, other=-1) >= 0
         b_total += tl.where(m_good, tl.cast(shared_weight, tl.float32), 0.0)
@@ -263,7 +265,7 @@ def moe_residual_encode_backward(
     by_z = torch.empty_like(gradient, dtype=torch.float32)
     by_weights = torch.empty_like(expert_weights, dtype=torch.float32)
     pairs = rows * slots if with_codebooks else 0
-    weighted, numbers = by_z.new_empty(pairs, width), codes.new_empty(levels, pairs)
+    weighted, numbers = by_z.new_empty(pairs, width), codes.new_empty(pairs, levels)
     launch(
         _backward, (triton.cdiv(rows, config.block_rows),),
         gradient, codebooks, expert_ids, expert_weights, codes, shared_codes, by_z, by_weights, weighted, numbers,
@@ -273,8 +275,8 @@ def moe_residual_encode_backward(
     )  # fmt: skip
     by_codebooks, by_shared = by_z.new_empty(0), by_z.new_empty(0)
     if with_codebooks:
-        sums = [codeword_statistics(weighted, column, experts * codewords, False)[0] for column in numbers.unbind()]
-        by_codebooks = torch.stack([level.view(experts, codewords, width) for level in sums], 1)
+        by_codebooks = add_rows(weighted, cut(numbers, experts * levels * codewords))
+        by_codebooks = by_codebooks.view(experts, levels, codewords, width)
         if shared_codebooks is not None:
             shared_sums = residual_decode_backward(wide(gradient), shared_codes, shared_codebooks.shape[1])
             by_shared = shared_weight * shared_sums
