@@ -13,7 +13,7 @@ from unitok_kernels.prediction import Loop
 
 BUDGETS = Path(__file__).with_name("budgets.json")
 SHARED_LIMITS = {"sm_80": 160, "sm_90": 227, "sm_100": 227, "sm_120": 99, "gfx942": 64}  # KiB a program may take
-_MATRIX_KINDS = ("UTCHMMA", "HGMMA", "HMMA", "IMMA", "DMMA", "v_mfma")
+_MATRIX_KINDS = ("UTCIMMA", "IGMMA", "IMMA", "DMMA", "v_mfma")
 _HEADROOM = {"registers": 1.05, "shared": 1.1, "loop": 1.1}
 
 

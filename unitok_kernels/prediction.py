@@ -42,8 +42,8 @@ class Device:
         units: schedulers, or vector units: multiprocessors x 4.
         clock: Hz that issue is reckoned with.
         cycles: of one instruction of a warp in a unit.
-        bfloat16: matrix operations a second, as are tf32 and float32.
-        tf32: as bfloat16.
+        int8: matrix operations a second, as are tf32 and float32.
+        tf32: as int8.
         float32: without matrix units.
         bandwidth: of memory in bytes a second.
     """
@@ -52,7 +52,7 @@ class Device:
     units: int
     clock: float
     cycles: int
-    bfloat16: float
+    int8: float
     tf32: float
     float32: float
     bandwidth: float
@@ -62,11 +62,11 @@ class Device:
 # looked up in second-hand tables; the 5090's and MI300X's matrix rates are from memory and unchecked. Clocks: boost
 # times 1.7 / 1.98, the H100's share of its boost, which is an assumption for the others.
 DEVICES = {
-    "sm_80": Device("A100 SXM 80 GB", 108 * 4, 1.21e9, 1, 312e12, 156e12, 19.5e12, 2.04e12),
-    "sm_90": Device("H100 SXM", 132 * 4, 1.7e9, 1, 990e12, 495e12, 67e12, 3.35e12),
-    "sm_100": Device("B200", 148 * 4, 1.69e9, 1, 2250e12, 1125e12, 75e12, 8e12),
-    "sm_120": Device("RTX 5090", 170 * 4, 2.07e9, 1, 209.5e12, 104.8e12, 104.8e12, 1.79e12),
-    "gfx942": Device("MI300X", 304 * 4, 1.8e9, 4, 1307e12, 653e12, 163e12, 5.3e12),
+    "sm_80": Device("A100 SXM 80 GB", 108 * 4, 1.21e9, 1, 624e12, 156e12, 19.5e12, 2.04e12),
+    "sm_90": Device("H100 SXM", 132 * 4, 1.7e9, 1, 1979e12, 495e12, 67e12, 3.35e12),
+    "sm_100": Device("B200", 148 * 4, 1.69e9, 1, 4500e12, 1125e12, 75e12, 8e12),
+    "sm_120": Device("RTX 5090", 170 * 4, 2.07e9, 1, 838e12, 104.8e12, 104.8e12, 1.79e12),
+    "gfx942": Device("MI300X", 304 * 4, 1.8e9, 4, 2614e12, 653e12, 163e12, 5.3e12),
 }
 
 

@@ -79,11 +79,12 @@ def encode(z: torch.Tensor, codebooks: torch.Tensor, **options: Any) -> tuple[to
 
 
 def assert_encodes(graph: torch.fx.GraphModule) -> None:
-    """Two launches stand in the graph, and all that they write to are results."""
-    first, second = (set(written) for _, written in launches(graph))
-    assert {"p_codes", "p_quantized"} <= first
-    assert second
-    assert not {"p_z", "p_tables"} & (first | second)
+    """Three launches stand in the graph, and all that they write to are results or their own."""
+    packing, encoding, adding = (set(written) for _, written in launches(graph))
+    assert packing == {"p_digits", "p_scales"}
+    assert {"p_codes", "p_quantized"} <= encoding
+    assert adding
+    assert not {"p_z", "p_tables", "p_digits"} & (encoding | adding)
     assert operations(graph) == []
 
 
@@ -108,9 +109,40 @@ def compiled(function: Callable[..., Any], *arguments: Any) -> torch.fx.GraphMod
 def test_torch_compile_sees_the_kernels_and_a_grid_for_any_number_of_rows():
     graph = compiled(encode, rows(1000, 32), rows(4, 256, 32))
     assert_encodes(graph)
-    first = next(node for node in graph.graph.nodes if node.target is triton_kernel_wrapper_functional)
-    ((programs, *_),) = first.kwargs["grid"]
+    nodes = [node for node in graph.graph.nodes if node.target is triton_kernel_wrapper_functional]
+    ((programs, *_),) = nodes[1].kwargs["grid"]
     assert isinstance(programs, torch.fx.Node)  # worked out from the number of rows, call by call
+
+
+ANY_ROWS = {
+    "residual_encode": (encode, lambda: (rows(1000, 32), rows(4, 256, 32))),
+    "nearest_codeword": (lambda x, c: tuple(uk.nearest_codeword(x, c)), lambda: (rows(1000, 32), rows(256, 32))),
+    "sinkhorn_assign": (
+        lambda x, c: uk.sinkhorn_assign(x, c, epsilon=0.1, iterations=2),
+        lambda: (rows(1000, 32), rows(256, 32)),
+    ),
+    "hsic": (
+        lambda x, z, segments: uk.hsic(x, z, segments, num_segments=3),
+        lambda: (rows(1000, 64), rows(1000, 32), rows(1000, dtype=torch.int64)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ANY_ROWS)
+def test_one_graph_serves_any_number_of_rows(name, monkeypatch):
+    """But for as few as make one tile: a compiler looks for ones."""
+    # what torch makes of isfinite, in a trace, sets the device
+    monkeypatch.setattr("unitok_kernels.ops.hsic.triton.finite_rows", lambda x: x.abs().amax(1) < torch.inf)
+    function, inputs = ANY_ROWS[name]
+    graph = compiled(function, *inputs())
+    sizes = [
+        size for node in graph.graph.find_nodes(op="placeholder") for size in getattr(node.meta["val"], "shape", ())
+    ]
+    count = next(size.node for size in sizes if isinstance(size, torch.SymInt) and size.node.hint == 1000)
+    asked = [guard.expr for guard in count.shape_env.guards if guard.expr.free_symbols == {count.expr}]
+    assert launches(graph)
+    failing = [str(c) for c in asked if not all(c.subs(count.expr, n) for n in (200, 700, 5_000, 1_000_000))]
+    assert not failing
 
 
 GRADIENTS = {  # autograd itself asks a CUDA tensor for its stream, which takes a torch that is built for CUDA

@@ -55,13 +55,13 @@ class Config:
     num_stages: int
 
 
-# Of a nearest-codeword search: up to 32 columns, and up to 128, where all but sm_90 and sm_100 spill with more rows.
+# Of a nearest-codeword search: up to 32 columns, and up to 128.
 _SEARCH: dict[int | str, tuple[Config, Config]] = {
-    80: (Config(128, 32, 8, 1), Config(16, 32, 8, 1)),
-    90: (Config(128, 32, 4, 1), Config(64, 32, 8, 1)),
-    100: (Config(128, 32, 4, 2), Config(64, 32, 8, 1)),
-    120: (Config(128, 32, 8, 1), Config(16, 32, 8, 1)),
-    "gfx942": (Config(128, 32, 4, 1), Config(32, 32, 4, 1)),
+    80: (Config(64, 32, 4, 2), Config(64, 64, 8, 2)),
+    90: (Config(64, 64, 4, 3), Config(64, 64, 8, 3)),
+    100: (Config(64, 64, 4, 3), Config(64, 64, 8, 3)),
+    120: (Config(64, 64, 4, 3), Config(32, 64, 8, 2)),
+    "gfx942": (Config(64, 64, 4, 2), Config(32, 64, 4, 2)),
 }
 SUMS = Config(1024, 1, 4, 1)  # of what a kernel's programs leave behind
 
@@ -94,6 +94,13 @@ def mixture(target: Target, width: int) -> Config:
     """Give the tiles of a search by several experts, which keeps more beside it: on sm_80 too much for 128 rows."""
     config = search(target, width)
     return replace(config, block_rows=min(config.block_rows, 64), num_stages=2) if target.arch == 80 else config
+
+
+def packing(target: Target, width: int) -> Config:
+    """Give how many codewords a program packs at a time."""
+    if target == INTERPRETED:
+        return Config(256, 1, 1, 1)
+    return Config(max(8192 // power_of_two(width, 32), 1), 1, 16, 1)
 
 
 def rowwise(target: Target, width: int) -> Config:

@@ -27,7 +27,7 @@ class Segments(NamedTuple):
     """Rows by group.
 
     Attributes:
-        order: (N,) int64, the numbers of the rows; those of no group come last.
+        order: (keys,) int64, the numbers of the rows; those of no group come last.
         starts: (G + 1,) int64, where each group's begin in it, and where the last group ends.
         owners: (slots,) int32, one more than the group that a slot belongs to.
     """
@@ -45,15 +45,17 @@ def cut(keys: Tensor, groups: int) -> Segments:
     """Order rows by key and cut each group's into chunks.
 
     Args:
-        keys: (N,) int64.
+        keys: (N,) int64, or (N, M) of rows that are in up to M groups.
         groups: G; keys outside 0 .. G - 1 belong to none.
 
     Returns:
         Segments: the groups and their slots.
     """
-    order, starts = group_rows(keys, groups)
+    order, starts = group_rows(keys.flatten(), groups)
+    if keys.dim() == 2:
+        order = order // keys.shape[1]
     first = starts.narrow(0, 0, groups) // CHUNK + torch.arange(groups, device=keys.device)
-    slots = torch.arange(triton.cdiv(len(keys), CHUNK) + groups, device=keys.device)
+    slots = torch.arange(triton.cdiv(keys.numel(), CHUNK) + groups, device=keys.device)
     return Segments(order, starts, torch.searchsorted(first, slots, right=True, out_int32=True))
 
 

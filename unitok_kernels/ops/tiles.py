@@ -1,33 +1,33 @@
 """What the Triton kernels share: rows in and out, and the exact nearest-codeword search of a tile of rows.
 
-The search, of rows r and codewords c about a centre m, works with r' = r - m and c' = c - m. Both are split in two
-bfloat16, x = h + l + e with |l| <= 2^-8 |x| and |e| <= 2^-17 |x| in each column, and the score |c'|^2 / 2 - r'.c' takes
-three of the four products. So it is off by at most
+The search, of rows r and codewords c about a centre m, works with r' = r - m and c' = c - m. Both are rounded to whole
+multiples of a step, R and C of at most 127 * 256 + 127 steps, and written in two int8 digits, R = 256 H + L; of
+codebooks a launch of its own has done so (`ops/packing.py`). With steps s and t, in units of 256 s t, the score
+|c'|^2 / 2 - r'.c' is nearly the integer
 
-    B = (2^-15 + 9/8 D 2^-23 + 2^-21) |r'| |c'| + (D / 2 + 4) 2^-24 |c'|^2 + D 2^-119,
+    B - (256 H.H + H.L + L.H),    B = |c'|^2 / (512 s t), rounded,
 
-where |c'| is the largest of the codebook and D counts whole sixteens in the sums. The terms are, in order:
+which takes three products of int8. A matrix unit adds integers up exactly, so that nothing rests on how it rounds. The
+score is off by at most
 
-1.  What the splits leave out: l.l' is at most 2^-16 |r'| |c'| by Cauchy-Schwarz, r'.e' and e.c' are 2^-17 each.
-2.  The sums of the matrix unit. A step adds up to 16 products to the accumulator. Each of the 17 is cut off at 2^-23 of
-    the largest, which is whole itself, and then their sum is: 17 errors. Products with a low half come first and are
-    2^-8 of the others, so that only the D / 16 steps of h.h' count. The known units do better: sm_80 adds 8 products
-    cut off at 2^-24, sm_90, sm_100 and sm_120 add 16 cut off at 2^-25; gfx942 adds 8 cut off at 2^-24 and rounds.
-3.  The differences r - m and c - m, the last subtraction, and products of errors.
-4.  The norm, of D roundings at the most, and its share of the same differences and subtraction.
-5.  Underflow, even where subnormal numbers are taken for zero. To that end |r'| and |c'| are raised by D 2^-62, since
-    the squares of what is smaller can't be trusted.
+    (0.51 (|C|_1 + |R|_1 + D) + |L_r| |L_c|) / 256 + 2 + 2^-20 |c'|^2 / (512 s t),
 
-Where the runner-up is within 2 B of the best, the row is searched again by differencing in float32, whose error is
-(D + 4) 2^-24 of each distance at the most. Where two distances are closer than that can tell, or nearly tied, or their
-squares leave the range of float32, float64 decides.
+where |C|_1, |L_c| and |c'| are the largest of the codebook. The terms are, in order:
 
-Source of what matrix units do: Xie, Wang, Yang and Yang, "MMA-Sim: Bit-accurate reference model of tensor cores and
-matrix cores", 2025.
+1.  Half a step of each value; 0.01 of it is for the differences r - m and c - m, the products by 1 / s and 1 / t, and
+    the steps themselves, all of them rounded.
+2.  The product of the low digits, which is left out, by Cauchy-Schwarz.
+3.  The rounding of B, which is made of a whole number by a whole factor, and of these two.
 
-The runner-up costs no more than the best: minima are kept of each column over the tiles and of each tile over its
-columns. The best is in the column and the tile with the least of them, and any other codeword is in another column or
-in another tile: the least of those is the runner-up's.
+A tile has one step s: that of its largest |r'|, or as large as keeps B below 2^28 and R.C / 256 below 2^29. So every
+score, and every sum on the way to it, is less than 2^30 + 2^15 D, and codewords that aren't there have more.
+
+Where the runner-up is within twice the bound of the best, the row is searched again by differencing in float64, among
+the codewords that are within it, or might be.
+
+The runner-up costs no more than the best: minima are kept of each column over the tiles of codewords and of each tile
+over its columns. The best is in the column and the tile with the least of them, and any other codeword is in another
+column or in another tile: so it shows, if it is within the bound.
 """
 
 from __future__ import annotations
@@ -37,11 +37,14 @@ import os
 import triton
 import triton.language as tl
 
-# The interpreter gets bfloat16 products wrong, but not those of float32 values that bfloat16 could hold.
+from unitok_kernels.ops.packing import LIMITS, STEPS, digits
+
+# The interpreter cuts off where it should round to bfloat16, and its products of integers are slow.
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
-CENTRED = tl.constexpr(4)  # codewords whose mean is the centre: the search is right about any, B is small about theirs
 
 WIDEST = 512  # columns; a tile of wider rows fits neither registers nor shared memory
+_NONE = tl.constexpr(2**31 - 1)  # a score beyond every codeword's
+_CANDIDATES = tl.constexpr(16)  # of a row that are looked at together
 
 
 @triton.jit
@@ -83,29 +86,19 @@ def finite_rows(b_x):
 
 
 @triton.jit
-def _split(b_x):
-    """Two bfloat16 whose sum is x but for 2^-17 of it; the interpreter keeps them in float32.
-
-    The first is rounded in its bits, halves away from zero: to convert a value and go on with it is a slow instruction,
-    while two that are only stored are converted at once.
-    """
-    b_high = ((b_x.to(tl.int32, bitcast=True) + 0x8000) & -65536).to(tl.float32, bitcast=True)
-    b_low = b_x - b_high
-    if INTERPRETED:
-        return b_high, _to_bfloat16_bits(b_low)
-    return b_high.to(tl.bfloat16), b_low.to(tl.bfloat16)
-
-
-@triton.jit
 def search(
     b_r,
     m_rows,
     p_table,
+    p_digits,
+    p_scales,
+    table,
     K,
     D: tl.constexpr,
     BD: tl.constexpr,
     BN: tl.constexpr,
     BK: tl.constexpr,
+    EVEN: tl.constexpr,
     EXACT: tl.constexpr,
     STATS: tl.constexpr,
 ):
@@ -115,11 +108,15 @@ def search(
         b_r: (BN, BD) float32, zeros beyond D.
         m_rows: (BN,), the rows that count.
         p_table: the codebook, (K, D).
+        p_digits: the digits of all codebooks.
+        p_scales: their scales.
+        table: number of the codebook among them, int64.
         K: codewords.
         D: width.
-        BD: width, padded to a power of two.
+        BD: width, padded to a power of two, at least 32.
         BN: rows of the tile.
-        BK: codewords that are looked at together.
+        BK: codewords that are looked at together, as when they were packed.
+        EVEN: whether K is a multiple of it.
         EXACT: search again where the bound asks for it; otherwise only where two scores are equal, and what the bound
             asks for is counted as a near tie.
         STATS: count near ties as well, which takes a wider margin.
@@ -128,89 +125,128 @@ def search(
         codes (BN,) int32, searches made again, near ties.
     """
     o_d, o_k = tl.arange(0, BD), tl.arange(0, BK)
-    o_table = o_k[:, None] * D + o_d[None, :]
-    m_d = o_d < D
-    b_centre = tl.zeros((BD,), tl.float32)
-    for i_k in tl.static_range(CENTRED):
-        b_centre += tl.load(p_table + tl.minimum(i_k, K - 1) * D + o_d, mask=m_d, other=0.0).to(tl.float32)
-    b_centre *= 1.0 / CENTRED
+    padded = tl.cdiv(K, BK) * BK
+    p_limits = p_scales + table * (LIMITS + BD + padded)
+    p_halves = p_limits + LIMITS + BD
+    p_high = p_digits + table * 2 * padded * BD + o_k[:, None] * BD + o_d[None, :]
+    p_low = p_high + tl.cast(padded, tl.int64) * BD
+    most_half = tl.load(p_limits)
+    most_absolute = tl.load(p_limits + 1)
 
-    b_r_centred = b_r - b_centre[None, :]
-    b_r_high, b_r_low = _split(b_r_centred)
-    b_columns = tl.full((BN, BK), float("inf"), tl.float32)
-    b_best = tl.full((BN,), float("inf"), tl.float32)
-    b_second = tl.full((BN,), float("inf"), tl.float32)
+    b_centred = b_r - tl.load(p_limits + LIMITS + o_d)[None, :]
+    farthest = tl.max(tl.abs(b_centred))
+    step = tl.maximum(farthest / STEPS, tl.maximum(most_half * 2.0**-28, farthest * most_absolute * 2.0**-37))
+    has_digits = (step > 1e-37) & (step < 1e37)
+    per_step = tl.where(has_digits, 1.0 / tl.where(has_digits, step, 1.0), 0.0)
+    bias_per_half = (most_half * per_step * 4).to(tl.int32)  # times 2^32: of halves, 2^30 stands for the largest
+    b_high, b_low, b_absolute, b_low_square = digits(b_centred, -per_step)
+
+    b_columns = tl.full((BN, BK), _NONE, tl.int32)
+    b_best = tl.full((BN,), _NONE, tl.int32)
+    b_second = tl.full((BN,), _NONE, tl.int32)
     b_tile = tl.zeros((BN,), tl.int32)
-    b_longest = tl.zeros((BK,), tl.float32)
-    for i_k in range(0, K, BK):
-        m_k = i_k + o_k < K
-        b_c = tl.load(p_table + tl.cast(i_k, tl.int64) * D + o_table, mask=m_k[:, None] & m_d[None, :], other=0.0)
-        b_c = b_c.to(tl.float32) - b_centre[None, :]
-        b_half = 0.5 * tl.sum(b_c * b_c, axis=1)
-        b_longest = tl.maximum(b_longest, tl.where(m_k, b_half, 0.0))
-        b_c_high, b_c_low = _split(b_c)
-        b_product = tl.dot(b_r_low, tl.trans(b_c_high))
-        b_product = tl.dot(b_r_high, tl.trans(b_c_low), b_product)
-        b_product = tl.dot(b_r_high, tl.trans(b_c_high), b_product)
-        b_score = tl.where(m_k, b_half, float("inf"))[None, :] - b_product
+    for i_k in range(0, padded, BK):
+        b_c_high = tl.load(p_high + tl.cast(i_k, tl.int64) * BD)
+        b_c_low = tl.load(p_low + tl.cast(i_k, tl.int64) * BD)
+        b_bias = tl.umulhi(tl.load(p_halves + i_k + o_k).to(tl.int32, bitcast=True), bias_per_half)
+        b_score = _product(b_high, b_c_high, tl.zeros((BN, BK), tl.int32)) * 256 + b_bias[None, :]
+        b_score = _product(b_low, b_c_high, b_score)
+        b_score = _product(b_high, b_c_low, b_score)
+        if not EVEN:
+            b_score = tl.where((i_k + o_k < K)[None, :], b_score, _NONE)
         b_columns = tl.minimum(b_columns, b_score)
         b_least = tl.min(b_score, axis=1)
         b_second = tl.minimum(b_second, tl.maximum(b_best, b_least))
         b_tile = tl.where(b_least < b_best, i_k, b_tile)
         b_best = tl.minimum(b_best, b_least)
-    b_column = tl.min(tl.where(b_columns == b_best[:, None], o_k[None, :], BK - 1), axis=1)
-    b_others = tl.where(o_k[None, :] == b_column[:, None], float("inf"), b_columns)
-    b_second = tl.minimum(b_second, tl.min(b_others, axis=1))
+
+    b_bound = 0.51 * (most_absolute + b_absolute.to(tl.float32) + D)
+    b_bound = (b_bound + tl.sqrt(b_low_square.to(tl.float32)) * tl.load(p_limits + 2)) / 256
+    b_margin = 2.02 * (b_bound + 2.0 + most_half * per_step * 2.0**-20)
+    if STATS:  # half the distance in these units, of which a near tie's gap is 1e-5
+        b_square = tl.sum(b_centred * b_centred, axis=1) * (per_step * (tl.load(p_limits + 3) / 512))
+        b_margin += 1.01e-5 * (b_square + tl.abs(b_best.to(tl.float32)) + b_margin)
+    m_bounded = tl.where(has_digits, b_margin, float("inf")) < 2.0**29
+    b_within = tl.where(m_bounded, b_best + tl.where(m_bounded, b_margin, 0.0).to(tl.int32), _NONE - 1)
+    near_ties = tl.full((), 0, tl.int32)
+    if not EXACT:
+        if STATS:
+            _, b_unsure = _only(b_columns, b_second, b_within, BK)
+            near_ties += tl.sum((b_unsure & m_rows & (K > 1)).to(tl.int32), axis=0)
+        b_within = b_best
+    b_column, b_again = _only(b_columns, b_second, b_within, BK)
     b_codes = tl.minimum(b_tile + b_column, K - 1)  # in the table whatever the values were
-
-    b_length = tl.sqrt(tl.sum(b_r_centred * b_r_centred, axis=1)) + D * 2.0**-62
-    radius = tl.sqrt(2.0 * tl.max(b_longest, axis=0)) + D * 2.0**-62
-    STEPS: tl.constexpr = (D + 15) // 16  # of the matrix unit, for h.h'
-    PRODUCTS: tl.constexpr = 2.02 * (2.0**-15 + 18 * STEPS * 2.0**-23 + 2.0**-21)
-    NORMS: tl.constexpr = 2.02 * (D / 2 + 4) * 2.0**-24
-    b_margin = PRODUCTS * b_length * radius + NORMS * radius * radius + D * 2.0**-118
-    b_gap = b_second - b_best
-    if STATS:  # |r'|^2 / 2 + best is half the distance, of which a near tie's gap is 1e-5
-        b_margin += 1e-5 * (0.5 * b_length * b_length + b_best + b_margin)
-    b_unsure = m_rows & (K > 1) & ~(b_gap > b_margin)
-    b_again = b_unsure if EXACT else b_unsure & ~(b_gap > 0.0)
+    b_again = b_again & m_rows & (K > 1)
     again = tl.sum(b_again.to(tl.int32), axis=0)
-    near_ties = tl.sum(b_unsure.to(tl.int32), axis=0) - again
-
+    if not EXACT and STATS:
+        near_ties -= again
     o_rows = tl.arange(0, BN)
     left = again
     while left > 0:
         i_row = tl.max(tl.where(b_again, o_rows, -1), axis=0)
         m_row = o_rows == i_row
-        b_row = tl.sum(tl.where(m_row[:, None], b_r, 0.0), axis=0)
-        code, best, second = _by_differencing(b_row, p_table, K, D, BD, BK, tl.float32)
-        if ~(second - best > (1e-5 + (D + 8) * 2.0**-23) * second + D * 2.0**-118):
-            code, least, runner_up = _by_differencing(b_row, p_table, K, D, BD, BK, tl.float64)
-            near_ties += (runner_up - least < 1e-5 * least).to(tl.int32)
-        b_codes = tl.where(m_row, tl.minimum(code, K - 1), b_codes)
+        b_row = _row(b_r, i_row, BD)
+        b_of_row = _row(b_columns, i_row, BK)
+        within = tl.min(tl.where(m_row, b_within, _NONE), axis=0)
+        code, least, runner_up = _by_differencing(b_row, b_of_row <= within, p_table, K, D, BD, BK)
+        near_ties += (runner_up - least < 1e-5 * least).to(tl.int32)
+        b_codes = tl.where(m_row, code, b_codes)
         b_again = b_again & (o_rows != i_row)
         left -= 1
     return b_codes, again, near_ties
 
 
 @triton.jit
-def _by_differencing(b_row, p_table, K, D: tl.constexpr, BD: tl.constexpr, BK: tl.constexpr, dtype: tl.constexpr):
-    """Find one row's nearest codeword, the first of several, and the two least squared distances."""
-    o_d, o_k = tl.arange(0, BD), tl.arange(0, BK)
-    o_table = o_k[:, None] * D + o_d[None, :]
-    code = tl.full((), 0, tl.int32)
-    best = tl.full((), float("inf"), dtype)
-    second = tl.full((), float("inf"), dtype)
-    for i_k in range(0, K, BK):
-        m_k = i_k + o_k < K
-        p_c = p_table + tl.cast(i_k, tl.int64) * D + o_table
-        b_c = tl.load(p_c, mask=m_k[:, None] & (o_d < D)[None, :], other=0.0).to(dtype)
-        b_difference = b_row.to(dtype)[None, :] - b_c
-        b_distance = tl.where(m_k, tl.sum(b_difference * b_difference, axis=1), float("inf"))
-        least = tl.min(b_distance, axis=0)
-        place = tl.min(tl.where(b_distance == least, o_k, BK - 1), axis=0)
-        next_best = tl.min(tl.where(o_k == place, float("inf"), b_distance), axis=0)
-        second = tl.minimum(tl.minimum(second, next_best), tl.maximum(best, least))
-        code = tl.where(least < best, i_k + place, code)
-        best = tl.minimum(best, least)
+def _product(b_rows, b_codewords, b_sum):
+    """Add rows . codewords to a sum; the interpreter does so in float32, which holds 2^24 and so a thousand products."""
+    if INTERPRETED:
+        return b_sum + tl.dot(b_rows.to(tl.float32), tl.trans(b_codewords).to(tl.float32)).to(tl.int32)
+    return tl.dot(b_rows, tl.trans(b_codewords), b_sum, out_dtype=tl.int32)
+
+
+@triton.jit
+def _row(b_x, i_row, BD: tl.constexpr):
+    """Take one row of a tile."""
+    return tl.reshape(tl.gather(b_x, tl.zeros((1, BD), tl.int32) + i_row, 0), (BD,))
+
+
+@triton.jit
+def _only(b_columns, b_second, b_within, BK: tl.constexpr):
+    """Give the column that is within a margin, and whether it is not the only one, or the tile isn't."""
+    b_code = tl.where(b_columns <= b_within[:, None], tl.arange(0, BK)[None, :] + BK, 0)
+    b_code = tl.sum(b_code, axis=1)
+    return b_code & (BK - 1), (b_code >= 2 * BK) | (b_second <= b_within)
+
+
+@triton.jit
+def _by_differencing(b_row, m_columns, p_table, K, D: tl.constexpr, BD: tl.constexpr, BK: tl.constexpr):
+    """Find one row's nearest codeword of some columns, the first of several, and the two least squared distances.
+
+    Two columns go together, through some tiles at a time.
+    """
+    o_d, o_k, o_c = tl.arange(0, BD), tl.arange(0, BK), tl.arange(0, _CANDIDATES)
+    code = tl.cast(K, tl.int32) - 1
+    best = tl.full((), float("inf"), tl.float64)
+    second = tl.full((), float("inf"), tl.float64)
+    b_left = tl.where(m_columns, o_k, BK)
+    column = tl.min(b_left, axis=0)
+    while column < BK:
+        other = tl.min(tl.where(o_k > column, b_left, BK), axis=0)
+        b_column = tl.where(o_c % 2 == 0, column, other)
+        for i_k in range(0, K, _CANDIDATES // 2 * BK):
+            i_code = i_k + o_c // 2 * BK + b_column
+            m_code = (b_column < BK) & (i_code < K)
+            p_c = p_table + i_code.to(tl.int64)[:, None] * D + o_d[None, :]
+            b_c = tl.load(p_c, mask=m_code[:, None] & (o_d < D)[None, :], other=0.0)
+            b_difference = b_row.to(tl.float64)[None, :] - b_c.to(tl.float64)
+            b_distance = tl.sum(b_difference * b_difference, axis=1)
+            b_distance = tl.where(m_code & (b_distance < float("inf")), b_distance, float("inf"))
+            least = tl.min(b_distance, axis=0)
+            found = tl.min(tl.where((b_distance == least) & m_code, i_code, K - 1), axis=0)
+            next_best = tl.min(tl.where(i_code == found, float("inf"), b_distance), axis=0)
+            second = tl.minimum(tl.minimum(second, next_best), tl.maximum(best, least))
+            code = tl.where((least < best) | ((least == best) & (found < code)), found, code)
+            best = tl.minimum(best, least)
+        b_left = tl.where(o_k > other, b_left, BK)
+        column = tl.min(b_left, axis=0)
     return code, best, second

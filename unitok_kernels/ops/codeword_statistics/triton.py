@@ -9,7 +9,7 @@ from torch import Tensor
 from unitok_kernels import checks
 from unitok_kernels.ops import configs
 from unitok_kernels.ops.launch import launch, target_of
-from unitok_kernels.ops.segments import add_slots, cut, slot_rows
+from unitok_kernels.ops.segments import Segments, add_slots, cut, slot_rows
 
 
 @triton.jit
@@ -38,12 +38,17 @@ def codeword_statistics(
     if checks.reads_data(check_finite, codes):
         checks.finite("codeword_statistics", "x", x, "Remove or repair it.")
         checks.in_range("codeword_statistics", "codes", codes, num_codewords, minimum=-1)
+    segments = cut(codes, num_codewords)
+    return add_rows(x, segments), segments.starts.diff()
+
+
+def add_rows(x: Tensor, segments: Segments) -> Tensor:
+    """Add up the rows of each group; (N, D) -> (G, D) float32."""
     width = x.shape[1]
     config = configs.segments(target_of(x), width)
-    segments = cut(codes, num_codewords)
     parts = segments.sums(width)
     launch(
         _kernel, (len(parts), triton.cdiv(width, config.block_columns)), x, *segments, parts,
         config=config, D=width, BN=config.block_rows, BD=config.block_columns,
     )  # fmt: skip
-    return add_slots(parts, segments, 1.0, 1, config), segments.starts.diff()
+    return add_slots(parts, segments, 1.0, 1, config)

@@ -239,7 +239,8 @@ def _variances(x: Tensor, order: Tensor, starts: Tensor, bandwidth: float | None
     (rows, width), segments = x.shape, starts.shape[0] - 1
     if bandwidth is not None:
         return x.new_full((segments,), bandwidth**2, dtype=torch.float64)
-    most = max(min(rows, _MEDIAN_ROWS), 1)
+    # A graph for any number of rows makes room for the most.
+    most = _MEDIAN_ROWS if isinstance(rows, torch.SymInt) else max(min(rows, _MEDIAN_ROWS), 1)
     config = configs.distances(target_of(x), most, most)
     tiles = triton.cdiv(most, config.block_rows), triton.cdiv(most, config.block_columns)
     medians = []
@@ -250,7 +251,7 @@ def _variances(x: Tensor, order: Tensor, starts: Tensor, bandwidth: float | None
             _median_distances, (*tiles, some), x, order, starts, squared, first, most,
             config=config, D=width, BN=config.block_rows, BM=config.block_columns,
         )  # fmt: skip
-        pairs = squared.isfinite().sum(1, keepdim=True)
+        pairs = (squared < torch.inf).sum(1, keepdim=True)
         median = squared.sort(1).values.gather(1, (pairs - 1).clamp(min=0) // 2)
         medians.append(torch.where(pairs > 0, median, 1.0))
     return torch.cat(medians).squeeze(1).double()

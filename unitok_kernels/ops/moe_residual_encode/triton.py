@@ -15,13 +15,15 @@ from torch import Tensor
 
 from unitok_kernels import checks
 from unitok_kernels.ops import configs
-from unitok_kernels.ops.codeword_statistics.triton import codeword_statistics
+from unitok_kernels.ops.codeword_statistics.triton import add_rows
 from unitok_kernels.ops.common import wide
 from unitok_kernels.ops.grouping import group_rows
 from unitok_kernels.ops.launch import launch, leave_to, target_of
 from unitok_kernels.ops.moe_residual_encode import reference
+from unitok_kernels.ops.packing import pack
 from unitok_kernels.ops.residual_decode.triton import residual_decode_backward, sum_codewords
 from unitok_kernels.ops.residual_encode.triton import finish
+from unitok_kernels.ops.segments import cut
 from unitok_kernels.ops.tiles import WIDEST, finite_rows, load_rows, search, store_rows
 
 
@@ -46,24 +48,28 @@ def _find_group(p_starts, program, N, E, BN: tl.constexpr, BE: tl.constexpr):
 
 @triton.jit
 def _chain(
-    p_z, p_tables, p_codes, p_part, i_rows, m_rows, K, L,
-    D: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, EXACT: tl.constexpr, STATS: tl.constexpr,
+    p_z, p_tables, p_digits, p_scales, first_table, p_codes, p_part, i_rows, m_rows, K, L,
+    D: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, EVEN: tl.constexpr,
+    EXACT: tl.constexpr, STATS: tl.constexpr,
 ):  # fmt: skip
     """r_0 = z;  code_l = argmin_k |r_l - C_lk|^2;  r_{l+1} = r_l - C_l,code_l.
 
-    p_codes: (BN,) pointers, to each row's first code. p_part: (L + 1,) float32, the squares of what is left after each
+    first_table: of the chain's L codebooks. p_codes: (BN,) pointers, to each row's first code. p_part: (L + 1,) float32, the squares of what is left after each
     level, and how many rows. Returns how many searches were made again, and near ties.
     """
     b_r = load_rows(p_z, i_rows, m_rows, D, BD)
     m_good = finite_rows(b_r) & m_rows
     b_r = tl.where(m_good[:, None], b_r, 0.0)
     rescored, near_ties = tl.full((), 0, tl.int32), tl.full((), 0, tl.int32)
-    for level in range(L):
-        p_table = p_tables + tl.cast(level, tl.int64) * K * D
-        b_codes, again, near = search(b_r, m_good, p_table, K, D, BD, BN, BK, EXACT, STATS)
+    for level in tl.range(0, L, disable_licm=True):  # what is made ahead of it takes registers
+        table = tl.cast(first_table, tl.int64) + level
+        p_table = p_tables + table * K * D
+        b_codes, again, near = search(
+            b_r, m_good, p_table, p_digits, p_scales, table, K, D, BD, BN, BK, EVEN, EXACT, STATS
+        )
         b_r = b_r - load_rows(p_table, b_codes, m_good, D, BD)
         tl.store(p_codes + level, tl.where(m_good, b_codes, -1).to(tl.int64), mask=m_rows)
-        tl.store(p_part + level, tl.sum(tl.sum(b_r * b_r, axis=1), axis=0))
+        tl.store(p_part + level, tl.sum(b_r * b_r))
         rescored += again
         near_ties += near
     tl.store(p_part + L, tl.sum(m_good.to(tl.float32), axis=0))
@@ -79,9 +85,9 @@ def _rounded_product(b_x, b_y, end):
 
 @triton.jit
 def _kernel(
-    p_z, p_tables, p_shared, p_ids, p_weights, p_order, p_starts, p_codes, p_shared_codes, p_combined, p_parts,
+    p_z, p_tables, p_digits, p_scales, p_shared, p_shared_digits, p_shared_scales, p_ids, p_weights, p_order, p_starts, p_codes, p_shared_codes, p_combined, p_parts,
     p_shared_parts, shared_weight, N, E, S, slot, K, L, SHARED_K, SHARED_L,
-    D: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, BE: tl.constexpr,
+    D: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, BE: tl.constexpr, EVEN: tl.constexpr,
     EXACT: tl.constexpr, STATS: tl.constexpr, CHAINS: tl.constexpr, LAST: tl.constexpr,
 ):  # fmt: skip
     """One slot of combined = sum_s w_s Q_{e_s}(z) + shared_weight Q_shared(z), which the last slot's launch sums up.
@@ -103,10 +109,13 @@ def _kernel(
             tl.store(p_row_codes + slot * L + level, tl.full((BN,), -1, tl.int64), mask=m_rows)
 
     rescored, near_ties = tl.full((), 0, tl.int32), tl.full((), 0, tl.int32)
-    for chain in range(tl.where(group < E, 0, 1), CHAINS):  # the expert's, then the shared one
+    for chain in tl.range(tl.where(group < E, 0, 1), CHAINS, disable_licm=True):  # the expert's, then the shared one
         again, near = _chain(
             p_z,
-            tl.where(chain == 0, p_tables + tl.cast(group, tl.int64) * L * K * D, p_shared),
+            tl.where(chain == 0, p_tables, p_shared),
+            tl.where(chain == 0, p_digits, p_shared_digits),
+            tl.where(chain == 0, p_scales, p_shared_scales),
+            tl.where(chain == 0, group * L, 0),
             tl.where(chain == 0, p_row_codes + slot * L, p_shared_codes + i_rows * SHARED_L),
             tl.where(chain == 0, p_part, p_shared_parts + tl.cast(program, tl.int64) * (SHARED_L + 3)),
             i_rows,
@@ -117,6 +126,7 @@ def _kernel(
             BD,
             BN,
             BK,
+            EVEN,
             EXACT,
             STATS,
         )
@@ -150,8 +160,8 @@ def _backward(
 ):  # fmt: skip
     """by_z = (sum_s w_s + shared_weight) g;  by_weights_s = Q_{e_s}(z) . g;  weighted_s = w_s g.
 
-    Slots and shared chains whose first code is -1 have weight 0. p_numbers: (L, N S) int64, e K + code, or -1 where
-    either is out of range.
+    Slots and shared chains whose first code is -1 have weight 0. p_numbers: (N S, L) int64, (e L + level) K + code,
+    or -1 where one of them is out of range.
     """
     i_rows = tl.cast(tl.program_id(0), tl.int64) * BN + tl.arange(0, BN)
     m_rows = i_rows < N
@@ -171,8 +181,9 @@ def _backward(
             store_rows(p_weighted, b_weight[:, None] * b_gradient, i_pairs, m_rows, D, BD)
             for level in range(L):
                 b_code = tl.load(p_codes + i_pairs * L + level, mask=m_rows, other=-1)
-                b_number = tl.where(m_expert & (b_code >= 0) & (b_code < K), b_expert * K + b_code, -1)
-                tl.store(p_numbers + tl.cast(level, tl.int64) * N * S + i_pairs, b_number, mask=m_rows)
+                b_number = (b_expert * L + level) * K + b_code
+                b_number = tl.where(m_expert & (b_code >= 0) & (b_code < K), b_number, -1)
+                tl.store(p_numbers + i_pairs * L + level, b_number, mask=m_rows)
     if SHARED:
         m_good = tl.load(p_shared_codes + i_rows * SHARED_L, mask=m_rows, other=-1) >= 0
         b_total += tl.where(m_good, tl.cast(shared_weight, tl.float32), 0.0)
@@ -210,16 +221,19 @@ def moe_residual_encode(
     parts = z.new_zeros(slots * programs, levels + 3, dtype=torch.float32)  # zeros: not every program has rows
     shared_parts = z.new_zeros(programs, shared_levels + 3, dtype=torch.float32)
     chosen = torch.where(torch.isfinite(expert_weights), expert_ids, -1)
+    packed = pack(codebooks, config)
+    shared_packed = packed if shared_codebooks is None else pack(shared, config)
+    is_even = codewords % config.block_columns == 0 and shared_codewords % config.block_columns == 0
     for slot, keys in enumerate(chosen.unbind(1)):
         order, starts = group_rows(keys, experts)
         is_last = slot == slots - 1
         launch(
             _kernel, (programs,),
-            z, codebooks, shared, expert_ids, expert_weights, order, starts, codes, shared_codes, combined,
+            z, codebooks, *packed, shared, *shared_packed, expert_ids, expert_weights, order, starts, codes, shared_codes, combined,
             parts, shared_parts, shared_weight, rows, experts, slots, slot, codewords, levels,
             shared_codewords, shared_levels,
-            config=config, D=width, BD=configs.power_of_two(width), BN=config.block_rows, BK=config.block_columns,
-            BE=configs.power_of_two(experts + 1), EXACT=precision == "exact", STATS=stats,
+            config=config, D=width, BD=configs.power_of_two(width, 32), BN=config.block_rows, BK=config.block_columns,
+            BE=configs.power_of_two(experts + 1), EVEN=is_even, EXACT=precision == "exact", STATS=stats,
             CHAINS=2 if is_last and shared_codebooks is not None else 1, LAST=is_last,
         )  # fmt: skip
 
@@ -251,7 +265,7 @@ def moe_residual_encode_backward(
     by_z = torch.empty_like(gradient, dtype=torch.float32)
     by_weights = torch.empty_like(expert_weights, dtype=torch.float32)
     pairs = rows * slots if with_codebooks else 0
-    weighted, numbers = by_z.new_empty(pairs, width), codes.new_empty(levels, pairs)
+    weighted, numbers = by_z.new_empty(pairs, width), codes.new_empty(pairs, levels)
     launch(
         _backward, (triton.cdiv(rows, config.block_rows),),
         gradient, codebooks, expert_ids, expert_weights, codes, shared_codes, by_z, by_weights, weighted, numbers,
@@ -261,8 +275,8 @@ def moe_residual_encode_backward(
     )  # fmt: skip
     by_codebooks, by_shared = by_z.new_empty(0), by_z.new_empty(0)
     if with_codebooks:
-        sums = [codeword_statistics(weighted, column, experts * codewords, False)[0] for column in numbers.unbind()]
-        by_codebooks = torch.stack([level.view(experts, codewords, width) for level in sums], 1)
+        by_codebooks = add_rows(weighted, cut(numbers, experts * levels * codewords))
+        by_codebooks = by_codebooks.view(experts, levels, codewords, width)
         if shared_codebooks is not None:
             shared_sums = residual_decode_backward(wide(gradient), shared_codes, shared_codebooks.shape[1])
             by_shared = shared_weight * shared_sums

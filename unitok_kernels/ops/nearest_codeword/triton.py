@@ -1,4 +1,4 @@
-"""Nearest-codeword search on a GPU: one launch, and one for the sums of the counts."""
+"""Nearest-codeword search on a GPU: a launch that packs the codebook, one that searches, one that sums the counts."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from unitok_kernels import checks
 from unitok_kernels.ops import configs
 from unitok_kernels.ops.launch import launch, leave_to, target_of
 from unitok_kernels.ops.nearest_codeword import reference
+from unitok_kernels.ops.packing import pack
 from unitok_kernels.ops.tiles import WIDEST, finite_rows, load_rows, search
 from unitok_kernels.ops.tuning import changed, tuned
 
 
 @triton.jit
 def _kernel(
-    p_x, p_table, p_codes, p_distance, p_counts, N, K,
-    D: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, EXACT: tl.constexpr, STATS: tl.constexpr,
+    p_x, p_table, p_digits, p_scales, p_codes, p_distance, p_counts, N, K,
+    D: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, EVEN: tl.constexpr,
+    EXACT: tl.constexpr, STATS: tl.constexpr,
 ):  # fmt: skip
     """Code = argmin_k |x - c_k|^2 and that distance, for a tile of rows."""
     i_rows = tl.program_id(0).to(tl.int64) * BN + tl.arange(0, BN)
@@ -26,7 +28,9 @@ def _kernel(
     b_x = load_rows(p_x, i_rows, m_rows, D, BD)
     m_good = finite_rows(b_x) & m_rows
     b_x = tl.where(m_good[:, None], b_x, 0.0)
-    b_codes, rescored, near_ties = search(b_x, m_good, p_table, K, D, BD, BN, BK, EXACT, STATS)
+    b_codes, rescored, near_ties = search(
+        b_x, m_good, p_table, p_digits, p_scales, tl.full((), 0, tl.int64), K, D, BD, BN, BK, EVEN, EXACT, STATS
+    )
     b_difference = b_x - load_rows(p_table, b_codes, m_good, D, BD)
     b_distance = tl.sum(b_difference * b_difference, axis=1)
     tl.store(p_codes + i_rows, tl.where(m_good, b_codes, -1).to(tl.int64), mask=m_rows)
@@ -52,8 +56,8 @@ def nearest_codeword(
     distance = x.new_empty(rows, dtype=torch.float32)
     counts = x.new_empty(programs, 2, dtype=torch.int32)
     launch(
-        _kernel, (programs,), x, codebook, codes, distance, counts, rows, codewords,
-        config=config, D=width, BD=configs.power_of_two(width), BN=config.block_rows, BK=config.block_columns,
-        EXACT=precision == "exact", STATS=stats,
+        _kernel, (programs,), x, codebook, *pack(codebook, config), codes, distance, counts, rows, codewords,
+        config=config, D=width, BD=configs.power_of_two(width, 32), BN=config.block_rows, BK=config.block_columns,
+        EVEN=codewords % config.block_columns == 0, EXACT=precision == "exact", STATS=stats,
     )  # fmt: skip
     return codes, distance, counts.sum(0)

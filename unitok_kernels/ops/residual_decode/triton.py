@@ -9,8 +9,9 @@ from torch import Tensor
 
 from unitok_kernels import checks
 from unitok_kernels.ops import configs
-from unitok_kernels.ops.codeword_statistics.triton import codeword_statistics
+from unitok_kernels.ops.codeword_statistics.triton import add_rows
 from unitok_kernels.ops.launch import launch, target_of
+from unitok_kernels.ops.segments import cut
 from unitok_kernels.ops.tiles import load_rows, store_rows
 
 
@@ -58,6 +59,9 @@ def residual_decode(codes: Tensor, codebooks: Tensor, check_finite: bool | None)
 
 
 def residual_decode_backward(gradient: Tensor, codes: Tensor, num_codewords: int) -> Tensor:
-    """Each codeword gets the sum over the rows that name it, level by level."""
-    sums = [codeword_statistics(gradient, column, num_codewords, False)[0] for column in codes.unbind(1)]
-    return torch.stack(sums).to(gradient.dtype)
+    """Each codeword gets the sum over the rows that name it, on all levels at once."""
+    levels = codes.shape[1]
+    numbers = codes + num_codewords * torch.arange(levels, device=codes.device)
+    keys = torch.where((codes >= 0) & (codes < num_codewords), numbers, -1)
+    sums = add_rows(gradient, cut(keys, levels * num_codewords))
+    return sums.view(levels, num_codewords, -1).to(gradient.dtype)

@@ -1,4 +1,4 @@
-"""Residual encoding on a GPU: all levels in one launch, and one that adds up what its programs leave."""
+"""Residual encoding on a GPU: a launch that packs the codebooks, one for all levels, and one for their sums."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from torch import Tensor
 from unitok_kernels import checks
 from unitok_kernels.ops import configs
 from unitok_kernels.ops.launch import launch, leave_to, target_of
+from unitok_kernels.ops.packing import pack
+from unitok_kernels.ops.residual_decode.triton import sum_codewords
 from unitok_kernels.ops.residual_encode import reference
 from unitok_kernels.ops.tiles import WIDEST, finite_rows, load_rows, search, store_rows
 from unitok_kernels.ops.tuning import changed, tuned
@@ -17,8 +19,9 @@ from unitok_kernels.ops.tuning import changed, tuned
 
 @triton.jit
 def _kernel(
-    p_z, p_tables, p_codes, p_quantized, p_parts, N, K, L,
-    D: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, EXACT: tl.constexpr, STATS: tl.constexpr,
+    p_z, p_tables, p_digits, p_scales, p_codes, p_quantized, p_parts, N, K, L,
+    D: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, EVEN: tl.constexpr,
+    EXACT: tl.constexpr, STATS: tl.constexpr,
 ):  # fmt: skip
     """r_0 = z;  code_l = argmin_k |r_l - C_lk|^2;  r_{l+1} = r_l - C_l,code_l: the rows stay in registers.
 
@@ -29,19 +32,21 @@ def _kernel(
     b_r = load_rows(p_z, i_rows, m_rows, D, BD)
     m_good = finite_rows(b_r) & m_rows
     b_r = tl.where(m_good[:, None], b_r, 0.0)
-    b_sum = tl.zeros((BN, BD), tl.float32)
     p_part = p_parts + tl.cast(tl.program_id(0), tl.int64) * (L + 3)
     rescored, near_ties = 0, 0
-    for level in range(L):
-        p_table = p_tables + tl.cast(level, tl.int64) * K * D
-        b_codes, again, near = search(b_r, m_good, p_table, K, D, BD, BN, BK, EXACT, STATS)
-        b_c = load_rows(p_table, b_codes, m_good, D, BD)
-        b_r = b_r - b_c
-        b_sum = b_sum + b_c
+    for level in tl.range(0, L, disable_licm=True):  # what is made ahead of it takes registers
+        table = tl.cast(level, tl.int64)
+        p_table = p_tables + table * K * D
+        b_codes, again, near = search(
+            b_r, m_good, p_table, p_digits, p_scales, table, K, D, BD, BN, BK, EVEN, EXACT, STATS
+        )
+        b_r = b_r - load_rows(p_table, b_codes, m_good, D, BD)
         tl.store(p_codes + i_rows * L + level, tl.where(m_good, b_codes, -1).to(tl.int64), mask=m_rows)
-        tl.store(p_part + level, tl.sum(tl.sum(b_r * b_r, axis=0), axis=0))
+        tl.store(p_part + level, tl.sum(b_r * b_r))
         rescored += again
         near_ties += near
+    tl.debug_barrier()  # codes are read by other threads than wrote them
+    b_sum = sum_codewords(p_codes + i_rows * L, p_tables, 0, m_rows, K, L, D, BD, BN)
     store_rows(p_quantized, b_sum, i_rows, m_rows, D, BD)
     tl.store(p_part + L, tl.sum(m_good.to(tl.float32), axis=0))
     tl.store(p_part + L + 1, tl.cast(rescored, tl.float32))
@@ -89,9 +94,9 @@ def residual_encode(
     level_error = z.new_empty(levels, dtype=torch.float32)
     counts = z.new_empty(2, dtype=torch.int64)
     launch(
-        _kernel, (programs,), z, codebooks, codes, quantized, parts, rows, codewords, levels,
-        config=config, D=width, BD=configs.power_of_two(width), BN=config.block_rows, BK=config.block_columns,
-        EXACT=precision == "exact", STATS=stats,
+        _kernel, (programs,), z, codebooks, *pack(codebooks, config), codes, quantized, parts, rows, codewords, levels,
+        config=config, D=width, BD=configs.power_of_two(width, 32), BN=config.block_rows, BK=config.block_columns,
+        EVEN=codewords % config.block_columns == 0, EXACT=precision == "exact", STATS=stats,
     )  # fmt: skip
     launch(
         finish, (levels + 1,), parts, level_error, counts, programs, levels,

@@ -178,7 +178,7 @@ def sinkhorn_assign(x: Tensor, codebook: Tensor, epsilon: float, iterations: int
     block_rows, block_columns = config.block_rows, config.block_columns
     widths = {"D": width, "BD": min(configs.power_of_two(width), 32)}
     tiles, column_tiles = triton.cdiv(rows, block_rows), triton.cdiv(codewords, block_columns)
-    parts = min(tiles, _PARTS)
+    parts = torch.sym_min(tiles, _PARTS)  # without asking on which side a traced number of rows is
 
     centre = codebook.double().mean(0)
     table = codebook.double() - centre
@@ -203,7 +203,7 @@ def sinkhorn_assign(x: Tensor, codebook: Tensor, epsilon: float, iterations: int
         programs = triton.cdiv(codewords, _COLUMNS) if rows else 0
         launch(
             _scale_columns, (programs,), most, sums, columns, facts, parts, codewords,
-            config=config, BP=configs.power_of_two(parts), BK=_COLUMNS,
+            config=config, BP=_PARTS, BK=_COLUMNS,
         )  # fmt: skip
     launch(_assign, (tiles,), *data, columns, codes, rows, codewords, config=config, **sizes)
     return codes
