@@ -115,8 +115,12 @@ def predicted(loops: prediction.Loop, shape: Shape, target: str) -> float:
 
 
 def floors(shape: Shape, target: str) -> dict[str, float]:
-    """Give the seconds that products and memory take at least; int8 goes at twice the rate of bfloat16."""
+    """Give the seconds that products and memory take at least.
+
+    int8 goes at twice the rate of bfloat16; at four times on sm_120, where bfloat16 adds up in float32 at half rate.
+    """
     device = prediction.DEVICES[target]
+    rate = device.bfloat16 * (4 if target == "sm_120" else 2)
     operations = 3 * 2.0 * shape.N * shape.D * shape.K * shape.L
     moved = shape.N * (2 * 4 * shape.D + 8 * shape.L)
-    return {"3 x int8": operations / (2 * device.bfloat16), "memory": moved / device.bandwidth}
+    return {"3 x int8": operations / rate, "memory": moved / device.bandwidth}
