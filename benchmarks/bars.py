@@ -55,6 +55,11 @@ def judge(records: Iterable[Record]) -> list[Verdict]:
     return [bar.judge(times) for bar in BARS]
 
 
+def _memory(operation: str, case: str) -> Callable[[Times], float]:
+    """Extra memory of ours, in percent of theirs."""
+    return lambda times: 100 * times[operation, case, "ours"].extra_mib / times[operation, case, THEIRS].extra_mib
+
+
 def _over(operation: str, case: str, peer: str, level: str = "ours") -> Callable[[Times], float]:
     """How many times as long as `level` the peer takes, in the same case."""
     return lambda times: times[operation, case, peer].min_ms / times[operation, case, level].min_ms
@@ -72,6 +77,8 @@ def _cost_of_a_row(times: Times) -> float:
 ENCODE, MIXTURE, STEP = "residual_encode", "moe_residual_encode", "training_step"
 LLOYD, BALANCED = "100k x 32, K=256, 20 iterations", "20k x 32, K=64, balanced, skewed"
 HSIC, BATCH = "n=8192, 384 and 32, forward + backward", "8 domains, batch 1024, default preset"
+LAYERS, THEIRS = "layers", "vector-quantize-pytorch"
+EVALUATION, TRAINING, ENCODEC = "evaluation", "forward + backward", "EnCodec's quantizer, 32 x 150 frames, 8 codebooks"
 MATRIX, BARE, WHOLE = "torch, matrix form", "step without quantizer and L_mi", "whole step"
 
 BARS = (
@@ -124,5 +131,31 @@ BARS = (
         True,
         " x",
         _over(STEP, f"{BATCH}, quantizer + L_mi alone", EAGER),
+    ),
+    Bar(f"{LAYERS} {LONG}, {EVALUATION}: over theirs", 40, True, " x", _over(LAYERS, f"{LONG}, {EVALUATION}", THEIRS)),
+    Bar(
+        f"{LAYERS} {LONG}, {EVALUATION}: over theirs compiled",
+        10,
+        True,
+        " x",
+        _over(LAYERS, f"{LONG}, {EVALUATION}", f"{THEIRS}, torch.compile"),
+    ),
+    *(
+        Bar(
+            f"{LAYERS} {case}, {TRAINING}: over theirs", limit, True, " x", _over(LAYERS, f"{case}, {TRAINING}", THEIRS)
+        )
+        for case, limit in ((LONG, 15), (WIDE, 4))
+    ),
+    *(
+        Bar(f"{LAYERS} {case}, {TRAINING}: of their memory", 25, False, " %", _memory(LAYERS, f"{case}, {TRAINING}"))
+        for case in (LONG, WIDE)
+    ),
+    Bar(f"{LAYERS} {ENCODEC}: over transformers", 2.7, True, " x", _over(LAYERS, ENCODEC, "transformers")),
+    Bar(
+        f"{LAYERS} {ENCODEC}, fast: over transformers",
+        3.5,
+        True,
+        " x",
+        _over(LAYERS, ENCODEC, "transformers", "ours, fast"),
     ),
 )

@@ -14,6 +14,7 @@
 #include "residual_decode.h"
 #include "residual_encode.h"
 #include "residual_loss.h"
+#include "residual_straight_through.h"
 #include "sinkhorn_assign.h"
 
 namespace py = pybind11;
@@ -167,6 +168,28 @@ PYBIND11_MODULE(_cpu, m) {
                                      {at<const float>(codebooks), experts, levels, codewords},
                                      at<const int64_t>(expert_ids), slots, {codebook_weight, commitment_weight},
                                      at<float>(loss), at<float>(by_z), at<float>(by_codebooks), threads);
+      },
+      py::call_guard<gil_scoped_release>());
+
+  m.def(
+      "residual_straight_through",
+      [](Address z, int type, int64_t count, int64_t width, Address codes, Address codebooks, int64_t levels,
+         int64_t codewords, Address quantized, Address errors, Address sums, Address counts, int threads) {
+        unitok::residual_straight_through(rows(z, type, count, width), at<const int64_t>(codes),
+                                          {at<const float>(codebooks), 1, levels, codewords}, at<void>(quantized),
+                                          at<float>(errors), at<float>(sums), at<int64_t>(counts), threads);
+      },
+      py::call_guard<gil_scoped_release>());
+
+  m.def(
+      "residual_straight_through_backward",
+      [](Address gradient, Address pulls, Address z, int type, int64_t count, int64_t width, Address codes,
+         Address codebooks, int64_t levels, int64_t codewords, int estimator, Address by_z, Address by_codebooks,
+         int threads) {
+        unitok::residual_straight_through_backward(
+            at<const float>(gradient), at<const float>(pulls), rows(z, type, count, width), at<const int64_t>(codes),
+            {at<const float>(codebooks), 1, levels, codewords}, static_cast<unitok::Estimator>(estimator),
+            at<float>(by_z), at<float>(by_codebooks), threads);
       },
       py::call_guard<gil_scoped_release>());
 

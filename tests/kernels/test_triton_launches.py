@@ -87,6 +87,14 @@ ARGUMENTS: dict[str, list[Callable[[int], tuple[Any, ...]]]] = {
         lambda n: (rows(n, *Z), rows(*BOOKS), "exact", None, False),
         lambda n: (rows(n, 20, dtype=torch.float16), rows(3, 100, 20), "fast", False, True),
     ],
+    "residual_straight_through": [
+        lambda n: (rows(n, *Z), integers(n, 4), rows(*BOOKS), "rotation", False, True),
+        lambda n: (rows(n, *Z), integers(n, 4), rows(*BOOKS), "straight", True, False),
+    ],
+    "residual_straight_through_backward": [
+        lambda n: (rows(n, *Z), rows(4), rows(n, *Z), integers(n, 4), rows(*BOOKS), "rotation", False, False),
+        lambda n: (rows(n, *Z), rows(4), rows(n, *Z), integers(n, 4), rows(*BOOKS), "none", True, True),
+    ],
     "sinkhorn_assign": [lambda n: (rows(n, *Z), rows(*BOOK), 0.05, 5, None)],
 }
 

@@ -79,6 +79,7 @@ constexpr Kernel kKernels[] = {
     {"hsic", hsic_matches},
     {"sinkhorn_assign", sinkhorn_assign_matches},
     {"ordered_linear", ordered_linear_matches},
+    {"residual_straight_through", residual_straight_through_matches},
 };
 
 std::vector<Shape> shapes(Effort effort) {

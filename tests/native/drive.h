@@ -91,3 +91,4 @@ Written kmeans_is_balanced_or_nearest(const Shape& s);
 Written hsic_matches(const Shape& s);
 Written sinkhorn_assign_matches(const Shape& s);
 Written ordered_linear_matches(const Shape& s);
+Written residual_straight_through_matches(const Shape& s);

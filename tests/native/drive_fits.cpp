@@ -3,6 +3,7 @@
 #include "hsic.h"
 #include "kmeans.h"
 #include "ordered_linear.h"
+#include "residual_straight_through.h"
 #include "sinkhorn_assign.h"
 
 using namespace unitok;
@@ -146,4 +147,70 @@ Written ordered_linear_matches(const Shape& s) {
     }
   const char* const bytes = reinterpret_cast<const char*>(y.data());
   return {{}, Bytes(bytes, bytes + y.size() * sizeof(double)), {}};
+}
+
+// Values, statistics and gradients of a chain, each row walked in double precision.
+Written residual_straight_through_matches(const Shape& s) {
+  const auto estimator = static_cast<Estimator>(s.seed % 3);
+  const Bytes z = as_type(random_floats(s.rows * s.width, s.seed), s.type);
+  const Floats codebooks = random_floats(s.levels * s.codewords * s.width, s.seed + 1);
+  const Codes codes = random_codes(s.rows * s.levels, -2, s.codewords - 1, s.seed + 2);
+  const Floats gradient = random_floats(s.rows * s.width, s.seed + 3), pulls = random_floats(s.levels, s.seed + 4);
+  const Chains chain{codebooks.data(), 1, s.levels, s.codewords};
+  const Rows rows{z.data(), s.type, s.rows, s.width};
+  Bytes quantized(z.size(), 7);
+  Floats errors(size(s.levels), 7), sums(codebooks.size(), 7), by_z(gradient.size(), 7), by_codebooks(sums.size(), 7);
+  Codes counts(size(s.levels * s.codewords), 7), expected_counts(counts.size());
+  residual_straight_through(rows, codes.data(), chain, quantized.data(), errors.data(), s.stats ? sums.data() : nullptr,
+                            s.stats ? counts.data() : nullptr, s.threads);
+  residual_straight_through_backward(gradient.data(), pulls.data(), rows, codes.data(), chain, estimator, by_z.data(),
+                                     s.stats ? by_codebooks.data() : nullptr, s.threads);
+
+  Floats total(gradient.size());
+  Doubles error(errors.size()), used(errors.size()), sum(sums.size()), z_slope(by_z.size()), table_slope(sums.size());
+  for (int64_t n = 0; n < s.rows; ++n) {
+    Doubles x(size(s.width));
+    for (int64_t d = 0; d < s.width; ++d) x[size(d)] = static_cast<double>(read_value(z, s.type, n * s.width + d));
+    for (int64_t level = 0; level < s.levels; ++level) {
+      const int64_t code = codes[size(n * s.levels + level)];
+      if (code < 0) continue;
+      const int64_t at = (level * s.codewords + code) * s.width;
+      double xx = 0, cc = 0, vv = 0, vg = 0, qg = 0;
+      const auto c = [&](int64_t d) { return static_cast<double>(codebooks[size(at + d)]); };
+      const auto g = [&](int64_t d) { return static_cast<double>(gradient[size(n * s.width + d)]); };
+      for (int64_t d = 0; d < s.width; ++d) xx += x[size(d)] * x[size(d)], cc += c(d) * c(d);
+      const double per_x = 1 / std::max(std::sqrt(xx), 1e-6), per_c = 1 / std::max(std::sqrt(cc), 1e-6);
+      for (int64_t d = 0; d < s.width; ++d) {
+        const double v = x[size(d)] * per_x + c(d) * per_c;
+        vv += v * v, vg += v * g(d), qg += c(d) * per_c * g(d);
+      }
+      vv = std::max(vv, 1e-12);
+      for (int64_t d = 0; d < s.width; ++d) {
+        const double u = x[size(d)] * per_x, after = x[size(d)] - c(d);
+        const double turned = std::sqrt(cc) * per_x * (g(d) + 2 * qg * u - 2 * vg / vv * (u + c(d) * per_c));
+        const double pull = static_cast<double>(pulls[size(level)]) * after;
+        z_slope[size(n * s.width + d)] += pull + (estimator == Estimator::rotation   ? turned
+                                                  : estimator == Estimator::straight ? g(d)
+                                                                                     : 0);
+        table_slope[size(at + d)] += (estimator == Estimator::none ? g(d) : 0) - pull;
+        sum[size(at + d)] += x[size(d)];
+        total[size(n * s.width + d)] += codebooks[size(at + d)];
+        error[size(level)] += after * after;
+        x[size(d)] = after;
+      }
+      ++used[size(level)];
+      ++expected_counts[size(level * s.codewords + code)];
+    }
+  }
+  for (int64_t level = 0; level < s.levels; ++level)
+    error[size(level)] /= std::max(used[size(level)], 1.0) * static_cast<double>(s.width);
+  CHECK(quantized == as_type(total, s.type));
+  check_close(errors, error, 1e-5);
+  // Where u and c are nearly opposite, the turn is a division by what is left of their sum.
+  check_close(by_z, z_slope, estimator == Estimator::rotation ? 1e-2 : 1e-5);
+  if (!s.stats) return {{}, quantized, {errors, by_z}, 1e-2};
+  CHECK(counts == expected_counts);
+  check_close(sums, sum, 1e-5);
+  check_close(by_codebooks, table_slope, 1e-5);
+  return {counts, quantized, {errors, by_z, sums, by_codebooks}, 1e-2};
 }

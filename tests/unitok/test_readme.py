@@ -15,7 +15,7 @@ README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 SNIPPETS = re.findall(r"^```python\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
 
 
-LINES = {"kernels": 5, "tokenizer": 10, "serving": 6}
+LINES = {"kernels": 5, "layers": 4, "tokenizer": 10, "serving": 6}
 NAMED = dict(zip(LINES, SNIPPETS, strict=True))
 
 

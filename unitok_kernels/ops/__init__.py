@@ -10,6 +10,7 @@ from unitok_kernels.ops import (
     residual_decode,
     residual_encode,
     residual_loss,
+    residual_straight_through,
     sinkhorn_assign,
 )
 
@@ -23,5 +24,6 @@ __all__ = [
     "residual_decode",
     "residual_encode",
     "residual_loss",
+    "residual_straight_through",
     "sinkhorn_assign",
 ]

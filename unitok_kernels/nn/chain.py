@@ -1,0 +1,201 @@
+"""Rows through a chain of codebooks, in training and evaluation: what all the drop-in layers share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from unitok_kernels.nn import distributed, search
+from unitok_kernels.nn.codebook import Codebook, unit
+from unitok_kernels.nn.config import CodebookOptions
+from unitok_kernels.ops.common import wide
+from unitok_kernels.ops.residual_straight_through import residual_straight_through
+
+
+class ChainOutput(NamedTuple):
+    """Rows after their chain.
+
+    Attributes:
+        quantized: (N, D).
+        codes: (N, L), -1 where a level was dropped or the row is padding.
+        level_error: (L,) mean squared error of each level, with gradients; zeros in evaluation without a beam.
+    """
+
+    quantized: Tensor
+    codes: Tensor
+    level_error: Tensor
+
+
+@dataclass(frozen=True)
+class Call:
+    """What one forward call says.
+
+    Attributes:
+        training: whether the layer trains.
+        valid: (N,) bool, the rows that aren't padding; None is all.
+        temperature: of drawn codes; None finds the nearest.
+        beam: chains kept by a beam search; None or 1 is none.
+        weights: of the levels in a beam's score.
+        cut: () the last level that isn't dropped, as a tensor or a number; None drops none.
+        is_frozen: leave the codebooks as they are.
+    """
+
+    training: bool
+    valid: Tensor | None = None
+    temperature: float | None = None
+    beam: int | None = None
+    weights: tuple[float, ...] = ()
+    cut: Tensor | int | None = None
+    is_frozen: bool = False
+
+
+class Chain:
+    """The codebooks of a chain, level by level; several levels may share one.
+
+    Args:
+        books: of the levels.
+        options: of the layer.
+        head: which codebook of each.
+    """
+
+    def __init__(self, books: Sequence[Codebook], options: CodebookOptions, head: int = 0) -> None:
+        self.books, self.options, self.head = list(books), options, head
+        self.sizes = tuple(book.codebook_size for book in self.books)
+        self.is_shared = len(self.books) > 1 and self.books[0] is self.books[1]
+        self._used: Tensor | None = None  # codebooks of the last training step, for a checkpoint's second forward
+
+    def tables(self) -> Tensor:
+        """Copy the codebooks into one tensor (L, K, D).
+
+        Smaller ones are filled up by their first codeword: among ties it is the one that is taken.
+        """
+        tables = [book.embed[self.head] for book in self.books]
+        if len({*self.sizes}) > 1:
+            most = max(self.sizes)
+            tables = [torch.cat((table, table[:1].expand(most - len(table), -1))) for table in tables]
+        return torch.stack(tables)
+
+    def __call__(self, rows: Tensor, call: Call) -> ChainOutput:
+        """Quantise rows (N, D)."""
+        rows = rows if call.valid is None else torch.where(call.valid[:, None], rows, 0)
+        if not all(book.is_started() for book in self.books):
+            self._start(rows, call.valid)
+        again = _is_recomputed()
+        tables = self.tables()
+        if again and self._used is not None:  # the values of the first forward, with gradients to the codebooks
+            tables = self._used + (tables - tables.detach())
+        if not call.training:
+            return self._evaluated(rows, tables, call)
+        codes = self._codes(rows.detach(), tables.detach(), call)
+        options = self.options
+        learns = options.updates_ema or options.threshold_ema_dead_code > 0
+        step = residual_straight_through(
+            rows,
+            codes,
+            tables if options.learns_by_gradient and not call.is_frozen else tables.detach(),
+            estimator=options.estimator if rows.requires_grad else "none",
+            cosine=options.use_cosine_sim,
+            statistics=learns and not call.is_frozen and not again,
+        )
+        if learns and not call.is_frozen and not again:
+            self._used = None if torch.compiler.is_compiling() else tables.detach()
+            self._learn(rows.detach(), codes, tables.detach(), step.sums, step.counts, call)
+        return ChainOutput(step.quantized, codes, step.level_error)
+
+    def _evaluated(self, rows: Tensor, tables: Tensor, call: Call) -> ChainOutput:
+        is_greedy = call.beam is None or call.beam == 1
+        if is_greedy and call.valid is None and not tables.requires_grad:
+            found = search.nearest(rows.detach(), tables, self.options)
+            return ChainOutput(found.quantized, found.codes, _zeros(rows, len(self.books)))
+        codes = self._codes(rows.detach(), tables.detach(), call)
+        cosine = self.options.use_cosine_sim
+        step = residual_straight_through(rows.detach(), codes, tables, estimator="none", cosine=cosine)
+        # A beam's errors are what it was chosen by: they are told in evaluation too.
+        errors = _zeros(rows, len(self.books)) if is_greedy else step.level_error
+        return ChainOutput(step.quantized, codes, errors)
+
+    @torch.no_grad()
+    def _codes(self, rows: Tensor, tables: Tensor, call: Call) -> Tensor:
+        """Find the codes (N, L) that the call asks for, without those of padding and dropped levels."""
+        options, cosine = self.options, self.options.use_cosine_sim
+        levels = len(self.books)
+        if call.beam is not None and call.beam > 1:
+            best = search.beam(rows, tables, self.sizes, call.beam, call.weights, cosine)
+            last = levels - 1 if call.cut is None else call.cut
+            # a tensor as an index would be read by the host
+            codes = best.index_select(0, last.view(1))[0] if isinstance(last, Tensor) else best[last]
+        elif call.training and options.stochastic_sample_codes and call.temperature:
+            codes = search.drawn(rows, tables, self.sizes, call.temperature, cosine)
+        else:
+            codes = search.nearest(rows, tables, options).codes
+        if call.cut is not None:
+            codes = torch.where(torch.arange(levels, device=rows.device) <= call.cut, codes, -1)
+        return codes if call.valid is None else torch.where(call.valid[:, None], codes, -1)
+
+    @torch.no_grad()
+    def _start(self, rows: Tensor, valid: Tensor | None) -> None:
+        """Start the codebooks that k-means is to start, each on what the levels before it leave."""
+        options, residual = self.options, wide(rows.detach())
+        synced = distributed.is_synced(options.sync_codebook)
+        for book in self.books:
+            x = unit(residual) if options.use_cosine_sim else residual
+            if not book.is_started():
+                book.start(self.head, x, valid, synced)
+                if self.head == book.embed.shape[0] - 1:
+                    book.started()
+            codes = search.nearest(x, book.embed.detach()[self.head][None], options).codes[:, 0]
+            residual = residual - search.codeword_of(wide(book.embed.detach()[self.head]), codes)
+
+    @torch.no_grad()
+    def _learn(self, rows: Tensor, codes: Tensor, tables: Tensor, sums: Tensor, counts: Tensor, call: Call) -> None:
+        """Move every codebook by the step's statistics, and revive those codewords that hardly any row chooses."""
+        options, levels = self.options, len(self.books)
+        synced = distributed.is_synced(options.sync_codebook)
+        sums, counts = distributed.summed(sums, synced), distributed.summed(counts, synced)
+        active: Sequence[Tensor | None] = [None] * levels
+        if call.cut is not None:
+            active = (torch.arange(levels, device=rows.device) <= call.cut).unbind()
+        for level, (book, size) in enumerate(zip(self.books, self.sizes, strict=True)):
+            book.track(self.head, sums[level, :size], counts[level, :size], active[level])
+            if options.updates_ema and not self.is_shared:
+                book.follow(self.head, active[level])
+        if options.updates_ema and self.is_shared:
+            self.books[0].follow(self.head)
+        if options.threshold_ema_dead_code <= 0:
+            return
+        x, found = self._proposals(rows, codes, tables, call.valid, synced)
+        if self.is_shared:  # a codeword takes its row from one of the levels
+            place = torch.arange(self.sizes[0], device=rows.device)
+            self.books[0].revive(self.head, x[place % levels, place], found[place % levels, place], None)
+            return
+        for level, (book, size) in enumerate(zip(self.books, self.sizes, strict=True)):
+            book.revive(self.head, x[level, :size], found[level, :size], active[level])
+
+    def _proposals(
+        self, rows: Tensor, codes: Tensor, tables: Tensor, valid: Tensor | None, synced: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Draw a row for each codeword: the inputs of its level (L, K, D), and whether there was one (L, K)."""
+        levels, size, _ = tables.shape
+        numbers = distributed.uniform((levels + 1, size), rows.device, synced)
+        draw = distributed.draw_rows(numbers[0], rows.shape[0], valid, synced)
+        residual = distributed.gathered(wide(rows), draw, synced)
+        chosen = distributed.gathered(codes + 1, draw, synced) - 1  # zeros of the other ranks add nothing
+        inputs = []
+        for level in range(levels):
+            inputs.append(unit(residual) if self.options.use_cosine_sim else residual)
+            residual = residual - search.codeword_of(wide(tables[level]), chosen[:, level])
+        order = numbers[1:].argsort(1)  # levels share the rows, not which codeword gets which
+        return torch.stack([x[place] for x, place in zip(inputs, order, strict=True)]), draw.found[order]
+
+
+def _is_recomputed() -> bool:
+    """Tell whether this forward is an activation checkpoint's second one, which runs inside a backward."""
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+
+
+def _zeros(rows: Tensor, levels: int) -> Tensor:
+    return torch.zeros(levels, device=rows.device)

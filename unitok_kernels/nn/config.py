@@ -1,0 +1,237 @@
+"""The options of the drop-in layers, by vector-quantize-pytorch's names and with its defaults."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, TypeVar
+
+from unitok_kernels import checks
+from unitok_kernels.ops.common import PRECISIONS
+
+# What vector-quantize-pytorch has and these layers don't: accepted at the value that leaves it off.
+_LAYER_OFF: dict[str, Any] = {
+    "affine_param": False,
+    "affine_param_batch_decay": 0.99,
+    "affine_param_codebook_decay": 0.9,
+    "codebook_diversity_loss_weight": 0.0,
+    "codebook_diversity_temperature": 100.0,
+    "commitment_use_cross_entropy_loss": False,
+    "in_place_codebook_optimizer": None,
+    "manual_ema_update": False,
+    "manual_in_place_optimizer_update": False,
+    "straight_through": False,
+    "sync_affine_param": False,
+    "sync_kmeans": True,
+    "sync_update_v": 0.0,
+    "vq_bridge": None,
+}
+_CHAIN_OFF: dict[str, Any] = {**_LAYER_OFF, "implicit_neural_codebook": False, "mlp_kwargs": {}, "quant_grad_frac": 0.0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodebookOptions:
+    """What all layers share; the docs say what each option does.
+
+    `precision`, `check_finite` and `backend` are ours: see `unitok_kernels.residual_encode`.
+    """
+
+    dim: int
+    codebook_dim: int | None = None
+    decay: float = 0.8
+    eps: float = 1e-5
+    freeze_codebook: bool = False
+    kmeans_init: bool = False
+    kmeans_iters: int = 10
+    use_cosine_sim: bool = False
+    threshold_ema_dead_code: float = 0
+    channel_last: bool = True
+    accept_image_fmap: bool = False
+    accept_3d_fmap: bool = False
+    commitment_weight: float = 1.0
+    orthogonal_reg_weight: float = 0.0
+    orthogonal_reg_active_codes_only: bool = False
+    orthogonal_reg_max_codes: int | None = None
+    stochastic_sample_codes: bool = False
+    sample_codebook_temp: float = 1.0
+    rotation_trick: bool | None = None
+    directional_reparam_variance: float = 5e-3
+    sync_codebook: bool | None = None
+    ema_update: bool | None = None
+    learnable_codebook: bool | None = None
+    return_zeros_for_masked_padding: bool = True
+    route_gradients_to_input: bool = True
+    precision: str = "exact"
+    check_finite: bool | None = None
+    backend: str | None = None
+
+    off: ClassVar[dict[str, Any]] = _LAYER_OFF
+
+    def __post_init__(self) -> None:
+        name = self.layer
+        checks.whole(name, dim=self.dim, kmeans_iters=self.kmeans_iters)
+        checks.at_least(name, "dim", self.dim, 1, "Pass the width of the rows.")
+        checks.at_least(name, "kmeans_iters", self.kmeans_iters, 1, "One turn is the least.")
+        checks.settings(name, check_finite=self.check_finite, backend=self.backend, precision=self.precision)
+        checks.one_of(name, "precision", self.precision, PRECISIONS)
+        if self.learns_by_gradient and self.updates_ema:
+            step = "Set ema_update=False beside learnable_codebook=True."
+            checks.fail(name, "ema_update", "False where the codebook learns by gradients", True, step)
+        if self.learns_by_gradient and self.use_cosine_sim:
+            step = "Leave learnable_codebook unset, and it is updated by moving averages."
+            checks.fail(name, "use_cosine_sim", "False where the codebook learns by gradients", True, step)
+
+    @property
+    def layer(self) -> str:
+        """Name of the layer that these are the options of."""
+        return type(self).__name__.removesuffix("Config")
+
+    @property
+    def is_directional(self) -> bool:
+        """Whether a noisy step towards the codeword carries the gradients to the codebook."""
+        return False
+
+    @property
+    def updates_ema(self) -> bool:
+        """Whether codebooks follow the moving averages of their rows."""
+        return not self.is_directional if self.ema_update is None else self.ema_update
+
+    @property
+    def learns_by_gradient(self) -> bool:
+        """Whether codebooks are parameters of the optimizer."""
+        return self.is_directional if self.learnable_codebook is None else self.learnable_codebook
+
+    @property
+    def width(self) -> int:
+        """Width of a codeword."""
+        return self.dim if self.codebook_dim is None else self.codebook_dim
+
+    @property
+    def estimator(self) -> str:
+        """How gradients get to the rows; see `residual_straight_through`."""
+        if not self.route_gradients_to_input or self.is_directional:
+            return "none"
+        rotates = self.width > 1 if self.rotation_trick is None else self.rotation_trick
+        return "rotation" if rotates else "straight"
+
+
+@dataclass(frozen=True, kw_only=True)
+class VectorQuantizeConfig(CodebookOptions):
+    """Options of `VectorQuantize`."""
+
+    codebook_size: int
+    heads: int = 1
+    separate_codebook_per_head: bool = False
+    layernorm_after_project_in: bool = False
+    directional_reparam: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.whole(self.layer, codebook_size=self.codebook_size, heads=self.heads)
+        checks.at_least(self.layer, "codebook_size", self.codebook_size, 1, "Ask for at least one codeword.")
+        checks.at_least(self.layer, "heads", self.heads, 1, "One head quantises whole rows.")
+
+    @property
+    def is_directional(self) -> bool:
+        """See `CodebookOptions`."""
+        return self.directional_reparam
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResidualVQConfig(CodebookOptions):
+    """Options of `ResidualVQ`."""
+
+    codebook_size: int | tuple[int, ...]
+    num_quantizers: int | None = None
+    shared_codebook: bool = False
+    diveq: bool = False
+    heads: int = 1
+    quantize_dropout: bool = False
+    quantize_dropout_cutoff_index: int = 0
+    quantize_dropout_multiple_of: int = 1
+    beam_size: int | None = None
+    eval_beam_size: int | None = None
+    beam_score_quantizer_weights: tuple[float, ...] | None = None
+
+    off: ClassVar[dict[str, Any]] = _CHAIN_OFF
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        name = self.layer
+        if self.heads != 1:
+            checks.fail(name, "heads", "1", self.heads, "Use GroupedResidualVQ for several chains.", TypeError)
+        if self.num_quantizers is None and isinstance(self.codebook_size, int):
+            checks.fail(name, "num_quantizers", "an int beside one codebook_size", None, "Say how many levels.")
+        checks.at_least(name, "num_quantizers", len(self.sizes), 1, "One level is the least.")
+        if self.num_quantizers not in (None, len(self.sizes)):
+            checks.fail(name, "codebook_size", f"of {self.num_quantizers} levels", len(self.sizes), "Name each level.")
+        for size in self.sizes:
+            checks.whole(name, codebook_size=size)
+            checks.at_least(name, "codebook_size", size, 1, "Ask for at least one codeword.")
+        if self.shared_codebook and len({*self.sizes}) > 1:
+            checks.fail(name, "codebook_size", "one where the codebook is shared", self.sizes, "Give all one size.")
+        cutoff, levels = self.quantize_dropout_cutoff_index, len(self.sizes)
+        if not 0 <= cutoff < levels:
+            step = "Levels up to it are never dropped."
+            checks.fail(name, "quantize_dropout_cutoff_index", f"between 0 and {levels - 1}", cutoff, step)
+        if self.eval_beam_size is not None and self.beam_size is None:
+            checks.fail(name, "beam_size", "an int beside eval_beam_size", None, "Set it for training.")
+        if len(self.score_weights) != levels:
+            rule = f"of {levels} weights"
+            checks.fail(name, "beam_score_quantizer_weights", rule, len(self.score_weights), "Weigh each level.")
+
+    @property
+    def is_directional(self) -> bool:
+        """See `CodebookOptions`."""
+        return self.diveq
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Codewords of each level."""
+        size = self.codebook_size
+        return (size,) * (self.num_quantizers or 0) if isinstance(size, int) else tuple(size)
+
+    @property
+    def score_weights(self) -> tuple[float, ...]:
+        """Weight of each level in the score of a beam."""
+        weights = self.beam_score_quantizer_weights
+        return (1.0,) * len(self.sizes) if weights is None else tuple(weights)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupedResidualVQConfig(ResidualVQConfig):
+    """Options of `GroupedResidualVQ`."""
+
+    groups: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.whole(self.layer, groups=self.groups)
+        checks.at_least(self.layer, "groups", self.groups, 1, "One group is a ResidualVQ.")
+        if self.dim % self.groups:
+            checks.fail(self.layer, "dim", f"a multiple of groups = {self.groups}", self.dim, "Change one of them.")
+
+
+_Config = TypeVar("_Config", bound=CodebookOptions)
+
+
+def configured(kind: type[_Config], config: object, options: dict[str, Any]) -> _Config:
+    """Make the options of a layer from a config, or from keywords; refuse a keyword that it doesn't have."""
+    layer = kind.__name__.removesuffix("Config")
+    if config is not None:
+        if not isinstance(config, kind) or options:
+            got = type(config).__name__ + (f" and {', '.join(options)}" if options else "")
+            checks.fail(layer, "config", f"a {kind.__name__}, alone", got, "Or pass keywords alone.", TypeError)
+        return config
+    known, off = {field.name for field in fields(kind)}, kind.off
+    given = dict(options)
+    for name, value in options.items():
+        if name not in known | {*off}:
+            checks.fail(layer, name, "an option of this layer", repr(value), "The docs list them.", TypeError)
+        if name in off and value != off[name]:
+            checks.fail(layer, name, f"left at {off[name]!r}", repr(value), "It isn't supported.", TypeError)
+        if name in off:
+            del given[name]
+    for field in fields(kind):
+        if field.name in ("dim", "codebook_size") and field.name not in given:
+            checks.fail(layer, field.name, "given", "nothing", "It has no default.", TypeError)
+    return kind(**given)

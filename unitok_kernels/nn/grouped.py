@@ -1,0 +1,92 @@
+"""GroupedResidualVQ: a chain of codebooks for each group of features."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import fields
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from unitok_kernels.nn.config import GroupedResidualVQConfig, ResidualVQConfig, configured
+from unitok_kernels.nn.residual_vq import ResidualVQ
+
+
+class GroupedResidualVQ(nn.Module):
+    """Cut the features into groups, and quantise each by a `ResidualVQ` of its own.
+
+    Args:
+        config: a GroupedResidualVQConfig, alone.
+        options: see `GroupedResidualVQConfig`.
+
+    Raises:
+        ValueError: options that don't fit each other.
+        TypeError: an option that is unknown or not supported.
+
+    Source:
+        Yang et al., "HiFi-Codec", arXiv 2305.02765.
+    """
+
+    def __init__(self, config: GroupedResidualVQConfig | None = None, **options: Any) -> None:
+        super().__init__()
+        config = configured(GroupedResidualVQConfig, config, options)
+        self.config, self.dim, self.groups = config, config.dim, config.groups
+        given = {field.name: getattr(config, field.name) for field in fields(ResidualVQConfig)}
+        group = dataclasses.replace(ResidualVQConfig(**given), dim=config.dim // config.groups)
+        self.rvqs = nn.ModuleList([ResidualVQ(group) for _ in range(config.groups)])
+
+    def _chains(self) -> list[ResidualVQ]:
+        return cast("list[ResidualVQ]", list(self.rvqs))
+
+    @property
+    def split_dim(self) -> int:
+        """The dimension of x that holds the features."""
+        moved = self.config.accept_image_fmap or self.config.accept_3d_fmap or not self.config.channel_last
+        return 1 if moved else -1
+
+    @property
+    def codebooks(self) -> Tensor:
+        """Codewords (G, L, K, D)."""
+        return torch.stack([torch.stack(tuple(group.codebooks)) for group in self._chains()])
+
+    def get_codes_from_indices(self, indices: Tensor) -> Tensor:
+        """Look codewords up: indices (G, B, ..., L) to (G, L, B, ..., D)."""
+        return torch.stack([group.get_codes_from_indices(i) for group, i in zip(self._chains(), indices, strict=True)])
+
+    def get_output_from_indices(self, indices: Tensor) -> Tensor:
+        """Decode indices (G, B, ..., L) to (B, ..., D)."""
+        return torch.cat(
+            [group.get_output_from_indices(i) for group, i in zip(self._chains(), indices, strict=True)], -1
+        )
+
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        mask: Tensor | None = None,
+        lens: Tensor | None = None,
+        return_all_codes: bool = False,
+        sample_codebook_temp: float | None = None,
+        freeze_codebook: bool | None = None,
+    ) -> Any:
+        """Quantise rows.
+
+        Args:
+            x: as `ResidualVQ.forward` takes it.
+            mask: (B, T) bool, True where a row counts.
+            lens: (B,) int, how many rows count.
+            return_all_codes: append the codewords of each level.
+            sample_codebook_temp: in place of the layer's.
+            freeze_codebook: in place of the layer's.
+
+        Returns:
+            tuple: quantized, like x; indices (G, B, T, L); losses (G, L); with `return_all_codes`, (G, L, B, T, D).
+        """
+        cut = self._chains()[0].draw_cut(x.device)  # all groups drop the same levels
+        parts = [
+            group.quantize(part, mask, lens, return_all_codes, sample_codebook_temp, freeze_codebook, None, cut)
+            for group, part in zip(self._chains(), x.chunk(self.groups, self.split_dim), strict=True)
+        ]
+        quantized, *rest = zip(*parts, strict=True)
+        return torch.cat(quantized, self.split_dim), *(torch.stack(values) for values in rest)

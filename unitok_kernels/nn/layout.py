@@ -1,0 +1,44 @@
+"""Where the channels and the padding of a layer's input are: what a layer sees is rows (..., D)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from unitok_kernels import checks
+from unitok_kernels.nn.config import CodebookOptions
+
+
+def channels_last(x: Tensor, options: CodebookOptions) -> Tensor:
+    """Move the channels of an input to its last dimension, and check its shape."""
+    checks.tensors(options.layer, x=x)
+    ranks = {4: "(B, D, H, W)"} if options.accept_image_fmap else {5: "(B, D, T, H, W)"}
+    is_map = options.accept_image_fmap or options.accept_3d_fmap
+    if is_map and x.ndim not in ranks:
+        checks.fail(options.layer, "x", f"of shape {ranks.popitem()[1]}", tuple(x.shape), "Reshape it.")
+    if x.ndim < 2:
+        checks.fail(options.layer, "x", "of shape (B, D) or more", tuple(x.shape), "Add a dimension.")
+    rows = x.movedim(1, -1) if _is_moved(x, options) else x
+    checks.same(options.layer, "x", rows.shape[-1], "dim", options.dim, "width")
+    return rows
+
+
+def channels_back(y: Tensor, x: Tensor, options: CodebookOptions) -> Tensor:
+    """Move the channels of an output to where those of the input x are."""
+    return y.movedim(-1, 1) if _is_moved(x, options) else y
+
+
+def _is_moved(x: Tensor, options: CodebookOptions) -> bool:
+    is_map = options.accept_image_fmap or options.accept_3d_fmap
+    return is_map or (not options.channel_last and x.ndim > 2)
+
+
+def mask_of(rows: Tensor, mask: Tensor | None, lens: Tensor | None, layer: str) -> Tensor | None:
+    """Give the (B, T) mask of rows (B, T, D) that a call's mask or lengths say, True where a row counts."""
+    if mask is not None and lens is not None:
+        checks.fail(layer, "lens", "left out beside mask", "both", "Give one of them.")
+    if lens is not None:
+        mask = torch.arange(rows.shape[1], device=rows.device) < lens[:, None]
+    if mask is not None and mask.shape != rows.shape[:-1]:
+        checks.fail(layer, "mask", f"of shape {tuple(rows.shape[:-1])}", tuple(mask.shape), "One value a row.")
+    return mask

@@ -1,0 +1,58 @@
+"""What a loss can ask of codewords beside being near, and noisy gradients to them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from unitok_kernels.nn.codebook import unit
+
+
+def orthogonality(embed: Tensor, codes: Tensor | None, most: int | None) -> Tensor:
+    """Measure how far codewords are from orthogonal.
+
+    1/H sum_h mean_ij cos(c_i, c_j)^2 - 1/n over the n codewords that are looked at.
+
+    Args:
+        embed: (H, K, D).
+        codes: look at the codewords that these name alone; None takes all.
+        most: draw so many of them; None takes all.
+
+    Returns:
+        Tensor: scalar, without a unit.
+
+    Source:
+        Shin et al., "Translation-equivariant image quantizer", arXiv 2112.00384, eq. 2.
+    """
+    heads, size, _ = embed.shape
+    kept = torch.ones(size, device=embed.device)
+    if codes is not None:  # a mask of all codewords: how many are used is never asked, so no device is waited for
+        index = torch.where(codes < 0, size, codes).flatten()
+        kept = torch.zeros(size + 1, device=embed.device).index_fill_(0, index, 1.0)[:size]
+    if most is not None and most < size:
+        keys = torch.where(kept > 0, torch.rand(size, device=embed.device), 2.0)
+        kept = kept * (keys.argsort().argsort() < most)
+    count = kept.sum().clamp(min=1)
+    directions = unit(embed.float()) * kept[:, None]
+    return (directions @ directions.transpose(1, 2)).square().sum() / (heads * count**2) - 1 / count
+
+
+def directional(x: Tensor, quantized: Tensor, variance: float) -> Tensor:
+    """Go from x in a noisy direction to its codeword, as far as that is: so codewords get gradients by the distance.
+
+    x + sg(v / |v|) |q - x|,  v = q - x + noise.
+
+    Args:
+        x: (N, D) float.
+        quantized: (N, D), with gradients to codebooks.
+        variance: of the noise, a value.
+
+    Returns:
+        Tensor: (N, D).
+
+    Source:
+        Vali et al., "DiVeQ: differentiable vector quantization using the reparameterization trick", 2025, figure 1.
+    """
+    step = quantized - x
+    noisy = unit(step + variance**0.5 * torch.randn_like(step)).detach()
+    return x + noisy * torch.linalg.vector_norm(step, dim=-1, keepdim=True)

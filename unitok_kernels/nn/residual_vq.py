@@ -1,0 +1,194 @@
+"""ResidualVQ: a chain of codebooks, as vector-quantize-pytorch's layer of that name."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unitok_kernels.nn import distributed, layout
+from unitok_kernels.nn.chain import Call, Chain
+from unitok_kernels.nn.codebook import Codebook
+from unitok_kernels.nn.config import ResidualVQConfig, configured
+from unitok_kernels.nn.regularizers import directional, orthogonality
+from unitok_kernels.nn.search import codeword_of
+from unitok_kernels.ops.residual_decode import residual_decode
+
+
+class Level(nn.Module):
+    """One level's codebook, where vector-quantize-pytorch's state dict has it."""
+
+    def __init__(self, codebook: Codebook) -> None:
+        super().__init__()
+        self._codebook = codebook
+
+    @property
+    def codebook(self) -> Tensor:
+        """Codewords (K, D)."""
+        return self._codebook.embed[0]
+
+
+class ResidualVQ(nn.Module):
+    """Quantise rows by a chain of codebooks, each on what the last one left.
+
+    Options, defaults, results and state dict are those of vector-quantize-pytorch; `ResidualVQConfig` lists them. The
+    codes of all levels come from one call, and all codebooks learn after it, each from the inputs of its level.
+
+    Args:
+        config: a ResidualVQConfig, alone.
+        options: see `ResidualVQConfig`.
+
+    Raises:
+        ValueError: options that don't fit each other.
+        TypeError: an option that is unknown or not supported.
+
+    Source:
+        Zeghidour et al., "SoundStream", arXiv 2107.03312, algorithm 1.
+    """
+
+    def __init__(self, config: ResidualVQConfig | None = None, **options: Any) -> None:
+        super().__init__()
+        config = configured(ResidualVQConfig, config, options)
+        self.config, self.num_quantizers, self.codebook_dim = config, len(config.sizes), config.width
+        self.has_projections = config.width != config.dim
+        self.project_in = nn.Linear(config.dim, config.width) if self.has_projections else nn.Identity()
+        self.project_out = nn.Linear(config.width, config.dim) if self.has_projections else nn.Identity()
+        first = Codebook(config, config.sizes[0])
+        rest = [first if config.shared_codebook else Codebook(config, size) for size in config.sizes[1:]]
+        self.layers = nn.ModuleList([Level(book) for book in (first, *rest)])
+        self._chain = Chain([first, *rest], config)
+
+    @property
+    def codebook_size(self) -> int:
+        """Codewords of the first level."""
+        return self.config.sizes[0]
+
+    @property
+    def codebooks(self) -> Tensor | tuple[Tensor, ...]:
+        """Codewords (L, K, D), or a tuple of (K, D) where the levels differ in size."""
+        books = tuple(book.embed[0] for book in self._chain.books)
+        return torch.stack(books) if len({*self.config.sizes}) == 1 else books
+
+    def get_codes_from_indices(self, indices: Tensor) -> Tensor:
+        """Look the codewords of each level up.
+
+        Args:
+            indices: (B, ..., L) int64; -1 gives zeros, and fewer levels than the layer has are the first ones.
+
+        Returns:
+            Tensor: (L, B, ..., D).
+        """
+        given = indices.reshape(-1, indices.shape[-1])
+        rows = []
+        for level, book in enumerate(self._chain.books):
+            codes = given[:, level] if level < given.shape[1] else given.new_full((given.shape[0],), -1)
+            rows.append(codeword_of(book.embed[0], codes))
+        return torch.stack(rows).view(len(rows), *indices.shape[:-1], self.codebook_dim)
+
+    def get_output_from_indices(self, indices: Tensor) -> Tensor:
+        """Decode indices (B, ..., L), as `get_codes_from_indices` takes them, to (B, ..., D)."""
+        tables = self._chain.tables()[: indices.shape[-1]]
+        codes = indices.reshape(-1, indices.shape[-1])
+        decoded = residual_decode(codes, tables, check_finite=False, backend=self.config.backend)
+        return self.project_out(decoded.view(*indices.shape[:-1], self.codebook_dim))
+
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        *,
+        lens: Tensor | None = None,
+        return_all_codes: bool = False,
+        sample_codebook_temp: float | None = None,
+        freeze_codebook: bool | None = None,
+        beam_size: int | None = None,
+        rand_quantize_dropout_fixed_seed: int | None = None,
+    ) -> Any:
+        """Quantise rows.
+
+        Args:
+            x: (B, T, D) or (B, D) float; (B, D, T), (B, D, H, W) or (B, D, T, H, W) by the layer's options.
+            mask: (B, T) bool, True where a row counts.
+            lens: (B,) int, how many rows count.
+            return_all_codes: append the codewords of each level.
+            sample_codebook_temp: in place of the layer's.
+            freeze_codebook: in place of the layer's.
+            beam_size: in place of the layer's.
+            rand_quantize_dropout_fixed_seed: drop the levels that this seed says; None draws.
+
+        Returns:
+            tuple: quantized, like x; indices (B, T, L) int64, -1 at padding and dropped levels; losses (L,), 0 in
+            evaluation; with `return_all_codes`, (L, B, T, D).
+        """
+        cut = self.draw_cut(x.device, rand_quantize_dropout_fixed_seed)
+        return self.quantize(x, mask, lens, return_all_codes, sample_codebook_temp, freeze_codebook, beam_size, cut)
+
+    def quantize(
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        lens: Tensor | None,
+        return_all_codes: bool,
+        sample_codebook_temp: float | None,
+        freeze_codebook: bool | None,
+        beam_size: int | None,
+        cut: Tensor | int | None,
+    ) -> Any:
+        """Quantise rows as `forward` does, the levels after `cut` dropped."""
+        config = self.config
+        rows = layout.channels_last(x, config)
+        mask = layout.mask_of(rows, mask, lens, config.layer)
+        default = config.beam_size if self.training or config.eval_beam_size is None else config.eval_beam_size
+        call = Call(
+            self.training,
+            None if mask is None else mask.reshape(-1),
+            config.sample_codebook_temp if sample_codebook_temp is None else sample_codebook_temp,
+            default if beam_size is None else beam_size,
+            config.score_weights,
+            cut,
+            config.freeze_codebook if freeze_codebook is None else freeze_codebook,
+        )
+        inner = self.project_in(rows)
+        flat = inner.reshape(-1, config.width)
+        quantized, codes, errors = self._chain(flat, call)
+        if config.diveq and self.training:
+            quantized = directional(flat, quantized, config.directional_reparam_variance)
+        quantized = self.project_out(quantized.view(inner.shape)).to(x.dtype)
+        if mask is not None:
+            padding = torch.zeros_like(rows) if config.return_zeros_for_masked_padding else rows
+            quantized = torch.where(mask[..., None], quantized, padding)
+        indices = codes.view(*rows.shape[:-1], self.num_quantizers)
+        weight = 0.0 if config.diveq else config.commitment_weight
+        losses = self._regularised(weight * errors, codes)
+        result = (layout.channels_back(quantized, x, config), indices, losses)
+        return (*result, self.get_codes_from_indices(indices)) if return_all_codes else result
+
+    def _regularised(self, losses: Tensor, codes: Tensor) -> Tensor:
+        config = self.config
+        if not self.training or config.orthogonal_reg_weight <= 0:
+            return losses
+        only, most = config.orthogonal_reg_active_codes_only, config.orthogonal_reg_max_codes
+        parts = [
+            orthogonality(book.embed, codes[:, level] if only else None, most)
+            for level, book in enumerate(self._chain.books)
+        ]
+        return losses + config.orthogonal_reg_weight * torch.stack(parts)
+
+    def draw_cut(self, device: torch.device, seed: int | None = None) -> Tensor | int | None:
+        """Draw the last level that isn't dropped: on the device, and equal on every rank; None drops none."""
+        config, levels = self.config, self.num_quantizers
+        if not (self.training and config.quantize_dropout and levels > 1):
+            return None
+        first, multiple = config.quantize_dropout_cutoff_index, config.quantize_dropout_multiple_of
+        if seed is not None:
+            drawn: Any = random.Random(seed).randrange(first, levels)
+        else:
+            number = distributed.uniform((1,), device, distributed.is_synced(config.sync_codebook))[0]
+            drawn = first + (number * (levels - first)).long().clamp(max=levels - first - 1)
+        return drawn if multiple == 1 else (drawn + multiple) // multiple * multiple - 1
+
+    def extra_repr(self) -> str:
+        """Sizes in the module's printed form."""
+        return f"dim={self.config.dim}, codebook_sizes={self.config.sizes}"
