@@ -115,7 +115,7 @@ def predicted(loops: prediction.Loop, shape: Shape, target: str) -> float:
 
 
 def floors(shape: Shape, target: str) -> dict[str, float]:
-    """Give the seconds that products and memory take at least; three products of int8."""
+    """Give the seconds that three products of int8, and memory, take at least."""
     device = prediction.DEVICES[target]
     operations = 3 * 2.0 * shape.N * shape.D * shape.K * shape.L
     moved = shape.N * (2 * 4 * shape.D + 8 * shape.L)

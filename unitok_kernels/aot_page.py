@@ -62,9 +62,9 @@ _CUDA = """
 ## The CUDA kernels
 
 Microseconds; `csrc/cuda` by nvcc, read in the same way. A score is three products of int8 and no float. The floors are
-those products, at twice the rate of bfloat16, and memory. The code for every type of rows is counted, though a call
-runs that of one. Spills are instructions that move registers to memory and back, wherever they stand; the loop is the
-innermost one, for 32 codewords and 16 rows.
+those products, at twice the rate of bfloat16, four times on sm_120 (from memory and unchecked), and memory. The code
+for every type of rows is counted, though a call runs that of one. Spills are instructions that move registers to
+memory and back, wherever they stand; the loop is the innermost one, for 32 codewords and 16 rows.
 
 | target | kernel | case | predicted | 3 x int8 | memory | registers | spills | stack | loop | matrix unit |
 |---|---|---|---|---|---|---|---|---|---|---|

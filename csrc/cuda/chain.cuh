@@ -463,7 +463,7 @@ __global__ void __launch_bounds__(32 * Cut<Width>::kWarps, 1)
         if (stats) {  // half the distance, of which a near tie's gap is 1e-5
           margin += 1.01e-5f * (square * per_step * limits.per_step / 512 + fabsf(static_cast<float>(least)) + margin);
         }
-        const int within = least + static_cast<int>(fminf(margin, kMostBias));
+        const int within = min(least, 1 << 30) + static_cast<int>(fminf(margin, kMostBias));  // of no codeword, INT_MAX
         uint32_t slots = 0;
 #pragma unroll
         for (int j = 0; j < 8; ++j) {

@@ -25,7 +25,6 @@ struct Digits {
     high.push_back((steps + 128) >> 8);
     low.push_back(steps - 256 * high.back());
   }
-  int at(std::size_t column) const { return 256 * high[column] + low[column]; }
 };
 
 struct Codeword {

@@ -148,6 +148,14 @@ void check_worst_row(uint64_t seed) {
   CHECK(check_but_codes(Found(z, books, 1, false, false), z, books, 1, false) == z.count);
 }
 
+// Codes of codewords that are there, though none can be nearest.
+void check_no_codeword() {
+  const Books books(std::vector<float>(70 * 20, NAN), Float::f32, 1, 70, 20);
+  const Items z(random_floats(20 * 20, 3), Float::f32, 20, false, true);
+  const std::vector<int64_t> codes = Found(z, books, 1, true, true).codes.values();
+  CHECK(std::all_of(codes.begin(), codes.end(), [](int64_t code) { return code >= 0 && code < 70; }));
+}
+
 }  // namespace
 
 int main(int count, char** arguments) {
@@ -181,6 +189,8 @@ int main(int count, char** arguments) {
       context = order + ", case " + std::to_string(i);
       check(cases[i], i % 2 == 0);
     }
+    context = order + ", no codeword";
+    check_no_codeword();
     for (uint64_t seed = 0; seed < (effort.quick ? 1 : 10); ++seed) {
       context = order + ", worst row " + std::to_string(seed);
       check_worst_row(seed);
