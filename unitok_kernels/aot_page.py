@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 
 _OPENING = """# Predicted times on GPUs
 
-**Predicted: no device was asked.** Everything here is read off compiled code and published peaks. A device takes longer:
-of the search before this one, 551 us were predicted for 1M x 32, K=256, L=4 on sm_90, and an H100 took 1,770: 3.2 x.
+**Predicted: no device was asked.** Everything here is read off compiled code and published peaks. A device takes
+longer: of the search before this one, 551 us were predicted for 1M x 32, K=256, L=4 on sm_90, and an H100 took 1,770,
+which is 3.2 x as much.
 
 Written by `python -m unitok_kernels.aot --target all --page docs/results/gpu-predicted.md`.
 

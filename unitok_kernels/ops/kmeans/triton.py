@@ -1,7 +1,7 @@
 """Lloyd's k-means on a GPU, without asking the device for anything until it is done.
 
-The start of k-means++ takes two launches a codeword; a turn takes one search, the sums of each codeword and a pass for
-the rows farthest from their codewords, whether a codeword needs one or not.
+The start of k-means++ takes two launches a codeword; a turn takes one search with its packing, the sums of each
+codeword and a pass for the rows farthest from their codewords, whether a codeword needs one or not.
 """
 
 from __future__ import annotations
