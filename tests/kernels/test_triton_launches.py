@@ -157,6 +157,23 @@ def test_a_launcher_neither_waits_for_the_device_nor_launches_more_for_more_rows
     assert len(elsewhere) == len(few)
 
 
+def test_no_launcher_makes_more_launches_for_more_levels():
+    with fake_cuda(), collecting(TARGETS["sm_90"]) as launches:
+        counts = []
+        for levels in (2, 8):
+            books, ids, weights = rows(3, levels, 64, 32), integers(50, 2), rows(50, 2)
+            codes, pairs = integers(50, levels), integers(50, 2, levels)
+            before = len(launches)
+            launchers()["residual_encode"](rows(50, 32), books[0], "exact", None, False)
+            launchers()["moe_residual_encode"](rows(50, 32), books, ids, weights, books[0], 1.0, "exact", None, False)
+            launchers()["residual_decode_backward"](rows(50, 32), codes, 64)
+            launchers()["moe_residual_encode_backward"](
+                rows(50, 32), books, ids, weights, pairs, books[0], 1.0, codes, True
+            )
+            counts.append(len(launches) - before)
+    assert counts[0] == counts[1] > 0
+
+
 @of_launchers
 def test_its_results_are_what_torch_was_told(name, way):
     found, _ = launched(name, way, 1_000)

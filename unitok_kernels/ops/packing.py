@@ -18,9 +18,7 @@ from unitok_kernels.ops.configs import Config
 from unitok_kernels.ops.launch import launch, target_of
 
 STEPS = tl.constexpr(127 * 256 + 127.0)
-CENTRED = tl.constexpr(
-    16
-)  # codewords whose mean is the centre: the search is right about any, its bound is small there
+CENTRED = tl.constexpr(16)  # codewords whose mean is the centre: the search is right about any
 LIMITS = tl.constexpr(16)  # places for what a search must know of a whole codebook; four are used
 _LEAST, _MOST = tl.constexpr(1e-30), tl.constexpr(1e30)  # sizes of the largest |c'| that digits are made for
 
@@ -119,7 +117,7 @@ def _pack(
 
 @triton.jit
 def digits(b_x, per_step):
-    """Write x in steps: high and low digits (., BD) int8, and of each row the steps' sizes and the low squares, added up.
+    """Write x in steps: high and low digits (., BD) int8; of each row, the sums of the steps' sizes and of low squares.
 
     |x| is at most STEPS steps. Added to 1.5 * 2^23 it is rounded to whole ones, which are the low bits then.
     """

@@ -198,7 +198,7 @@ def search(
 
 @triton.jit
 def _product(b_rows, b_codewords, b_sum):
-    """Add rows . codewords to a sum; the interpreter does so in float32, which holds 2^24 and so a thousand products."""
+    """Add rows . codewords to a sum; the interpreter does so in float32, which holds a thousand products."""
     if INTERPRETED:
         return b_sum + tl.dot(b_rows.to(tl.float32), tl.trans(b_codewords).to(tl.float32)).to(tl.int32)
     return tl.dot(b_rows, tl.trans(b_codewords), b_sum, out_dtype=tl.int32)

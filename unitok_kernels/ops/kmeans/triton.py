@@ -1,7 +1,7 @@
 """Lloyd's k-means on a GPU, without asking the device for anything until it is done.
 
-The start of k-means++ takes two launches a codeword; a turn takes a search, the sums of each codeword, and two launches
-that move codewords without rows, which end at once where there are none.
+The start of k-means++ takes two launches a codeword; a turn takes a search with its packing, the sums of each codeword,
+and two launches that move codewords without rows, which end at once where there are none.
 """
 
 from __future__ import annotations

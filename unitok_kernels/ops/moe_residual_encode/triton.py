@@ -1,4 +1,4 @@
-"""Residual encoding by experts on a GPU: one launch a slot over rows that are grouped by expert.
+"""Residual encoding by experts on a GPU: codebooks are packed, then one launch a slot takes rows grouped by expert.
 
 A program takes rows of one expert through its chain; with the last slot, it takes them through the shared chain too and
 combines what all slots' codes name. Nothing but codes is passed from one slot's launch to the next.
@@ -54,8 +54,9 @@ def _chain(
 ):  # fmt: skip
     """r_0 = z;  code_l = argmin_k |r_l - C_lk|^2;  r_{l+1} = r_l - C_l,code_l.
 
-    first_table: of the chain's L codebooks. p_codes: (BN,) pointers, to each row's first code. p_part: (L + 1,) float32, the squares of what is left after each
-    level, and how many rows. Returns how many searches were made again, and near ties.
+    first_table: of the chain's L codebooks. p_codes: (BN,) pointers, to each row's first code. p_part: (L + 1,)
+    float32, the squares of what is left after each level, and how many rows. Returns how many searches were made again,
+    and near ties.
     """
     b_r = load_rows(p_z, i_rows, m_rows, D, BD)
     m_good = finite_rows(b_r) & m_rows
@@ -85,8 +86,9 @@ def _rounded_product(b_x, b_y, end):
 
 @triton.jit
 def _kernel(
-    p_z, p_tables, p_digits, p_scales, p_shared, p_shared_digits, p_shared_scales, p_ids, p_weights, p_order, p_starts, p_codes, p_shared_codes, p_combined, p_parts,
-    p_shared_parts, shared_weight, N, E, S, slot, K, L, SHARED_K, SHARED_L,
+    p_z, p_tables, p_digits, p_scales, p_shared, p_shared_digits, p_shared_scales, p_ids, p_weights, p_order, p_starts,
+    p_codes, p_shared_codes, p_combined, p_parts, p_shared_parts,
+    shared_weight, N, E, S, slot, K, L, SHARED_K, SHARED_L,
     D: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, BE: tl.constexpr, EVEN: tl.constexpr,
     EXACT: tl.constexpr, STATS: tl.constexpr, CHAINS: tl.constexpr, LAST: tl.constexpr,
 ):  # fmt: skip
@@ -229,9 +231,9 @@ def moe_residual_encode(
         is_last = slot == slots - 1
         launch(
             _kernel, (programs,),
-            z, codebooks, *packed, shared, *shared_packed, expert_ids, expert_weights, order, starts, codes, shared_codes, combined,
-            parts, shared_parts, shared_weight, rows, experts, slots, slot, codewords, levels,
-            shared_codewords, shared_levels,
+            z, codebooks, *packed, shared, *shared_packed, expert_ids, expert_weights, order, starts,
+            codes, shared_codes, combined, parts, shared_parts, shared_weight, rows, experts, slots, slot,
+            codewords, levels, shared_codewords, shared_levels,
             config=config, D=width, BD=configs.power_of_two(width, 32), BN=config.block_rows, BK=config.block_columns,
             BE=configs.power_of_two(experts + 1), EVEN=is_even, EXACT=precision == "exact", STATS=stats,
             CHAINS=2 if is_last and shared_codebooks is not None else 1, LAST=is_last,

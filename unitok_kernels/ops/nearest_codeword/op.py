@@ -66,7 +66,8 @@ def nearest_codeword(
         x: (N, D) float; the rows. N = 0 works.
         codebook: (K, D) float, K >= 1; may differ from x in dtype.
         precision: "exact" gives the float64 argmin unless the two best squared distances differ by less than 1e-5 of
-            the best; "fast" lets a backend skip the proof.
+            the best; "fast" lets a backend skip the proof. On Triton, which of two codewords a row gets may then depend
+            on the rows beside it, where rounding can't tell them apart.
         check_finite: raise for NaN and infinity; None means on, except on CUDA, where it would synchronise. Unchecked
             bad rows get code -1 and a distance of NaN.
         stats: append an `EncodeStats`.

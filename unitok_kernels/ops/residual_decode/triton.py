@@ -1,4 +1,4 @@
-"""Residual decoding on a GPU: a program takes some rows through all levels."""
+"""Residual decoding on a GPU: a program takes some rows through all levels; the gradient sums all levels at once."""
 
 from __future__ import annotations
 
