@@ -71,6 +71,7 @@ DEVICES = {
 
 
 MATRIX = r"MMA|v_mfma"  # a kind of loops, for `Trips`
+FLOAT64 = r"^D(ADD|FMA|MUL|SETP)|_f64"
 
 
 @dataclass(frozen=True)

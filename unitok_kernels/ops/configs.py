@@ -1,7 +1,7 @@
 """Tile sizes of the Triton kernels: a rule for each kind of kernel, and a table of what an architecture changes.
 
 All figures are powers of two. They were chosen by what the compiler reports (`python -m unitok_kernels.aot`) and by
-prediction, on no device.
+prediction; those of a search on sm_90, of some that compile without spills, by trial on an H100.
 """
 
 from __future__ import annotations
