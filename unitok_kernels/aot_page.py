@@ -53,8 +53,8 @@ The aim for 1M x 32, K=256, L=4 on sm_90 is 2.5 x the tf32 floor of 139 us. It i
 
 - A score costs three instructions (a multiply-add and two minima), which alone is the epilogue floor.
 - A thread also makes each codeword's bias, a load and a multiplication, for its two rows only.
-- A level costs as much outside the loop over codewords as four of its trips: the residual's digits, maxima and sums that
-  all warps of a program wait for, the search for the column, and the gather.
+- A level costs as much outside the loop over codewords as four of its trips: the residual's digits, maxima and sums
+  that all warps of a program wait for, the search for the column, and the gather.
 - Registers leave two or three programs of four warps on a multiprocessor, which hide little of what each waits for.
 
 Three products of int8 take 0.75 x the time of one in tf32: on sm_80, at D=128, they are nearly all of it.
