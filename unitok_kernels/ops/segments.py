@@ -45,7 +45,7 @@ def cut(keys: Tensor, groups: int) -> Segments:
     """Order rows by key and cut each group's into chunks.
 
     Args:
-        keys: (N,) int64, or (N, M) of rows that are in up to M groups.
+        keys: (N,) int64, or (M, N) of rows that are in up to M groups.
         groups: G; keys outside 0 .. G - 1 belong to none.
 
     Returns:
@@ -53,7 +53,7 @@ def cut(keys: Tensor, groups: int) -> Segments:
     """
     order, starts = group_rows(keys.flatten(), groups)
     if keys.dim() == 2:
-        order = order // keys.shape[1]
+        order = order % keys.shape[1]
     first = starts.narrow(0, 0, groups) // CHUNK + torch.arange(groups, device=keys.device)
     slots = torch.arange(triton.cdiv(keys.numel(), CHUNK) + groups, device=keys.device)
     return Segments(order, starts, torch.searchsorted(first, slots, right=True, out_int32=True))

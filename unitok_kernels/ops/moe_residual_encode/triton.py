@@ -162,7 +162,7 @@ def _backward(
 ):  # fmt: skip
     """by_z = (sum_s w_s + shared_weight) g;  by_weights_s = Q_{e_s}(z) . g;  weighted_s = w_s g.
 
-    Slots and shared chains whose first code is -1 have weight 0. p_numbers: (N S, L) int64, (e L + level) K + code,
+    Slots and shared chains whose first code is -1 have weight 0. p_numbers: (L, N S) int64, (e L + level) K + code,
     or -1 where one of them is out of range.
     """
     i_rows = tl.cast(tl.program_id(0), tl.int64) * BN + tl.arange(0, BN)
@@ -183,9 +183,8 @@ def _backward(
             store_rows(p_weighted, b_weight[:, None] * b_gradient, i_pairs, m_rows, D, BD)
             for level in range(L):
                 b_code = tl.load(p_codes + i_pairs * L + level, mask=m_rows, other=-1)
-                b_number = (b_expert * L + level) * K + b_code
-                b_number = tl.where(m_expert & (b_code >= 0) & (b_code < K), b_number, -1)
-                tl.store(p_numbers + i_pairs * L + level, b_number, mask=m_rows)
+                b_number = tl.where(m_expert & (b_code >= 0) & (b_code < K), i_first + level * K + b_code, -1)
+                tl.store(p_numbers + tl.cast(level, tl.int64) * N * S + i_pairs, b_number, mask=m_rows)
     if SHARED:
         m_good = tl.load(p_shared_codes + i_rows * SHARED_L, mask=m_rows, other=-1) >= 0
         b_total += tl.where(m_good, tl.cast(shared_weight, tl.float32), 0.0)
@@ -267,7 +266,7 @@ def moe_residual_encode_backward(
     by_z = torch.empty_like(gradient, dtype=torch.float32)
     by_weights = torch.empty_like(expert_weights, dtype=torch.float32)
     pairs = rows * slots if with_codebooks else 0
-    weighted, numbers = by_z.new_empty(pairs, width), codes.new_empty(pairs, levels)
+    weighted, numbers = by_z.new_empty(pairs, width), codes.new_empty(levels, pairs)
     launch(
         _backward, (triton.cdiv(rows, config.block_rows),),
         gradient, codebooks, expert_ids, expert_weights, codes, shared_codes, by_z, by_weights, weighted, numbers,

@@ -61,7 +61,7 @@ def residual_decode(codes: Tensor, codebooks: Tensor, check_finite: bool | None)
 def residual_decode_backward(gradient: Tensor, codes: Tensor, num_codewords: int) -> Tensor:
     """Each codeword gets the sum over the rows that name it, on all levels at once."""
     levels = codes.shape[1]
-    numbers = codes + num_codewords * torch.arange(levels, device=codes.device)
-    keys = torch.where((codes >= 0) & (codes < num_codewords), numbers, -1)
+    firsts = num_codewords * torch.arange(levels, device=codes.device)
+    keys = torch.where((codes >= 0) & (codes < num_codewords), codes + firsts, -1).T
     sums = add_rows(gradient, cut(keys, levels * num_codewords))
     return sums.view(levels, num_codewords, -1).to(gradient.dtype)
