@@ -3,8 +3,8 @@
 Every level's result is checked before it is timed. Where ours is wrong the run fails at its end, unpublished. A peer
 that is wrong, that can't do the case or that isn't installed is named with its reason and not timed; so is
 precision="fast", which promises less. Times are those of `triton.testing.do_bench`, which empties the second-level
-cache before each call. `--dry-run` goes the same way at toy sizes, on the CPU and under TRITON_INTERPRET=1, to show that
-all of it works; its times say nothing and land in runs/bench-gpu.
+cache before each call. `--dry-run` goes the same way at toy sizes, on the CPU and under TRITON_INTERPRET=1, to show
+that all of it works; its times say nothing and land in runs/bench-gpu.
 """
 
 from __future__ import annotations
