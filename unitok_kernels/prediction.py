@@ -70,7 +70,7 @@ DEVICES = {
 }
 
 
-MATRIX = r"MMA|v_mfma"  # a kind of loops, for `Trips`
+MATRIX = r"MMA|v_mfma"  # kinds of loops, for `Trips`
 FLOAT64 = r"^D(ADD|FMA|MUL|SETP)|_f64"
 
 

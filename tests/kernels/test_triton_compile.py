@@ -43,7 +43,6 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Any:
     for name in ("UNITOK_BACKEND", "TRITON_INTERPRET"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setitem(backends._BACKENDS, "triton", lambda: None)
-    monkeypatch.setitem(backends._BACKENDS, "cuda", lambda: "it would come first")
     monkeypatch.setattr(launch, "device_target", lambda device: TARGETS["sm_90"])
     monkeypatch.setattr(triton.runtime.driver, "_active", Driver())
     for cached in (backends._why_not, backends._preferred):
