@@ -58,7 +58,7 @@ class Config:
 # Of a nearest-codeword search: up to 32 columns, and up to 128.
 _SEARCH: dict[int | str, tuple[Config, Config]] = {
     80: (Config(64, 32, 4, 2), Config(64, 64, 8, 2)),
-    90: (Config(64, 64, 4, 3), Config(64, 64, 4, 3)),
+    90: (Config(64, 64, 4, 3), Config(64, 64, 8, 3)),
     100: (Config(64, 64, 4, 3), Config(64, 64, 8, 3)),
     120: (Config(64, 64, 4, 3), Config(32, 64, 8, 2)),
     "gfx942": (Config(64, 64, 4, 2), Config(32, 64, 4, 2)),
