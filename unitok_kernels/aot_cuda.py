@@ -21,7 +21,7 @@ PREDICTED = {"encode<32>": MAIN, "encode<128>": AUDIO}
 # Share of rows that are searched again on a level: the bound of csrc/cuda/packed.cuh, held against scores of normal
 # rows and codewords in numpy, 16 rows a step.
 RESCORED = {32: 0.0095, 128: 0.0186}
-_WARPS = {32: 16, 128: 8}  # of a block, as `Cut` has them in chain.cuh
+_WARPS = {32: 16, 128: 8}  # of a block, as kWarps in chain.cuh
 
 
 def missing() -> str | None:

@@ -1,7 +1,7 @@
 // Rows through chains of packed codebooks: r_0 = z; code_l = argmin_k |r_l - c_lk|^2; r_{l+1} = r_l - c_l,code_l.
 //
-// A warp keeps 16 or 32 rows in its registers for all levels: lane 4 g + t holds columns 8 t to 8 t + 7, of every 32,
-// of rows g, g + 8, ... At each level it writes them in two int8 digits (packed.cuh), and multiplies these by the
+// A warp keeps 16 rows in its registers for all levels: lane 4 g + t holds columns 8 t to 8 t + 7, of every 32, of rows
+// g and g + 8. At each level it writes them in two int8 digits (packed.cuh), and multiplies these by the
 // codewords' digits, which lie in shared memory: all levels' for good where they fit, else as a ring that is refilled
 // ahead. In the products' layout, a lane has of each of its rows two columns of every eight codewords.
 //
@@ -14,178 +14,44 @@
 
 #include <climits>
 
+#include "candidates.cuh"
 #include "encode.h"
-#include "number.cuh"
 #include "packed.cuh"
+#include "rows.cuh"
 
 namespace unitok {
 
-// How a width is cut up.
+constexpr int kTileRows = 16;  // of a warp: what a product takes
+
+// Warps of a block: as many as have the registers.
 template <int Width>
-struct Cut {
-  static constexpr int kTiles = 1;                                        // of 16 rows a warp
-  static constexpr int kWarps = Width == 32 ? 16 : Width == 64 ? 12 : 8;  // a block: as many as have the registers
-  static constexpr int kHalves = 1;         // tiles of codewords whose scores a lane holds at once
-  static constexpr bool kKeepsSum = false;  // or looks the codewords up again
-};
+constexpr int kWarps = Width == 32   ? 16
+                       : Width == 64 ? 12
+                                     : 8;
 
 // Shared memory of a block: a ring of chunks, then for each warp what it writes down.
 template <int Width>
 struct Room {
-  using C = Cut<Width>;
   int chunk;   // codewords that are copied together
   int chunks;  // of the ring
   int levels;
 
   __host__ __device__ int chunk_bytes() const { return chunk * Width * 2; }
   __host__ __device__ int per_warp() const {
-    return 4 * (chunk + 8 * Width + 64 + (levels * (16 * C::kTiles + 1) + 3 + 3) / 4 * 4);
+    return 4 * (chunk + 8 * Width + 64 + (levels * (kTileRows + 1) + 3 + 3) / 4 * 4);
   }
-  __host__ __device__ int64_t bytes() const { return int64_t{chunks} * chunk_bytes() + C::kWarps * per_warp(); }
+  __host__ __device__ int64_t bytes() const { return int64_t{chunks} * chunk_bytes() + kWarps<Width> * per_warp(); }
 };
-
-__device__ __forceinline__ float quad_sum(float x) {
-  x += __shfl_xor_sync(~0u, x, 1);
-  return x + __shfl_xor_sync(~0u, x, 2);
-}
-__device__ __forceinline__ double quad_sum(double x) {
-  x += __shfl_xor_sync(~0u, x, 1);
-  return x + __shfl_xor_sync(~0u, x, 2);
-}
-__device__ __forceinline__ int quad_sum(int x) {
-  x += __shfl_xor_sync(~0u, x, 1);
-  return x + __shfl_xor_sync(~0u, x, 2);
-}
-__device__ __forceinline__ int quad_min(int x) {
-  x = min(x, __shfl_xor_sync(~0u, x, 1));
-  return min(x, __shfl_xor_sync(~0u, x, 2));
-}
 
 // Four bytes, of four values: byte 0, or byte 1, of each.
 __device__ __forceinline__ uint32_t gather_bytes(const uint32_t (&x)[4], uint32_t which) {
   return __byte_perm(__byte_perm(x[0], x[1], which), __byte_perm(x[2], x[3], which), 0x5410);
 }
 
-// The least and the next distance, and the codeword of the first: the lowest of several.
-template <class T>
-struct Nearest {
-  T best = INFINITY, next = INFINITY;
-  int codeword = INT_MAX;
-
-  __device__ void take(T distance, T other, int which) {
-    const bool nearer = distance < best || (distance == best && which < codeword);
-    next = fmin(fmin(next, other), nearer ? best : distance);
-    best = nearer ? distance : best;
-    codeword = nearer ? which : codeword;
-  }
-};
-
-// The codewords that may be nearest to a row, as the row's four lanes found: of each lane the slots that are within the
-// bound (bits 16 to 23), and the tile where its best one is (bits 0 to 15), or, with bit 31, any tile.
-class Candidates {
- public:
-  __device__ Candidates(const uint32_t* lanes, int tiles) : lanes_(lanes), tiles_(tiles) {
-    for (int t = 0; t < 4; ++t) count_ += count(lanes[t]);
-  }
-  __device__ int count() const { return count_; }
-  __device__ int operator[](int place) const {  // -1 beyond the last
-    for (int t = 0; t < 4; ++t) {
-      const uint32_t found = lanes_[t];
-      if (place < count(found)) {
-        uint32_t slots = found >> 16 & 255;
-        const int many = __popc(slots);
-        for (int skip = place % many; skip > 0; --skip) slots &= slots - 1;
-        const int slot = __ffs(slots) - 1, tile = found >> 31 ? place / many : found & 0xffff;
-        return 32 * tile + slot / 2 * 8 + 2 * t + slot % 2;
-      }
-      place -= count(found);
-    }
-    return -1;
-  }
-
- private:
-  __device__ int count(uint32_t found) const { return __popc(found >> 16 & 255) * (found >> 31 ? tiles_ : 1); }
-
-  const uint32_t* lanes_;
-  int tiles_, count_ = 0;
-};
-
-// The nearest of a row's candidates by differencing; each of the warp's eight quads takes every eighth.
-template <int Width, class T>
-__device__ Nearest<T> by_differencing(const float* row, const float* values, int codewords, const Candidates& those) {
-  const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-  Nearest<T> nearest;
-#pragma unroll 1
-  for (int first = 0; first < those.count(); first += 8) {
-    const int codeword = those[first + g];
-    const float* const c = values + int64_t{codeword < 0 || codeword >= codewords ? 0 : codeword} * Width;
-    T square = 0;
-    for (int step = 0; step < Width; step += 32) {
-      for (int i = 8 * t; i < 8 * t + 8; ++i) {
-        const T difference = static_cast<T>(row[step + i]) - static_cast<T>(c[step + i]);
-        square += difference * difference;
-      }
-    }
-    square = quad_sum(square);
-    if (codeword >= 0 && codeword < codewords) nearest.take(square, INFINITY, codeword);
-  }
-#pragma unroll 1
-  for (int bits = 4; bits < 32; bits *= 2) {
-    const T best = __shfl_xor_sync(~0u, nearest.best, bits), next = __shfl_xor_sync(~0u, nearest.next, bits);
-    nearest.take(best, next, __shfl_xor_sync(~0u, nearest.codeword, bits));
-  }
-  return nearest;
-}
-
-// Calls f with the rows' data as what they are.
-template <class F>
-__device__ void with_rows(const Rows& rows, const F& f) {
-  if (rows.type == Float::f32)
-    f(static_cast<const float*>(rows.data));
-  else if (rows.type == Float::f16)
-    f(static_cast<const F16*>(rows.data));
-  else
-    f(static_cast<const BF16*>(rows.data));
-}
-
-// Eight neighbouring values of a row, of which the first `there` exist: zeros after them.
-template <class T>
-__device__ void load_eight(const T* from, int there, bool in_packs, float* to) {
-  Pack<T, kPack<T>> loaded[8 / kPack<T>] = {};
-  if (in_packs && there >= 8) {
-#pragma unroll
-    for (int i = 0; i < 8 / kPack<T>; ++i) loaded[i] = load_vector<Pack<T, kPack<T>>>(from + kPack<T> * i);
-  } else {
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      if (i < there) loaded[i / kPack<T>].values[i % kPack<T>] = from[i];
-    }
-  }
-#pragma unroll
-  for (int i = 0; i < 8; ++i) to[i] = widen(loaded[i / kPack<T>].values[i % kPack<T>]);
-}
-
-template <class T>
-__device__ void store_eight(T* to, int there, bool in_packs, const float* from) {
-  Pack<T, kPack<T>> rounded[8 / kPack<T>];
-#pragma unroll
-  for (int i = 0; i < 8; ++i) narrow(from[i], rounded[i / kPack<T>].values[i % kPack<T>]);
-  if (in_packs && there >= 8) {
-#pragma unroll
-    for (int i = 0; i < 8 / kPack<T>; ++i) store_vector(to + kPack<T> * i, rounded[i]);
-  } else {
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      if (i < there) to[i] = rounded[i / kPack<T>].values[i % kPack<T>];
-    }
-  }
-}
-
 template <int Width>
-__global__ void __launch_bounds__(32 * Cut<Width>::kWarps, 1)
+__global__ void __launch_bounds__(32 * kWarps<Width>, 1)
     encode(const __grid_constant__ EncodeCall call, Room<Width> room) {
-  using C = Cut<Width>;
-  constexpr int kSlices = Width / 32, kRows = 2 * C::kTiles, kColumns = 8 * kSlices;
+  constexpr int kSlices = Width / 32, kRows = 2, kColumns = 8 * kSlices;
   const Chains& chains = call.chains[blockIdx.y];
   const bool exact = call.exact, stats = call.stats;
   const int width = static_cast<int>(call.rows.width);
@@ -202,7 +68,7 @@ __global__ void __launch_bounds__(32 * Cut<Width>::kWarps, 1)
   float* const kept_rows = reinterpret_cast<float*>(biases + room.chunk);
   uint32_t* const kept = reinterpret_cast<uint32_t*>(kept_rows + 8 * Width);
   int* const kept_codes = reinterpret_cast<int*>(kept + 64);
-  float* const left = reinterpret_cast<float*>(kept_codes + levels * 16 * C::kTiles);
+  float* const left = reinterpret_cast<float*>(kept_codes + levels * kTileRows);
 
   // The ring: chunks of a group's codebooks, level by level, copied by the whole block.
   const int chunks = (layout.codewords + room.chunk - 1) / room.chunk;
@@ -230,7 +96,7 @@ __global__ void __launch_bounds__(32 * Cut<Width>::kWarps, 1)
   const float width_root = sqrtf(static_cast<float>(width));
 
   // A block takes neighbouring tiles of rows, each of one group, so that it seldom changes codebooks.
-  constexpr int kTogether = 16 * C::kTiles * C::kWarps;
+  constexpr int kTogether = kTileRows * kWarps<Width>;
   const auto count_of = [&](int group) -> int64_t {
     return chains.order == nullptr ? chains.items : chains.starts[group + 1] - chains.starts[group];
   };
@@ -256,12 +122,12 @@ __global__ void __launch_bounds__(32 * Cut<Width>::kWarps, 1)
 
     // Items of this lane, in the order by group; their rows.
     const int64_t begin = chains.order == nullptr ? 0 : chains.starts[group];
-    const int64_t place = begin + int64_t{tile - groups_first} * kTogether + warp * 16 * C::kTiles;
-    const int there = static_cast<int>(min(int64_t{16 * C::kTiles}, max(int64_t{0}, begin + count_of(group) - place)));
+    const int64_t place = begin + int64_t{tile - groups_first} * kTogether + warp * kTileRows;
+    const int there = static_cast<int>(min(int64_t{kTileRows}, max(int64_t{0}, begin + count_of(group) - place)));
     const auto item_of = [&](int row) -> int64_t {
       return chains.order == nullptr ? place + row : chains.order[place + row];
     };
-    float r[kRows][kColumns], sum[C::kKeepsSum ? kRows : 1][kColumns];
+    float r[kRows][kColumns];
     with_rows(call.rows, [&](auto* data) {
 #pragma unroll
       for (int i = 0; i < kRows; ++i) {
@@ -286,7 +152,6 @@ __global__ void __launch_bounds__(32 * Cut<Width>::kWarps, 1)
 #pragma unroll
       for (int j = 0; j < kColumns; ++j) {
         r[i][j] = is_good ? r[i][j] : 0.0f;
-        if (C::kKeepsSum) sum[i][j] = 0;
       }
     }
     const int good_rows = __reduce_add_sync(~0u, t == 0 ? __popc(good) : 0);
@@ -321,7 +186,7 @@ __global__ void __launch_bounds__(32 * Cut<Width>::kWarps, 1)
       farthest = __uint_as_float(__reduce_max_sync(~0u, __float_as_uint(farthest)));
       const float step = fmaxf(farthest * (1 / kSteps), limits.half * (1 / kMostBias));
       const float per_step = step > 0 ? 1 / step : 0;
-      uint32_t high[C::kTiles][kSlices][4], low[C::kTiles][kSlices][4];
+      uint32_t high[kSlices][4], low[kSlices][4];
       int low_squares[kRows] = {};
 #pragma unroll
       for (int slice = 0; slice < kSlices; ++slice) {
@@ -339,8 +204,8 @@ __global__ void __launch_bounds__(32 * Cut<Width>::kWarps, 1)
             }
             const uint32_t lows = gather_bytes(steps, 0x0040);
             low_squares[i] = __dp4a(static_cast<int>(lows), static_cast<int>(lows), low_squares[i]);
-            low[i / 2][slice][i % 2 + 2 * half] = lows;
-            high[i / 2][slice][i % 2 + 2 * half] = gather_bytes(raised, 0x0051);
+            low[slice][i + 2 * half] = lows;
+            high[slice][i + 2 * half] = gather_bytes(raised, 0x0051);
           }
         }
       }
@@ -375,75 +240,50 @@ __global__ void __launch_bounds__(32 * Cut<Width>::kWarps, 1)
         const int* bias = biases + 2 * t;
         if (++at == room.chunks) at = 0;
 #pragma unroll 1
-        for (const int last = number + span / 32; number < last;
-             number += C::kHalves, digits += C::kHalves * 64 * Width, bias += 32 * C::kHalves) {
-          int scores[C::kTiles][4 * C::kHalves][4] = {};
+        for (const int last = number + span / 32; number < last; ++number, digits += 64 * Width, bias += 32) {
+          int scores[4][4] = {};
+          uint32_t b[4][kSlices][4];
+          int2 add[4];
 #pragma unroll
-          for (int n = 0; n < 4 * C::kHalves; n += 4) {
-            uint32_t b[4][kSlices][4];
-            int2 add[4];
-#pragma unroll
-            for (int k = 0; k < 4; ++k) {
-#pragma unroll
-              for (int slice = 0; slice < kSlices; ++slice) {
-                const auto loaded = load_vector<uint4>(digits + 512 * ((n + k) * kSlices + slice));
-                b[k][slice][0] = loaded.x, b[k][slice][1] = loaded.y, b[k][slice][2] = loaded.z,
-                b[k][slice][3] = loaded.w;
-              }
-              add[k] = load_vector<int2>(bias + 8 * (n + k));
-            }
+          for (int n = 0; n < 4; ++n) {
 #pragma unroll
             for (int slice = 0; slice < kSlices; ++slice) {
-#pragma unroll
-              for (int k = 0; k < 4; ++k) {
-#pragma unroll
-                for (int m = 0; m < C::kTiles; ++m)
-                  multiply_s8(scores[m][n + k], high[m][slice], {b[k][slice][0], b[k][slice][1]});
-              }
+              const auto loaded = load_vector<uint4>(digits + 512 * (n * kSlices + slice));
+              b[n][slice][0] = loaded.x, b[n][slice][1] = loaded.y, b[n][slice][2] = loaded.z,
+              b[n][slice][3] = loaded.w;
             }
+            add[n] = load_vector<int2>(bias + 8 * n);
+          }
 #pragma unroll
-            for (int k = 0; k < 4; ++k) {
+          for (int slice = 0; slice < kSlices; ++slice) {
 #pragma unroll
-              for (int m = 0; m < C::kTiles; ++m) {
-                int (&score)[4] = scores[m][n + k];
-                score[0] = score[0] * 256 + add[k].x;
-                score[1] = score[1] * 256 + add[k].y;
-                score[2] = score[2] * 256 + add[k].x;
-                score[3] = score[3] * 256 + add[k].y;
-              }
-            }
+            for (int n = 0; n < 4; ++n) multiply_s8(scores[n], high[slice], {b[n][slice][0], b[n][slice][1]});
+          }
 #pragma unroll
-            for (int slice = 0; slice < kSlices; ++slice) {
+          for (int n = 0; n < 4; ++n) {
+            scores[n][0] = scores[n][0] * 256 + add[n].x;
+            scores[n][1] = scores[n][1] * 256 + add[n].y;
+            scores[n][2] = scores[n][2] * 256 + add[n].x;
+            scores[n][3] = scores[n][3] * 256 + add[n].y;
+          }
 #pragma unroll
-              for (int k = 0; k < 4; ++k) {
+          for (int slice = 0; slice < kSlices; ++slice) {
 #pragma unroll
-                for (int m = 0; m < C::kTiles; ++m)
-                  multiply_s8(scores[m][n + k], low[m][slice], {b[k][slice][0], b[k][slice][1]});
-              }
+            for (int n = 0; n < 4; ++n) multiply_s8(scores[n], low[slice], {b[n][slice][0], b[n][slice][1]});
 #pragma unroll
-              for (int k = 0; k < 4; ++k) {
-#pragma unroll
-                for (int m = 0; m < C::kTiles; ++m)
-                  multiply_s8(scores[m][n + k], high[m][slice], {b[k][slice][2], b[k][slice][3]});
-              }
-            }
+            for (int n = 0; n < 4; ++n) multiply_s8(scores[n], high[slice], {b[n][slice][2], b[n][slice][3]});
           }
 #pragma unroll
           for (int i = 0; i < kRows; ++i) {
-            const auto score = [&](int n, int j) { return scores[i / 2][n + j / 2][i % 2 * 2 + j % 2]; };
+            const auto score = [&](int j) { return scores[j / 2][2 * i + j % 2]; };
+            int least = __vimin3_s32(score(0), score(1), score(2));
+            least = __vimin3_s32(least, score(3), score(4));
+            least = __vimin3_s32(least, score(5), min(score(6), score(7)));
+            least = (least & ~tile_bits) | number;
+            next[i] = min(next[i], max(best[i], least));
+            best[i] = min(best[i], least);
 #pragma unroll
-            for (int half = 0; half < C::kHalves; ++half) {
-              const int n = 4 * half;
-              int least = __vimin3_s32(score(n, 0), score(n, 1), score(n, 2));
-              least = __vimin3_s32(least, score(n, 3), score(n, 4));
-              least = __vimin3_s32(least, score(n, 5), min(score(n, 6), score(n, 7)));
-              least = (least & ~tile_bits) | (number + half);
-              next[i] = min(next[i], max(best[i], least));
-              best[i] = min(best[i], least);
-            }
-#pragma unroll
-            for (int j = 0; j < 8; ++j)
-              columns[i][j] = __vimin3_s32(columns[i][j], score(0, j), score(4 * (C::kHalves - 1), j));
+            for (int j = 0; j < 8; ++j) columns[i][j] = min(columns[i][j], score(j));
           }
         }
       }
@@ -561,7 +401,6 @@ __global__ void __launch_bounds__(32 * Cut<Width>::kWarps, 1)
           for (int j = 0; j < 8; ++j) {
             float& value = r[i][8 * slice + j];
             value = is_good ? value - codeword[j] : 0.0f;
-            if (C::kKeepsSum) sum[i][8 * slice + j] += codeword[j];
             error = fmaf(value, value, error);
           }
         }
@@ -594,20 +433,16 @@ __global__ void __launch_bounds__(32 * Cut<Width>::kWarps, 1)
     if (chains.quantized != nullptr) {
 #pragma unroll
       for (int i = 0; i < kRows; ++i) {
-        float (&total)[kColumns] = sum[C::kKeepsSum ? i : 0];
-        if (!C::kKeepsSum) {
-#pragma unroll
-          for (int j = 0; j < kColumns; ++j) total[j] = 0;
+        float total[kColumns] = {};
 #pragma unroll 2
-          for (int level = 0; level < levels; ++level) {
-            const int code = max(kept_codes[(g + 8 * i) * levels + level], 0);
-            const unsigned char* const book = codebooks + level * layout.bytes() + layout.values();
-            const float* const c = reinterpret_cast<const float*>(book) + int64_t{code} * Width + 8 * t;
+        for (int level = 0; level < levels; ++level) {
+          const int code = max(kept_codes[(g + 8 * i) * levels + level], 0);
+          const unsigned char* const book = codebooks + level * layout.bytes() + layout.values();
+          const float* const c = reinterpret_cast<const float*>(book) + int64_t{code} * Width + 8 * t;
 #pragma unroll
-            for (int j = 0; j < kColumns; j += 4) {
-              const auto add = load_vector<float4>(c + j / 8 * 32 + j % 8);
-              total[j] += add.x, total[j + 1] += add.y, total[j + 2] += add.z, total[j + 3] += add.w;
-            }
+          for (int j = 0; j < kColumns; j += 4) {
+            const auto add = load_vector<float4>(c + j / 8 * 32 + j % 8);
+            total[j] += add.x, total[j + 1] += add.y, total[j + 2] += add.z, total[j + 3] += add.w;
           }
         }
 #pragma unroll
@@ -628,7 +463,7 @@ __global__ void __launch_bounds__(32 * Cut<Width>::kWarps, 1)
   if (!resident) copy_async_wait<0>();
 
   __syncwarp();
-  float* const part = chains.parts + (int64_t{blockIdx.x} * C::kWarps + warp) * (levels + 3);
+  float* const part = chains.parts + (int64_t{blockIdx.x} * kWarps<Width> + warp) * (levels + 3);
   for (int i = lane; i < levels + 3; i += 32) part[i] = left[i];
 }
 

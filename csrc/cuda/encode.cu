@@ -27,7 +27,6 @@ Device this_device() {
 
 template <int Width>
 void launch(const Rows& rows, const Chains* chains, int count, bool exact, bool stats, cudaStream_t stream) {
-  using C = Cut<Width>;
   const Device device = this_device();
   Room<Width> room{};
   for (int i = 0; i < count; ++i) room.levels = std::max(room.levels, chains[i].levels);
@@ -38,7 +37,7 @@ void launch(const Rows& rows, const Chains* chains, int count, bool exact, bool 
       const int codewords = PackedLayout(chains[i].codewords, static_cast<int>(rows.width)).codewords;
       wanted = std::max(wanted, static_cast<int>(ceil_div(codewords, room.chunk)) * chains[i].levels);
     }
-    const int fit = (device.shared_bytes - C::kWarps * room.per_warp()) / room.chunk_bytes();
+    const int fit = (device.shared_bytes - kWarps<Width> * room.per_warp()) / room.chunk_bytes();
     room.chunks = wanted <= fit ? wanted : std::min(fit, 3);
     if (room.chunks == wanted || room.chunks >= 2) break;
   }
@@ -47,7 +46,7 @@ void launch(const Rows& rows, const Chains* chains, int count, bool exact, bool 
   const EncodeCall call{rows, {chains[0], chains[count - 1]}, exact, stats, whole};
   const auto kernel = encode<Width>;
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(room.bytes())));
-  UNITOK_LAUNCH(kernel, dim3(device.processors, count), 32 * C::kWarps, room.bytes(), stream, call, room);
+  UNITOK_LAUNCH(kernel, dim3(device.processors, count), 32 * kWarps<Width>, room.bytes(), stream, call, room);
   check(cudaGetLastError());
 }
 
@@ -101,7 +100,7 @@ void encode_rows(const Rows& rows, const Chains* chains, int count, bool exact, 
 
 void finish_parts(const Rows& rows, const Chains* chains, int count, float* error, float* second_error, int64_t* counts,
                   cudaStream_t stream) {
-  const int warps = rows.width <= 32 ? Cut<32>::kWarps : rows.width <= 64 ? Cut<64>::kWarps : Cut<128>::kWarps;
+  const int warps = rows.width <= 32 ? kWarps<32> : rows.width <= 64 ? kWarps<64> : kWarps<128>;
   const int levels = chains[0].levels + (count == 2 ? chains[1].levels : 0);
   UNITOK_LAUNCH(finish, levels + 1, kFinishers, 0, stream, chains[0], chains[count - 1], count,
                 int64_t{this_device().processors} * warps, static_cast<int>(rows.width), error, second_error, counts);
