@@ -23,7 +23,8 @@ struct Chains {
   float* parts;     // (blocks, warps, levels + 3): squares left after each level, rows, searches again, near ties
 };
 
-// All that the kernel is told.
+// All that the kernel is told. Not to be exact leaves out the search among a row's candidates: no operation asks for
+// it, but the drivers do, to show that it is needed.
 struct EncodeCall {
   Rows rows;
   Chains chains[2];

@@ -15,7 +15,8 @@ enum class Order { forward, reverse, random };
 
 // How a matrix unit adds: the products of so many bytes of operands in a step, each of which is cut off at `bits` below
 // the largest, as is the accumulator. No known unit keeps less than the default; sm_80 has {16, 24}, later ones {32,
-// 25}. Source: that of tests/kernels/matrix_unit.py, which has the same in torch.
+// 25}. Source: Xie, Wang, Yang and Yang, "MMA-Sim: Bit-accurate reference model of tensor cores and matrix cores",
+// 2025.
 struct MatrixUnit {
   int bytes = 32, bits = 23;
 };
