@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -115,7 +116,9 @@ def finish(name: str, run: Run, data: Path, work: Path) -> str:
         if json.loads(path.read_text())["run"] != settings:
             raise SystemExit(f"{path} is of other settings. Delete it, or pass another --work.")
         return f"{path.stem}: kept"
-    items = {key: torch.from_numpy(domain.embeddings).float() for key, domain in read_catalogue(data).items()}
+    items = {
+        key: torch.from_numpy(domain.embeddings.astype(np.float32)) for key, domain in read_catalogue(data).items()
+    }
     tokenizers = fit(run, items, work / path.stem)
     figures = {"run": settings, **measure(run, tokenizers, items), "origin": origin()}
     path.write_text(json.dumps(figures, indent=1))
@@ -158,18 +161,17 @@ def measure(run: Run, tokenizers: dict[str, Tokenizer], items: dict[str, Tensor]
         "parameters": sum(p.numel() for tokenizer in distinct for p in tokenizer.model.parameters()),
         "history": first.history,
     }
+    if run.left_out is not None:
+        return figures | zero_shot(first, run.left_out, items)
     if not run.separate:
         return figures | {"report": first.report(items).to_dict()}
     reports = {name: tokenizers[name].report(x, name) for name, x in items.items()}
     total = sum(map(len, items.values()))
     keys = [f.name for f in dataclasses.fields(first.report(next(iter(items.values()))).overall) if f.name != "items"]
-    overall = {
-        key: sum(getattr(r.overall, key) * r.overall.items for r in reports.values()) / total for key in keys
-    }
+    overall = {key: sum(getattr(r.overall, key) * r.overall.items for r in reports.values()) / total for key in keys}
     ids = [tokenizers[name].tokenize(x) for name, x in items.items()]
     codes = torch.cat([i.codes for i in ids])
     owners = torch.repeat_interleave(torch.tensor([len(i) for i in ids]))
-    hsic = [r.domains[name].hsic for name, r in reports.items()]
     return figures | {
         "report": {
             "domains": {name: dataclasses.asdict(r.domains[name]) for name, r in reports.items()},
@@ -177,6 +179,14 @@ def measure(run: Run, tokenizers: dict[str, Tokenizer], items: dict[str, Tensor]
             "token_entropy": metrics.token_entropy(codes),
         }
     }
+
+
+def zero_shot(tokenizer: Tokenizer, name: str, items: dict[str, Tensor]) -> dict[str, Any]:
+    """Measure the domain that was left out: before, and with an expert of its own; and what was said of it before."""
+    x = items[name]
+    found = {"check": tokenizer.check_domain(x).to_dict(), "report": tokenizer.report({name: x}).to_dict()}
+    tokenizer.add_domain(name, x)
+    return found | {"added": tokenizer.report({name: x}).to_dict()}
 
 
 def origin() -> dict[str, Any]:
