@@ -1,8 +1,10 @@
-"""Fit what the experiments compare, measure it, and write their pages: `python -m benchmarks.experiments CATALOGUE_FOLDER`.
+"""Fit what the experiments compare, measure it, and write their pages.
 
-Each run, a setting with a seed, is kept under --work as soon as it ends, its fit as a tokenizer and its figures as JSON,
-so that an interrupted study goes on where it stopped and experiments share what they have in common. The tables and
-plots of docs/results are made of what is there; the text around them is written by hand.
+python -m benchmarks.experiments CATALOGUE_FOLDER
+
+Each run, a setting with a seed, is kept under --work as soon as it ends, its fit as a tokenizer and its figures as
+JSON, so that an interrupted study goes on where it stopped and experiments share what they have in common. The tables
+and plots of docs/results are made of what is there; the text around them is written by hand.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import multiprocessing
 import platform
 import re
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -27,8 +30,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.experiment_pages import write_pages
 from unitok import LossWeights, Tokenizer, UniTokConfig, metrics
-from unitok.data import read_catalogue
+from unitok.data import generate_catalogue, read_catalogue
 from unitok.storage import SETTINGS
 from unitok.trainer import CHECKPOINT
 
@@ -70,6 +74,37 @@ RUNS = {
     "random start, paper": Run(UniTokConfig(preset="paper"), mean_start=False),
 }
 
+# page -> the runs on it, and what each is called there
+GROUPS = {
+    "presets": {
+        name: name + (" (default)" if name == DEFAULT else "")
+        for name in ("single codebook", "separate RQ-VAEs", *(f"{p}, top-{k}" for p in PRESETS for k in (1, 2)))
+    },
+    "router": {
+        DEFAULT: "mean start, normalised (default)",
+        "random start, normalised": "random start, normalised",
+        "paper, top-1": "mean start, paper",
+        "random start, paper": "random start, paper",
+        "normalised, top-2": "mean start, normalised, top-2",
+        "random start, normalised, top-2": "random start, normalised, top-2",
+    },
+    "calibration": {
+        "no L_mi": "weight 0",
+        DEFAULT: "paper's form, .03 (default)",
+        "paper form, .1": "paper's form, .1",
+        "variation, .01": "variation, .01",
+        "variation, .03": "variation, .03",
+    },
+    "ablation": {
+        DEFAULT: "all of it (default)",
+        "no L_mi": "without L_mi",
+        "no shared expert": "without the shared expert",
+        "no shared expert, no L_mi": "without shared expert and L_mi",
+        "no MoE": "without experts",
+        "single codebook": "without experts and L_mi",
+    },
+}
+
 
 def main() -> None:
     """Run what is missing, then write the pages."""
@@ -79,6 +114,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
+    parser.add_argument("--far", type=Path, help="a catalogue of items of another kind, by the same embedding model")
     parser.add_argument("--only", nargs="*", help="these runs alone; without names, the pages alone")
     options = parser.parse_args()
     domains = list(read_catalogue(options.data))
@@ -94,6 +130,9 @@ def main() -> None:
         ]
         for done in as_completed(found):
             print(done.result(), flush=True)
+    results = {name: there for name, run in runs.items() if (there := list(kept(name, run, options)))}
+    if results:
+        write_pages(results, far_checks(options), GROUPS, options.data)
 
 
 def seeded(run: Run, seed: int, epochs: int) -> Run:
@@ -123,6 +162,46 @@ def finish(name: str, run: Run, data: Path, work: Path) -> str:
     figures = {"run": settings, **measure(run, tokenizers, items), "origin": origin()}
     path.write_text(json.dumps(figures, indent=1))
     return f"{path.stem}: fitted and measured"
+
+
+def kept(name: str, run: Run, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Give a run's figures for the seeds that are there, with what ranking says of their IDs, if it was asked.
+
+    `benchmarks.recommendation` may have put {"ndcg@10": ...} into ranking.json beside a run's tokenizer.
+    """
+    for seed in options.seeds:
+        path = options.work / f"{stem(name, seeded(run, seed, options.epochs))}.json"
+        if path.exists():
+            ranking = path.with_suffix("") / "ranking.json"
+            yield json.loads(path.read_text()) | {
+                "ranking": json.loads(ranking.read_text()) if ranking.exists() else {}
+            }
+
+
+def far_checks(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Ask the default tokenizer about catalogues that are far from its own."""
+    folder = options.work / stem(DEFAULT, seeded(RUNS[DEFAULT], options.seeds[0], options.epochs))
+    if not (folder / SETTINGS).exists():
+        return {}
+    tokenizer = Tokenizer.from_pretrained(folder)
+    width, generator = tokenizer.model.input_dim, torch.Generator().manual_seed(0)
+    with tempfile.TemporaryDirectory() as place:
+        generate_catalogue(place, items_per_domain=2000, width=width, domains=["kitchen"])
+        made = tensor(read_catalogue(place)["kitchen"].embeddings)
+    name, first = next((name, tensor(domain.embeddings)) for name, domain in read_catalogue(options.data).items())
+    far = {
+        "generated catalogue": made,
+        f"{name}, columns permuted": first[:, torch.randperm(width, generator=generator)],
+        "noise of unit length": torch.nn.functional.normalize(torch.randn(2000, width, generator=generator), dim=1),
+    }
+    if options.far:
+        far |= {name.replace("_", " "): tensor(d.embeddings) for name, d in read_catalogue(options.far).items()}
+    return {name: tokenizer.check_domain(x).to_dict() for name, x in far.items()}
+
+
+def tensor(embeddings: np.ndarray[Any, Any]) -> Tensor:
+    """Read embeddings into memory, as float32."""
+    return torch.from_numpy(embeddings.astype(np.float32))
 
 
 def fit(run: Run, items: dict[str, Tensor], folder: Path) -> dict[str, Tokenizer]:
@@ -171,7 +250,6 @@ def measure(run: Run, tokenizers: dict[str, Tokenizer], items: dict[str, Tensor]
     overall = {key: sum(getattr(r.overall, key) * r.overall.items for r in reports.values()) / total for key in keys}
     ids = [tokenizers[name].tokenize(x) for name, x in items.items()]
     codes = torch.cat([i.codes for i in ids])
-    owners = torch.repeat_interleave(torch.tensor([len(i) for i in ids]))
     return figures | {
         "report": {
             "domains": {name: dataclasses.asdict(r.domains[name]) for name, r in reports.items()},

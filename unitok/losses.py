@@ -73,10 +73,10 @@ def calibration_loss(
     "paper":      L_mi = Var_k[I_k] - beta Mean_k[I_k],  I_k = HSIC(x_k, z_k) over the rows of domain k
     "variation":  L_mi = sqrt(Var_k[J_k]) / Mean_k[J_k],  J_k the mean of HSIC over groups of m rows of domain k
 
-    Var divides by the number of domains. The estimate has a bias of about .2 / n at n rows, as large as the value itself
-    at 60: I_k compares a batch's rows a domain as much as its domains. J_k has one bias for all, m being the fewest rows
-    that a domain has in the batch, and its loss no scale. Domains of fewer than 4 rows, or 16 for "variation", are
-    dropped: their value is NaN.
+    Var divides by the number of domains. The estimate's bias goes with 1 / n: .2 / n for the median bandwidth, as much
+    as the value itself at 60 rows, so that I_k compares numbers of rows as much as domains. J_k has one bias for all, m
+    being the fewest rows that a domain has in the batch; and its loss has no scale. Domains of fewer than 4 rows, or 16
+    for "variation", are dropped: their value is NaN.
 
     Args:
         x: (N, D_in) float; constant.

@@ -216,9 +216,9 @@ class Tokenizer:
     def check_domain(self, x: Rows, *, embedding: EmbeddingInfo | None = None) -> DomainCheck:
         """Say whether the IDs of an unseen catalogue will be any good: go or no-go, before it is tokenized.
 
-        score = min over figures of the worst training domain's value / the catalogue's, at most 1; figures: the router's
-        confidence (inverted), the shares of variance of latents and embeddings that the ID misses, and collisions. It
-        passes from .5 on; below, `advice` says whether `add_domain` will do.
+        score = min over figures of the worst training domain's value / the catalogue's, at most 1. The figures are the
+        shares of variance that the ID misses of latents and embeddings, collisions, and, the other way up, the router's
+        confidence. It passes from .5 on; below, `advice` says whether `add_domain` will do.
 
         Args:
             x: (N, D_in) float embeddings of at least 32 distinct items; 2,048 of them are looked at.

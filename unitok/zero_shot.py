@@ -1,4 +1,4 @@
-"""Go or no-go for a catalogue that a tokenizer was not fitted on: how its items fare beside the training domains' own."""
+"""Go or no-go for a catalogue that a tokenizer wasn't fitted on: how it fares beside the training domains."""
 
 from __future__ import annotations
 
