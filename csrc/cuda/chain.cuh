@@ -12,6 +12,7 @@
 // either, in float64.
 #pragma once
 
+#include <algorithm>
 #include <climits>
 
 #include "candidates.cuh"
@@ -42,6 +43,30 @@ struct Room {
   }
   __host__ __device__ int64_t bytes() const { return int64_t{chunks} * chunk_bytes() + kWarps<Width> * per_warp(); }
 };
+
+// As large a chunk as leaves room for two, or for all codebooks of a group. Those of the largest codebook are of one
+// size, up to whole tiles, so that little of the room is left empty.
+template <int Width>
+Room<Width> room_for(const Chains* chains, int count, int shared_bytes) {
+  const auto parts = [](int whole, int part) { return (whole + part - 1) / part; };
+  const auto codewords_of = [](const Chains& of) { return PackedLayout(of.codewords, Width).codewords; };
+  Room<Width> room{};
+  int codewords = 0;
+  for (int i = 0; i < count; ++i) {
+    room.levels = std::max(room.levels, chains[i].levels);
+    codewords = std::max(codewords, codewords_of(chains[i]));
+  }
+  for (int most = 256; most >= 64; most /= 2) {
+    room.chunk = 32 * parts(codewords, 32 * parts(codewords, most));
+    int wanted = 0;
+    for (int i = 0; i < count; ++i)
+      wanted = std::max(wanted, parts(codewords_of(chains[i]), room.chunk) * chains[i].levels);
+    const int fit = (shared_bytes - kWarps<Width> * room.per_warp()) / room.chunk_bytes();
+    room.chunks = wanted <= fit ? wanted : std::min(fit, 3);
+    if (room.chunks == wanted || room.chunks >= 2) return room;
+  }
+  throw CudaError{cudaErrorInvalidConfiguration};
+}
 
 // Four bytes, of four values: byte 0, or byte 1, of each.
 __device__ __forceinline__ uint32_t gather_bytes(const uint32_t (&x)[4], uint32_t which) {
