@@ -222,11 +222,11 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "blank": (lambda file: file.write_bytes(b"\n \n"), r"must be .*, got an empty file\. Download it again\."),
     "truncated gzip": (
         lambda file: file.write_bytes(gzip.compress(file.read_bytes())[:-20]),
-        r"must be .*, got a gzip file that is cut off or broken after line \d+\. Download it again\.",
+        r"must be .*, got a gzip file that is cut off or broken somewhere after line \d+\. Download it again\.",
     ),
     "broken gzip": (
         lambda file: file.write_bytes(gzip.compress(file.read_bytes())[:12] + b"\xff" * 99),
-        r"must be .*, got a gzip file that is cut off or broken after line \d+\. Download it again\.",
+        r"must be .*, got a gzip file that is cut off or broken somewhere after line \d+\. Download it again\.",
     ),
     "half a line": (lambda file: file.write_bytes(file.read_bytes()[:-18]), r"line \d+ must .*, got .*\?"),
     "another encoding": (

@@ -60,7 +60,7 @@ class Lines:
             with self.file.open("rb") as raw:
                 packed = raw.peek(len(_GZIP)).startswith(_GZIP)
                 # Around gzip's own buffer, since a reader in C finds line ends many times faster.
-                stream = io.BufferedReader(gzip.GzipFile(fileobj=raw), 1 << 20) if packed else raw
+                stream = io.BufferedReader(gzip.GzipFile(fileobj=raw), 1 << 17) if packed else raw
                 for self.number, line in enumerate(iter(partial(stream.readline, _LONGEST + 1), b""), 1):
                     yield line
                     if self._progress is not None and self.number % _LINES_A_REPORT == 0:
@@ -76,7 +76,7 @@ class Lines:
         if isinstance(error, IsADirectoryError):
             return "a folder. Name the file itself."
         if isinstance(error, EOFError | zlib.error | gzip.BadGzipFile):
-            return f"a gzip file that is cut off or broken after line {self.number}. Download it again."
+            return f"a gzip file that is cut off or broken somewhere after line {self.number}. Download it again."
         return f"one that can't be read ({getattr(error, 'strerror', None) or error}). Check the file."
 
 
