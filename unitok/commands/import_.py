@@ -32,9 +32,7 @@ Imported by `unitok import {format} {items} {interactions} --k-core {k_core}`.
 def import_(
     format_: Annotated[
         str,
-        typer.Argument(
-            metavar="|".join(FORMATS), callback=one_of(*FORMATS), help="What the files are.", show_default=False
-        ),
+        typer.Argument(metavar="FORMAT", callback=one_of(*FORMATS), help=f"{', '.join(FORMATS)}.", show_default=False),
     ],
     items: Annotated[
         Path, typer.Argument(metavar="ITEMS", help="Metadata, business.json or .item.", show_default=False)
@@ -64,8 +62,8 @@ def import_(
     """Make a domain's folder of a published data set: Amazon Reviews, Yelp, or RecBole's atomic files.
 
     Files may be gzipped or not, and of any size. The folder gets items.parquet, interactions.parquet and SOURCE.md,
-    which has the rules and counts; `unitok embed` then makes the embeddings. What stands between two " . " of the
-    template is left out where an item has nothing for it.
+    which has the rules and counts; `unitok embed` then makes the embeddings. A part of the template between two
+    ` . ` is left out where an item has nothing for it.
 
     For example:
 

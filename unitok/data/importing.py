@@ -9,8 +9,8 @@ The rules, which SOURCE.md repeats:
 - Texts lose HTML and multiple spaces. Items are numbered in the order of their names, users in that of the first
   interaction in the file that is kept of them; a history is in the order of time and, at equal times, of the file.
 
-Only the interactions, 24 bytes each, and what is kept in the end are ever in memory. Names are held as hashes of 64
-bits; two of 50 million share one with a probability below 1e-4.
+In memory are numbers alone, 24 bytes an interaction while the file is read and about 100 at the peak, and the texts of
+items that are kept. Names are held as hashes of 64 bits; two of 50 million share one with a probability below 1e-4.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +33,7 @@ from unitok.data.template import TEMPLATE, Template
 from unitok.data.yelp import YELP
 
 SOURCES: dict[str, Source] = {source.name: source for source in (AMAZON_2014, AMAZON_2018, AMAZON_2023, YELP, RECBOLE)}
-_Integers = NDArray[np.int64]
+_Integers = NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +59,7 @@ class _Events:
 
     users: _Integers
     items: _Integers
-    times: _Integers
+    times: NDArray[np.int64]
     item_hashes: _Integers  # by code
     timed: bool
 
@@ -155,10 +156,17 @@ def _read_events(reader: Source, lines: Lines) -> _Events:
         users.append(hash(user))
         items.append(hash(item))
         times.append(seconds or 0)
-    _, user_codes = np.unique(np.frombuffer(users, np.int64), return_inverse=True)
-    item_hashes, item_codes = np.unique(np.frombuffer(items, np.int64), return_inverse=True)
+    _, user_codes = _codes(users)
+    del users  # the sort below takes as much again
+    item_hashes, item_codes = _codes(items)
     timed = seconds is not None  # of the last interaction: a file has all times or none
     return _Events(user_codes, item_codes, np.frombuffer(times, np.int64), item_hashes, timed)
+
+
+def _codes(hashes: array[int]) -> tuple[_Integers, _Integers]:
+    """Number the distinct hashes: them, and the number of each."""
+    distinct, codes = np.unique(np.frombuffer(hashes, np.int64), return_inverse=True)
+    return distinct, codes.astype(np.int32)
 
 
 def _earliest(events: _Events) -> _Integers:
