@@ -127,7 +127,7 @@ def _cell(values: Sequence[float | None], form: str) -> str:
     form, _, unit = form.partition(" ")
     if not known:
         return ""
-    spread = f" ± {stdev(known):{form}}" if len(known) > 1 and stdev(known) > 0 else ""
+    spread = f" ± {stdev(known):{form.lstrip('+')}}" if len(known) > 1 and stdev(known) > 0 else ""
     return f"{mean(known):{form}}{spread}{unit and ' ' + unit}"
 
 
@@ -265,6 +265,8 @@ def write_pages(
         names, lines = groups[page], []
         for results in studies.values():
             there = {name: results[name] for name in names if name in results}
+            if page == "router":  # histories of before don't have what it shows
+                there = {name: runs for name, runs in there.items() if "expert_by_domain" in runs[0]["history"][-1]}
             if len(there) < 2:
                 continue
             if not lines:
