@@ -246,7 +246,7 @@ def paired_table(results: Results, names: Mapping[str, str], base: str) -> list[
 def write_pages(
     studies: Mapping[int, Results], far: Mapping[str, Figures], groups: Mapping[str, Mapping[str, str]], data: Path
 ) -> None:
-    """Write the tables of every page, and draw its plots from the first number of epochs that has runs.
+    """Write the tables of every page, and draw its plots from the number of epochs with the most runs.
 
     Args:
         studies: epochs -> the runs that are there.
@@ -262,23 +262,25 @@ def write_pages(
         "ablation": (ABLATION, plots.ablation),
     }
     for page, (columns, draw) in pages.items():
-        names, lines = groups[page], []
+        names, lines, drawn = groups[page], [], 0
         for results in studies.values():
             there = {name: results[name] for name in names if name in results}
             if page == "router":  # histories of before don't have what it shows
                 there = {name: runs for name, runs in there.items() if "expert_by_domain" in runs[0]["history"][-1]}
             if len(there) < 2:
                 continue
-            if not lines:
+            if len(there) > drawn:
+                drawn = len(there)
                 draw({names[name]: runs for name, runs in there.items()}, FOLDER / f"{page}.png")
             lines += [origin_line(there), "", *table(there, list(names), columns, names)]
             if page == "calibration":
                 lines += paired_table(there, names, base)
         write(FOLDER / f"{page}.md", lines + (published_table(data) if page == "presets" else []))
-    first = next(iter(studies.values()))
-    plots.training(
-        {groups["presets"][name]: first[name] for name in groups["presets"] if name in first},
-        FOLDER / "presets_training.png",
+    best = max(studies.values(), key=lambda results: sum(name in results for name in groups["presets"]))
+    curves = {title: best[name] for name, title in groups["presets"].items() if name in best}
+    plots.training(curves, FOLDER / "presets_training.png")
+    first = max(
+        studies.values(), key=lambda results: sum(runs[0]["run"]["left_out"] is not None for runs in results.values())
     )
     if left_out := {name: runs for name, runs in first.items() if runs[0]["run"]["left_out"]}:
         compared = {**left_out, base: first.get(base, ())}

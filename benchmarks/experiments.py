@@ -13,6 +13,7 @@ import argparse
 import dataclasses
 import datetime
 import json
+import math
 import multiprocessing
 import platform
 import re
@@ -34,6 +35,7 @@ from benchmarks.experiment_pages import write_pages
 from unitok import LossWeights, Tokenizer, UniTokConfig, metrics
 from unitok.config import PRESETS, Preset
 from unitok.data import generate_catalogue, read_catalogue
+from unitok.report import DomainReport
 from unitok.storage import SETTINGS
 from unitok.trainer import CHECKPOINT
 
@@ -47,7 +49,7 @@ class Run:
 
     Attributes:
         config: but for epochs and seed.
-        separate: one tokenizer a domain instead of one for all.
+        separate: one tokenizer a domain instead of one for all, each in as many steps, on its share of the batch.
         mean_start: False leaves the router at its random start.
         left_out: a domain that is measured, but not fitted on.
     """
@@ -215,6 +217,7 @@ def fit(run: Run, items: dict[str, Tensor], folder: Path) -> dict[str, Tokenizer
     """Fit a run's tokenizer, or its tokenizers: the one that each domain is to be tokenized by."""
     parts = {name: x for name, x in items.items() if name != run.left_out}
     groups = [{name: x} for name, x in parts.items()] if run.separate else [parts]
+    total = sum(map(len, parts.values()))
     found = {}
     for group in groups:
         place = folder / next(iter(group)) if run.separate else folder
@@ -222,7 +225,9 @@ def fit(run: Run, items: dict[str, Tensor], folder: Path) -> dict[str, Tokenizer
             tokenizer = Tokenizer.from_pretrained(place)
         else:
             with _random_router(not run.mean_start):
-                tokenizer = Tokenizer.fit(group, run.config, directory=place)
+                rows = math.ceil(run.config.batch_size * sum(map(len, group.values())) / total)
+                config = dataclasses.replace(run.config, batch_size=rows)
+                tokenizer = Tokenizer.fit(group, config, directory=place)
             tokenizer.save_pretrained(place)
             (place / CHECKPOINT).unlink()
         found |= dict.fromkeys(items if len(groups) == 1 else group, tokenizer)
@@ -253,13 +258,13 @@ def measure(run: Run, tokenizers: dict[str, Tokenizer], items: dict[str, Tensor]
         return figures | {"report": first.report(items).to_dict()}
     reports = {name: tokenizers[name].report(x, name) for name, x in items.items()}
     total = sum(map(len, items.values()))
-    keys = [f.name for f in dataclasses.fields(first.report(next(iter(items.values()))).overall) if f.name != "items"]
+    keys = [f.name for f in dataclasses.fields(DomainReport) if f.name not in ("items", "hsic", "cka")]
     overall = {key: sum(getattr(r.overall, key) * r.overall.items for r in reports.values()) / total for key in keys}
     ids = [tokenizers[name].tokenize(x) for name, x in items.items()]
     codes = torch.cat([i.codes for i in ids])
     return figures | {
         "report": {
-            "domains": {name: dataclasses.asdict(r.domains[name]) for name, r in reports.items()},
+            "domains": {name: dataclasses.asdict(report.domains[name]) for name, report in reports.items()},
             "overall": overall,
             "token_entropy": metrics.token_entropy(codes),
         }
