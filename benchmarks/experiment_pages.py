@@ -152,8 +152,8 @@ def zero_shot_table(results: Results, base: str) -> list[str]:
     return [*lines, ""]
 
 
-def far_table(far: Mapping[str, Figures]) -> list[str]:
-    """Lay the far catalogues out, by the tokenizer of all domains."""
+def asked_table(far: Mapping[str, Figures]) -> list[str]:
+    """Lay out what the tokenizer of all domains says of catalogues that are far from them, or items of their own."""
     keys = ("router_confidence", "quantisation_error", "reconstruction_error", "collision_rate")
     lines = [f"| catalogue | score | {' | '.join(k.replace('_', ' ') for k in keys)} |", "|---|" + "---:|" * 5]
     worst = next(iter(far.values()), {"reference": dict.fromkeys(keys, 0.0)})["reference"]
@@ -250,7 +250,7 @@ def write_pages(
 
     Args:
         studies: epochs -> the runs that are there.
-        far: what was said of catalogues of another kind.
+        far: what was said of catalogues of another kind, and of held-out items.
         groups: page -> the runs on it, and what each is called there.
         data: the catalogue, for the published tokens.
     """
@@ -284,7 +284,7 @@ def write_pages(
     )
     if left_out := {name: runs for name, runs in first.items() if runs[0]["run"]["left_out"]}:
         compared = {**left_out, base: first.get(base, ())}
-        write(FOLDER / "zero-shot.md", [origin_line(left_out), "", *zero_shot_table(compared, base), *far_table(far)])
+        write(FOLDER / "zero-shot.md", [origin_line(left_out), "", *zero_shot_table(compared, base), *asked_table(far)])
         plots.zero_shot(compare_with_fitted(compared, base), far, FOLDER / "zero-shot.png")
     runs = ((name, run) for results in studies.values() for name, group in results.items() for run in group)
     lines = [json.dumps({"name": name, **_without_detail(run)}) for name, run in runs]

@@ -33,6 +33,7 @@ from torch import Tensor
 
 from benchmarks.experiment_pages import write_pages
 from unitok import LossWeights, Tokenizer, UniTokConfig, metrics
+from unitok.batches import StratifiedBatches
 from unitok.config import PRESETS, Preset
 from unitok.data import generate_catalogue, read_catalogue
 from unitok.report import DomainReport
@@ -141,7 +142,7 @@ def main() -> None:
         epochs: {name: there for name, run in runs.items() if (there := list(kept(name, run, epochs, options)))}
         for epochs in options.epochs
     }
-    write_pages(studies, far_checks(options), GROUPS, options.data)
+    write_pages(studies, checks(options), GROUPS, options.data)
 
 
 def seeded(run: Run, seed: int, epochs: int) -> Run:
@@ -187,25 +188,43 @@ def kept(name: str, run: Run, epochs: int, options: argparse.Namespace) -> Itera
             }
 
 
-def far_checks(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """Ask the default tokenizer about catalogues that are far from its own."""
-    folder = options.work / stem(DEFAULT, seeded(RUNS[DEFAULT], options.seeds[0], options.epochs[0]))
+def checks(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Ask the default tokenizer about catalogues far from its own, and about items of its own that it wasn't shown."""
+    run = seeded(RUNS[DEFAULT], options.seeds[0], options.epochs[0])
+    folder = options.work / stem(DEFAULT, run)
     if not (folder / SETTINGS).exists():
         return {}
     tokenizer = Tokenizer.from_pretrained(folder)
+    items = {name: tensor(domain.embeddings) for name, domain in read_catalogue(options.data).items()}
     width, generator = tokenizer.model.input_dim, torch.Generator().manual_seed(0)
     with tempfile.TemporaryDirectory() as place:
         generate_catalogue(place, items_per_domain=2000, width=width, domains=["kitchen"])
         made = tensor(read_catalogue(place)["kitchen"].embeddings)
-    name, first = next((name, tensor(domain.embeddings)) for name, domain in read_catalogue(options.data).items())
-    far = {
+    name, first = next(iter(items.items()))
+    asked = {
         "generated catalogue": made,
         f"{name}, columns permuted": first[:, torch.randperm(width, generator=generator)],
         "noise of unit length": torch.nn.functional.normalize(torch.randn(2000, width, generator=generator), dim=1),
     }
     if options.far:
-        far |= {name.replace("_", " "): tensor(d.embeddings) for name, d in read_catalogue(options.far).items()}
-    return {name: tokenizer.check_domain(x).to_dict() for name, x in far.items()}
+        asked |= {name.replace("_", " "): tensor(d.embeddings) for name, d in read_catalogue(options.far).items()}
+    asked |= {f"{name}, held out": x for name, x in held_out(items, run.config).items()}
+    return {name: tokenizer.check_domain(x).to_dict() for name, x in asked.items()}
+
+
+def held_out(items: dict[str, Tensor], config: UniTokConfig) -> dict[str, Tensor]:
+    """Give the items that a fit keeps for validation, of the domains that have 100 of them."""
+    labels = torch.repeat_interleave(torch.tensor([len(x) for x in items.values()]))
+    batches = StratifiedBatches(
+        labels,
+        len(items),
+        batch_size=config.batch_size,
+        min_domain_rows=config.min_domain_rows,
+        validation_fraction=config.validation_fraction,
+        seed=config.seed,
+    )
+    x, labels = torch.cat(list(items.values()))[batches.validation], labels[batches.validation]
+    return {name: x[labels == k] for k, name in enumerate(items) if int((labels == k).sum()) >= 100}
 
 
 def tensor(embeddings: np.ndarray[Any, Any]) -> Tensor:
