@@ -9,15 +9,33 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from unitok.recommender.causal import CausalRecommender, gpt2_config
+    from unitok.recommender.encoder_decoder import T5Recommender
     from unitok.recommender.histories import Histories, Queries, Recommender
+    from unitok.recommender.sequence_model import SequenceRecommender
+    from unitok.recommender.token_table import TokenTable
 
 _HOME = {
+    "CausalRecommender": "causal",
     "Histories": "histories",
     "Queries": "histories",
     "Recommender": "histories",
+    "SequenceRecommender": "sequence_model",
+    "T5Recommender": "encoder_decoder",
+    "TokenTable": "token_table",
+    "gpt2_config": "causal",
 }
 
-__all__ = ["Histories", "Queries", "Recommender"]
+__all__ = [
+    "CausalRecommender",
+    "Histories",
+    "Queries",
+    "Recommender",
+    "SequenceRecommender",
+    "T5Recommender",
+    "TokenTable",
+    "gpt2_config",
+]
 
 
 def __getattr__(name: str) -> Any:
