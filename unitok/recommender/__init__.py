@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from unitok.recommender.histories import Histories, Queries, Recommender
     from unitok.recommender.sequence_model import SequenceRecommender
     from unitok.recommender.token_table import TokenTable
+    from unitok.recommender.training import TrainingConfig, fit
+    from unitok.recommender.vocabulary import extend_vocabulary
 
 _HOME = {
     "CausalRecommender": "causal",
@@ -23,6 +25,9 @@ _HOME = {
     "SequenceRecommender": "sequence_model",
     "T5Recommender": "encoder_decoder",
     "TokenTable": "token_table",
+    "TrainingConfig": "training",
+    "extend_vocabulary": "vocabulary",
+    "fit": "training",
     "gpt2_config": "causal",
 }
 
@@ -34,6 +39,9 @@ __all__ = [
     "SequenceRecommender",
     "T5Recommender",
     "TokenTable",
+    "TrainingConfig",
+    "extend_vocabulary",
+    "fit",
     "gpt2_config",
 ]
 
