@@ -37,7 +37,11 @@ def save_checkpoint(
     partial = path.with_suffix(".partial")
     try:
         # Cloned, since weights may be tied, and a file holds each of its tensors apart.
-        save_file({k: v.clone(memory_format=torch.contiguous_format) for k, v in tensors.items()}, partial, {"progress": json.dumps(progress)})
+        save_file(
+            {k: v.clone(memory_format=torch.contiguous_format) for k, v in tensors.items()},
+            partial,
+            {"progress": json.dumps(progress)},
+        )
     except SafetensorError as error:
         raise OSError(f"checkpoint: {path} must be writable, got {error}. Free space, or mend its rights.") from error
     with partial.open("rb") as written:

@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 from unitok import __version__
 from unitok.commands.add_domain import add_domain
+from unitok.commands.check_domain import check_domain
 from unitok.commands.decode import decode
 from unitok.commands.demo import demo
 from unitok.commands.doctor import doctor
@@ -45,7 +46,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, fit, tokenize, decode, add_domain, report, doctor):
+for command in (demo, fit, tokenize, decode, check_domain, add_domain, report, doctor):
     app.command(command.__name__.replace("_", "-"))(command)
 
 

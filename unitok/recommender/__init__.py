@@ -9,8 +9,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from unitok.recommender.baselines import MarkovChain, Popularity
     from unitok.recommender.causal import CausalRecommender, gpt2_config
     from unitok.recommender.encoder_decoder import T5Recommender
+    from unitok.recommender.evaluation import Evaluation, Scores, evaluate, paired_bootstrap
     from unitok.recommender.histories import Histories, Queries, Recommender
     from unitok.recommender.sequence_model import SequenceRecommender
     from unitok.recommender.token_table import TokenTable
@@ -19,30 +21,42 @@ if TYPE_CHECKING:
 
 _HOME = {
     "CausalRecommender": "causal",
+    "Evaluation": "evaluation",
     "Histories": "histories",
+    "MarkovChain": "baselines",
+    "Popularity": "baselines",
     "Queries": "histories",
     "Recommender": "histories",
+    "Scores": "evaluation",
     "SequenceRecommender": "sequence_model",
     "T5Recommender": "encoder_decoder",
     "TokenTable": "token_table",
     "TrainingConfig": "training",
+    "evaluate": "evaluation",
     "extend_vocabulary": "vocabulary",
     "fit": "training",
     "gpt2_config": "causal",
+    "paired_bootstrap": "evaluation",
 }
 
 __all__ = [
     "CausalRecommender",
+    "Evaluation",
     "Histories",
+    "MarkovChain",
+    "Popularity",
     "Queries",
     "Recommender",
+    "Scores",
     "SequenceRecommender",
     "T5Recommender",
     "TokenTable",
     "TrainingConfig",
+    "evaluate",
     "extend_vocabulary",
     "fit",
     "gpt2_config",
+    "paired_bootstrap",
 ]
 
 

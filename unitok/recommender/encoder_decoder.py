@@ -83,9 +83,7 @@ class T5Recommender(SequenceRecommender):
         wanted = items.gather(1, last)
         tokens, there = self._read(items.scatter(1, last, -1)[:, :-1])
         written = F.pad(self._spell(wanted)[0][:, :-1], (1, 0), value=self.table.start)
-        logits = self.model(
-            input_ids=tokens, attention_mask=there, decoder_input_ids=written, use_cache=False
-        ).logits
+        logits = self.model(input_ids=tokens, attention_mask=there, decoder_input_ids=written, use_cache=False).logits
         asked, nodes, children = self._asked(wanted[:, 0])
         return self._trie.loss(logits[asked], nodes, children) / len(items)
 

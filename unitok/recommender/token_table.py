@@ -47,7 +47,9 @@ class TokenTable:
         low, high = int(self.tokens.min()), int(self.tokens.max())
         if low < 0 or high >= self.vocab_size:
             got = f"{low} to {high}"
-            raise ValueError(f"TokenTable: tokens must be in [0, {self.vocab_size}), got {got}. Enlarge the vocabulary.")
+            raise ValueError(
+                f"TokenTable: tokens must be in [0, {self.vocab_size}), got {got}. Enlarge the vocabulary."
+            )
 
     @classmethod
     def of(cls, ids: SemanticIds, layout: str = "top1") -> TokenTable:

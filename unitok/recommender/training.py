@@ -17,12 +17,11 @@ from safetensors.torch import load_model, save_model
 from torch import Tensor
 
 from unitok.checkpoint import load_checkpoint, read_progress, save_checkpoint
-from unitok.ranking import ndcg
+from unitok.recommender.evaluation import evaluate
 from unitok.recommender.histories import Histories, Queries
 from unitok.recommender.sequence_model import SequenceRecommender
 
 CHECKPOINT, BEST = "checkpoint.safetensors", "best.safetensors"
-NDCG_AT = 10
 _PROGRESS = ("epoch", "step", "sum", "history")
 
 Progress = Callable[[int, int, str], None]
@@ -205,10 +204,9 @@ class _Run:
     def _end_epoch(self, seconds: float) -> None:
         recommender, beam = self.recommender, self.recommender.beam
         recommender.beam = self.config.validation_beam
-        ranked = recommender.rank(self.queries.histories, NDCG_AT)
+        score = float(evaluate(recommender, self.queries).values("ndcg", 10).mean())
         recommender.beam = beam
         best = max((record["ndcg"] for record in self.history), default=-1.0)
-        score = ndcg(ranked, self.queries.targets, recommender.names, NDCG_AT)
         record = {"epoch": self.epoch, "loss": self.sum / self.step, "ndcg": score, "seconds": round(seconds, 3)}
         self.history.append(record)
         if score > best:
