@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from unitok.recommender.histories import Histories, Queries, Recommender
     from unitok.recommender.sequence_model import SequenceRecommender
     from unitok.recommender.token_table import TokenTable
+    from unitok.recommender.training import TrainingConfig, fit
+    from unitok.recommender.vocabulary import extend_vocabulary
 
 _HOME = {
     "CausalRecommender": "causal",
@@ -29,7 +31,10 @@ _HOME = {
     "SequenceRecommender": "sequence_model",
     "T5Recommender": "encoder_decoder",
     "TokenTable": "token_table",
+    "TrainingConfig": "training",
     "evaluate": "evaluation",
+    "extend_vocabulary": "vocabulary",
+    "fit": "training",
     "gpt2_config": "causal",
     "paired_bootstrap": "evaluation",
 }
@@ -46,7 +51,10 @@ __all__ = [
     "SequenceRecommender",
     "T5Recommender",
     "TokenTable",
+    "TrainingConfig",
     "evaluate",
+    "extend_vocabulary",
+    "fit",
     "gpt2_config",
     "paired_bootstrap",
 ]

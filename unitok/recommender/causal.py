@@ -13,8 +13,6 @@ from unitok.recommender.histories import Histories
 from unitok.recommender.sequence_model import SequenceRecommender, Spans, Step
 from unitok.recommender.token_table import TokenTable
 
-_IGNORED = -100
-
 
 class CausalRecommender(SequenceRecommender):
     """A causal language model over the tokens of items; with one token an item it is SASRec.
@@ -112,19 +110,18 @@ class CausalRecommender(SequenceRecommender):
         return Spans(first, count, count)
 
     def loss(self, items: Tensor) -> Tensor:
-        """Take the cross-entropy of every item after those before it.
+        """Take the cross-entropy of every item after those before it, each a choice from the catalogue.
 
         Args:
             items: (B, H) int64, stretches of histories, padded on the right with -1.
 
         Returns:
-            The mean over all their tokens, nats.
+            - log p(item), the mean over all of them, nats.
         """
-        tokens, there = self._spell(items)
-        logits = self.model(input_ids=self._read(tokens[:, :-1]), use_cache=False).logits
-        return F.cross_entropy(
-            logits.flatten(0, 1).float(), tokens.where(there, _IGNORED).flatten(), ignore_index=_IGNORED
-        )
+        asked, nodes, children = self._asked(items)
+        tokens = self._read(self._spell(items)[0][:, :-1])
+        logits = self.model(input_ids=tokens, use_cache=False, logits_to_keep=asked.flatten(1)).logits
+        return self._trie.loss(logits, nodes, children) / (items >= 0).sum()
 
     def _read(self, tokens: Tensor) -> Tensor:
         return F.pad(tokens, (1, 0), value=self.table.start)
@@ -153,14 +150,17 @@ def positions(table: TokenTable, history: int) -> int:
     return (history + 1) * table.width
 
 
-def gpt2_config(width: int = 128, layers: int = 4, heads: int = 4, dropout: float = 0.1) -> Any:
+def gpt2_config(
+    width: int = 128, layers: int = 4, heads: int = 4, dropout: float = 0.1, attention_dropout: float = 0.0
+) -> Any:
     """Describe a small GPT-2.
 
     Args:
         width: of the embeddings.
         layers: blocks.
         heads: of each block; width must be a multiple.
-        dropout: of embeddings and residuals; not of attention, which would cost its fast kernels.
+        dropout: of embeddings and residuals.
+        attention_dropout: of attention, which does without its fastest kernels where this isn't 0.
 
     Returns:
         A `GPT2Config`, for `CausalRecommender.create`.
@@ -173,6 +173,6 @@ def gpt2_config(width: int = 128, layers: int = 4, heads: int = 4, dropout: floa
         n_head=heads,
         resid_pdrop=dropout,
         embd_pdrop=dropout,
-        attn_pdrop=0.0,
+        attn_pdrop=attention_dropout,
         activation_function="gelu_pytorch_tanh",  # GPT-2's own, as one operation
     )

@@ -71,28 +71,25 @@ class T5Recommender(SequenceRecommender):
         return Spans(first, target - first + 1, torch.ones_like(first))
 
     def loss(self, items: Tensor) -> Tensor:
-        """Take the cross-entropy of the last item of each stretch after those before it.
+        """Take the cross-entropy of the last item of each stretch after those before it, a choice from the catalogue.
 
         Args:
             items: (B, H) int64, stretches of histories, padded on the right with -1.
 
         Returns:
-            The mean over the tokens of those items, nats.
+            - log p(item), the mean over all stretches, nats.
         """
         last = (items >= 0).sum(1, keepdim=True) - 1
-        wanted = self._tokens[items.gather(1, last)[:, 0]]
+        wanted = items.gather(1, last)
         tokens, there = self._read(items.scatter(1, last, -1)[:, :-1])
-        logits = self.model(
-            input_ids=tokens, attention_mask=there, decoder_input_ids=self._shifted(wanted), use_cache=False
-        ).logits
-        return F.cross_entropy(logits.flatten(0, 1).float(), wanted.flatten())
+        written = F.pad(self._spell(wanted)[0][:, :-1], (1, 0), value=self.table.start)
+        logits = self.model(input_ids=tokens, attention_mask=there, decoder_input_ids=written, use_cache=False).logits
+        asked, nodes, children = self._asked(wanted[:, 0])
+        return self._trie.loss(logits[asked], nodes, children) / len(items)
 
     def _read(self, items: Tensor) -> tuple[Tensor, Tensor]:
         tokens, there = self._spell(items)
         return F.pad(tokens, (1, 0), value=self.table.start), F.pad(there, (1, 0), value=True)
-
-    def _shifted(self, tokens: Tensor) -> Tensor:
-        return F.pad(tokens[:, :-1], (1, 0), value=self.table.start)
 
     def _begin(self, items: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Step]:
         from transformers import DynamicCache, EncoderDecoderCache

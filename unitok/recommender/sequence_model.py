@@ -13,13 +13,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from typing_extensions import Self
 
-from unitok.recommender.beam import TrieSearch
+from unitok.recommender.beam import CatalogueTrie
 from unitok.recommender.histories import Histories
 from unitok.recommender.token_table import TokenTable
 
 SETTINGS, ITEMS = "recommender.json", "items.safetensors"
 FORMAT = 1
-_LOGITS_AT_ONCE = 2**25  # queries x beams x vocabulary that a batch of `rank` holds: 128 MiB
+_BEAMS_AT_ONCE = {"cpu": 2**11}  # queries x beams of a batch of `rank`: what a processor's cache takes
+_LOGITS_AT_ONCE = 2**26  # queries x beams x vocabulary of a batch: 256 MiB
 
 # (tokens (B, W), their depth, mask (B, 1, W, cached) to add) -> logits (B, W, V) of what follows each
 Step = Callable[[Tensor, int, Tensor], Tensor]
@@ -71,7 +72,7 @@ class SequenceRecommender(ABC):
                 raise ValueError(f"{type(self).__name__}: {name} must be at least 1, got {value}. Take 20.")
         self.model, self.table, self.history, self.beam, self.about = model, table, history, beam, about or {}
         self._tokens = table.tokens.to(model.device)
-        self._trie = TrieSearch.build(table.tokens, table.names, model.device)
+        self._trie = CatalogueTrie.build(table.tokens, table.names, model.device)
 
     @property
     def names(self) -> Tensor:
@@ -88,7 +89,7 @@ class SequenceRecommender(ABC):
             A recommender on the same weights, whose names are those of this one.
         """
         other = type(self)(self.model, self.table, history=self.history, beam=self.beam, about=self.about)
-        other._trie = TrieSearch.build(self.table.tokens[rows], self.names[rows], self.model.device)
+        other._trie = CatalogueTrie.build(self.table.tokens[rows], self.names[rows], self.model.device)
         return other
 
     @torch.inference_mode()
@@ -112,7 +113,8 @@ class SequenceRecommender(ABC):
         if k < 1:
             raise ValueError(f"rank: k must be at least 1, got {k}. 5 and 10 are usual.")
         width = max(self.beam, k)
-        at_once = max(1, _LOGITS_AT_ONCE // (self.table.vocab_size * (width if self.table.width > 1 else 1)))
+        most = min(_BEAMS_AT_ONCE.get(self.model.device.type, 2**16), _LOGITS_AT_ONCE // self.table.vocab_size)
+        at_once = max(1, most // (width if self.table.width > 1 else 1))
         ranked = torch.full((len(items), k), -1)
         was_training = self.model.training
         self.model.eval()
@@ -126,26 +128,27 @@ class SequenceRecommender(ABC):
     def _search(self, items: Tensor, lengths: Tensor, width: int, k: int) -> Tensor:
         """The beams of a query are a tree in one row of the cache: what it has read is kept once, and nothing moves.
 
-        Each beam sees, by a mask, the history and its own ancestors.
+        Each beam sees, by a mask, the history and its own ancestors. Only beams that have a choice left go on.
         """
+        trie, beams = self._trie, self._trie.begin(len(items))
         logits, seen, step = self._begin(items, lengths.to(items.device))
-        beams = self._trie.advance(self._trie.begin(len(items)), logits[:, None], width)
-        slots = beams.nodes.new_empty(len(items), 1, 0)  # where in the cache each beam's ancestors are
-        cached = seen.shape[1]
-        for depth in range(1, self.table.width):
-            count = beams.nodes.shape[1]
-            slots = slots.gather(1, beams.parents[:, :, None].expand(-1, -1, depth - 1))
-            own = torch.arange(cached, cached + count, device=slots.device).expand(len(items), count)
-            slots = torch.cat([slots, own[:, :, None]], 2)
-            cached += count
-            sees = seen.new_zeros(len(items), count, cached)
+        going = beams.nodes.new_zeros(len(items), 1)
+        beams = trie.advance(beams, going, logits[:, None], width)
+        slots = beams.nodes.new_empty(len(items), 1, 0)  # where in the cache the ancestors of each are
+        cached, depth = seen.shape[1], 1
+        while (going := _where(trie.unfinished(beams))).numel():
+            came_from = beams.parents.gather(1, going)[:, :, None].expand(-1, -1, depth - 1)
+            own = torch.arange(cached, cached + going.shape[1], device=seen.device).expand_as(going)
+            slots = torch.cat([slots.gather(1, came_from), own[:, :, None]], 2)
+            cached += going.shape[1]
+            sees = seen.new_zeros(*going.shape, cached)
             sees[:, :, : seen.shape[1]] = seen[:, None]
             sees.scatter_(2, slots, True)
-            mask = torch.zeros((), dtype=self.model.dtype, device=seen.device).where(
-                sees, torch.finfo(self.model.dtype).min
-            )
-            beams = self._trie.advance(beams, step(beams.tokens, depth, mask[:, None]), width)
-        return self._trie.named(beams, k)
+            mask = torch.zeros_like(sees, dtype=logits.dtype).masked_fill(~sees, torch.finfo(logits.dtype).min)
+            logits = step(beams.tokens.gather(1, going), depth, mask[:, None])
+            beams = trie.advance(beams, going, logits, width)
+            depth += 1
+        return trie.named(beams, k)
 
     def _left_aligned(self, histories: Tensor) -> tuple[Tensor, Tensor]:
         """The latest `history` items of each query, padded on the right with -1, and how many they are."""
@@ -172,6 +175,12 @@ class SequenceRecommender(ABC):
         tokens = self._tokens[items.clamp(min=0)].where(there[:, :, None], self.table.pad)
         return tokens.flatten(1), there.repeat_interleave(self.table.width, 1)
 
+    def _asked(self, items: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Find the tokens of items (..., ) that are a choice: (..., T) bool; the nodes before and after those that are."""
+        path = self._trie.paths[items.clamp(min=0)]
+        asked = (self._trie.fan_out[path[..., :-1]] > 1) & (items >= 0)[..., None]
+        return asked, path[..., :-1][asked], path[..., 1:][asked]
+
     @abstractmethod
     def spans(self, histories: Histories, generator: torch.Generator) -> Spans:
         """Draw what an epoch learns from.
@@ -186,13 +195,13 @@ class SequenceRecommender(ABC):
 
     @abstractmethod
     def loss(self, items: Tensor) -> Tensor:
-        """Take the cross-entropy of the tokens that are asked for.
+        """Take the cross-entropy of the items that are asked for, each a choice from the catalogue.
 
         Args:
             items: (B, H) int64, stretches of histories, padded on the right with -1.
 
         Returns:
-            The mean over all tokens asked for, nats.
+            - log p(item), the mean over all that are asked for, nats.
         """
 
     @abstractmethod
@@ -255,3 +264,8 @@ class SequenceRecommender(ABC):
             ) from error
         sizes = {name: settings[name] for name in ("history", "beam", "about")}
         return kind(model.eval(), table, **sizes)
+
+
+def _where(mask: Tensor) -> Tensor:
+    """The columns that hold True in each row, (B, most of any row); False ones fill the shorter rows up."""
+    return mask.int().argsort(dim=1, descending=True, stable=True)[:, : int(mask.sum(1).max())]

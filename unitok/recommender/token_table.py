@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from unitok.collisions import row_groups
+from unitok.plain import letters
 
 if TYPE_CHECKING:
     from unitok.semantic_id import SemanticIds
@@ -54,8 +55,8 @@ class TokenTable:
     def of(cls, ids: SemanticIds, layout: str = "top1") -> TokenTable:
         """Give every column of `ids.tokens(layout)` its own range of a new vocabulary.
 
-        tokens[i, t] = 2 + sum of the sizes of the columns before t + ids.tokens(layout)[i, t]. A column in which all items
-        agree, such as the expert of a single domain, says nothing: it is left out, and costs no step of the search.
+        tokens[i, t] = 2 + sizes of the columns before t + column t of item i. The suffix takes the expert along: one column
+        numbers the pairs of both that there are. A column in which all items agree says nothing and is left out.
 
         Args:
             ids: the IDs of N items, with a suffix where items share one.
@@ -69,10 +70,11 @@ class TokenTable:
 
         Source: TIGER, arXiv 2305.05065.
         """
-        columns = telling_columns(ids, layout)
-        sizes = torch.tensor(ids.vocabulary_sizes(layout))[columns]
-        ends = FIRST + sizes.cumsum(0)
-        return cls(ids.tokens(layout)[:, columns] + ends - sizes, int(ends[-1]))
+        found = columns(ids, layout)
+        ends = FIRST + torch.tensor([len(column.texts) for column in found]).cumsum(0)
+        starts = [FIRST, *ends.tolist()]
+        tokens = [column.values + start for column, start in zip(found, starts, strict=False)]
+        return cls(torch.stack(tokens, 1), starts[-1])
 
     @classmethod
     def items(cls, num_items: int) -> TokenTable:
@@ -106,14 +108,33 @@ class TokenTable:
         return torch.arange(len(groups)) if int(groups.max()) + 1 == len(groups) else groups
 
 
-def telling_columns(ids: SemanticIds, layout: str) -> list[int]:
-    """The columns of a layout in which some items differ; the first where none is.
+class Column(NamedTuple):
+    """A column of tokens.
+
+    Attributes:
+        values: (N,) int64, the number of each item's token.
+        texts: what each number is written as, such as `<a_12>`.
+    """
+
+    values: Tensor
+    texts: list[str]
+
+
+def columns(ids: SemanticIds, layout: str = "top1") -> list[Column]:
+    """Take IDs apart into the columns that tell items apart, as `TokenTable.of` says; at least one.
 
     Raises:
-        ValueError: no items, or one that could not be encoded.
+        ValueError: no items, one that could not be encoded, or a layout whose codes the IDs don't hold.
     """
     ids.check_encoded("TokenTable")
-    tokens = ids.tokens(layout)
-    if not len(tokens):
+    if not len(ids):
         raise ValueError("TokenTable: ids must be of at least one item, got 0. Tokenize some.")
-    return (tokens != tokens[:1]).any(0).nonzero()[:, 0].tolist() or [0]
+    tokens, sizes, suffixed = ids.tokens(layout), ids.vocabulary_sizes(layout), ids.suffix is not None
+    names = [f"<{letters(column)}_%d>" for column in range(tokens.shape[1])]
+    expert = ids.num_levels  # its column in every layout: they all begin with top1
+    plain = [column for column in range(len(names) - suffixed) if not (suffixed and column == expert)]
+    found = [Column(tokens[:, column], [names[column] % code for code in range(sizes[column])]) for column in plain]
+    if suffixed:
+        pairs, number = tokens[:, [expert, -1]].unique(dim=0, return_inverse=True)
+        found.append(Column(number, [(names[expert] + names[-1]) % tuple(pair) for pair in pairs.tolist()]))
+    return [column for column in found if bool((column.values != column.values[0]).any())] or found[:1]
