@@ -95,4 +95,4 @@ def load_checkpoint(path: Path, model: torch.nn.Module, optimizer: torch.optim.O
     for name, parameter in model.named_parameters():
         kept = {key: tensors[f"optimizer.{key}.{name}"] for key in _STATE if f"optimizer.{key}.{name}" in tensors}
         if kept:
-            optimizer.state[parameter] = kept
+            optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in kept.items()}

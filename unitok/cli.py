@@ -15,6 +15,7 @@ from unitok.commands.decode import decode
 from unitok.commands.demo import demo
 from unitok.commands.doctor import doctor
 from unitok.commands.fit import fit
+from unitok.commands.recommend import recommend
 from unitok.commands.report import report
 from unitok.commands.terminal import Refusal, say
 from unitok.commands.tokenize import tokenize
@@ -48,6 +49,7 @@ app = typer.Typer(
 )
 for command in (demo, fit, tokenize, decode, check_domain, add_domain, report, doctor):
     app.command(command.__name__.replace("_", "-"))(command)
+app.add_typer(recommend, name="recommend")
 
 
 def _print_version(asked: bool) -> None:

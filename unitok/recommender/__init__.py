@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from unitok.recommender.baselines import MarkovChain, Popularity
-    from unitok.recommender.causal import CausalRecommender, gpt2_config
+    from unitok.recommender.causal import CausalRecommender, gpt2_config, sasrec_config
     from unitok.recommender.encoder_decoder import T5Recommender
     from unitok.recommender.evaluation import Evaluation, Scores, evaluate, paired_bootstrap
     from unitok.recommender.histories import Histories, Queries, Recommender
@@ -37,6 +37,7 @@ _HOME = {
     "fit": "training",
     "gpt2_config": "causal",
     "paired_bootstrap": "evaluation",
+    "sasrec_config": "causal",
 }
 
 __all__ = [
@@ -57,6 +58,7 @@ __all__ = [
     "fit",
     "gpt2_config",
     "paired_bootstrap",
+    "sasrec_config",
 ]
 
 

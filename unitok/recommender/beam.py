@@ -1,12 +1,13 @@
 """The trie of items on a device: the loss of a path through it, and a beam search that can only spell items.
 
-Probabilities are of the catalogue: what follows a prefix is a softmax over the children that the prefix has, so that those
+Probabilities are of the catalogue: what follows a prefix is a softmax over the children that the prefix has. So those
 of all items sum to 1, and a step without a choice costs nothing, neither in training nor in the search.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -41,7 +42,7 @@ class CatalogueTrie:
     """A prefix trie on a device; `CatalogueTrie.build` makes one.
 
     Attributes:
-        offsets: (nodes + 1,) int64; the edges of node v are offsets[v] .. offsets[v + 1], and edge j leads to node j + 1.
+        offsets: (nodes + 1,) int64; the edges of node v are offsets[v] .. offsets[v + 1]; edge j leads to node j + 1.
         tokens: (nodes - 1,) int64, the token of each edge.
         ends: (nodes,) int64, the leaf that a node leads to without a choice, or the node itself.
         paths: (N, T + 1) int64, each row's node at each depth.
@@ -66,7 +67,7 @@ class CatalogueTrie:
         alone = leaf == np.searchsorted(leaves, stops - 1, side="right") - 1
         place = np.empty(rows, dtype=np.int64)
         place[trie.row_order] = np.arange(rows)
-        levels = zip(depths[:-1], depths[1:], strict=True)
+        levels = pairwise(depths)
         paths = [low + np.searchsorted(starts[low:high], place, side="right") - 1 for low, high in levels]
         arrays = {
             "offsets": trie.offsets.astype(np.int64),
@@ -85,7 +86,7 @@ class CatalogueTrie:
     def loss(self, logits: Tensor, nodes: Tensor, children: Tensor) -> Tensor:
         """Add up what it costs to go from nodes to their children.
 
-        - sum_p log(exp(logits[p, token of children[p]]) / sum over the children c of nodes[p] of exp(logits[p, token of c]))
+        sum_p log sum_c exp(logits[p, token of c]) - logits[p, token of children[p]], c over the children of nodes[p].
 
         Args:
             logits: (P, V).
@@ -118,9 +119,9 @@ class CatalogueTrie:
     def advance(self, beams: Beams, going: Tensor, logits: Tensor, width: int) -> Beams:
         """Keep each query's best prefixes, of those that are finished and those that are one token longer.
 
-        score(prefix, token) = score(prefix) + logits[token] - log sum over the prefix's children c of exp(logits[c]), as in
-        transformers' `generate` with `prefix_allowed_tokens_fn` and `renormalize_logits`. What may follow is a ragged list,
-        of the size of the trie's nodes and not of the vocabulary. Equal scores take the first node.
+        score(prefix, token) = score(prefix) + logits[token] - log sum_c exp(logits[c]), c over the prefix's children,
+        as in transformers' `generate` with `prefix_allowed_tokens_fn` and `renormalize_logits`. What may follow is a
+        ragged list, of the size of the nodes and not of the vocabulary. Equal scores take the first node.
 
         Args:
             beams: (B, W) prefixes.

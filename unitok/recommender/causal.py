@@ -150,6 +150,17 @@ def positions(table: TokenTable, history: int) -> int:
     return (history + 1) * table.width
 
 
+def sasrec_config() -> Any:
+    """Describe SASRec as a small GPT-2: 2 layers of width 64, 2 heads, half of everything dropped.
+
+    Returns:
+        A `GPT2Config`, for `CausalRecommender.create(TokenTable.items(N), ...)`.
+
+    Source: SASRec, arXiv 1808.09781; trained by the cross-entropy over all items, not over one drawn.
+    """
+    return gpt2_config(width=64, layers=2, heads=2, dropout=0.5, attention_dropout=0.5)
+
+
 def gpt2_config(
     width: int = 128, layers: int = 4, heads: int = 4, dropout: float = 0.1, attention_dropout: float = 0.0
 ) -> Any:

@@ -18,8 +18,8 @@ from unitok.recommender.token_table import TokenTable
 class T5Recommender(SequenceRecommender):
     """An encoder-decoder over the tokens of items.
 
-    The encoder reads the start token and the history, the decoder writes the item: a history of H items is read H times in
-    an epoch, once for every item after the first.
+    The encoder reads the start token and the history, the decoder writes the item. A user of H items is read H - 1
+    times an epoch, once for every item after the first.
 
     Source: TIGER, arXiv 2305.05065.
     """

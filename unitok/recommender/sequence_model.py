@@ -79,6 +79,18 @@ class SequenceRecommender(ABC):
         """The name of each item: (N,) int64; arange(N) where every item can be told apart."""
         return self.table.names
 
+    def to(self, device: str) -> Self:
+        """Move to a device.
+
+        Args:
+            device: as torch names it.
+
+        Returns:
+            A recommender on the same weights, which are moved.
+        """
+        moved = self.model.to(device)
+        return type(self)(moved, self.table, history=self.history, beam=self.beam, about=self.about)
+
     def within(self, rows: Tensor) -> Self:
         """Rank some items alone, such as those of one domain; histories may hold any.
 
@@ -96,8 +108,8 @@ class SequenceRecommender(ABC):
     def rank(self, histories: Tensor, k: int) -> Tensor:
         """Rank the whole catalogue after each history.
 
-        A beam search over the tokens of items: exact where `beam` is at least the number of items, and otherwise as good
-        as the beam. Equal probabilities take the lexicographically first ID.
+        A beam search over the tokens of items; exact where `beam` is at least the number of items. Of equal
+        probabilities the lexicographically first ID is taken.
 
         Args:
             histories: (Q, H) int64, rows of items, the latest last; -1 pads on the left.
@@ -176,7 +188,7 @@ class SequenceRecommender(ABC):
         return tokens.flatten(1), there.repeat_interleave(self.table.width, 1)
 
     def _asked(self, items: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Find the tokens of items (..., ) that are a choice: (..., T) bool; the nodes before and after those that are."""
+        """Find the tokens of items (...) that are a choice: (..., T) bool; the nodes before and after each of them."""
         path = self._trie.paths[items.clamp(min=0)]
         asked = (self._trie.fan_out[path[..., :-1]] > 1) & (items >= 0)[..., None]
         return asked, path[..., :-1][asked], path[..., 1:][asked]
@@ -226,7 +238,8 @@ class SequenceRecommender(ABC):
             )
         described.unlink(missing_ok=True)  # and last again: a folder without it reads as incomplete
         self.model.save_pretrained(folder)
-        save_file({"tokens": self.table.tokens}, folder / ITEMS)
+        items = {"tokens": self.table.tokens, "groups": self.table.groups}
+        save_file({name: value for name, value in items.items() if value is not None}, folder / ITEMS)
         settings = {"format": FORMAT, "kind": self.kind, "history": self.history, "beam": self.beam}
         settings |= {name: getattr(self.table, name) for name in ("vocab_size", "start", "pad")}
         described.write_text(json.dumps({**settings, "about": self.about}, indent=1) + "\n")
@@ -255,15 +268,16 @@ class SequenceRecommender(ABC):
             kinds = {kind.kind: kind for kind in SequenceRecommender.__subclasses__()}
             kind = kinds[settings["kind"]]
             auto = AutoModelForSeq2SeqLM if kind.kind == "t5" else AutoModelForCausalLM
-            tokens = load_file(folder / ITEMS)["tokens"]
-            table = TokenTable(tokens, **{name: settings[name] for name in ("vocab_size", "start", "pad")})
-            model = auto.from_pretrained(folder, local_files_only=True).to(device)
+            table = TokenTable(
+                **load_file(folder / ITEMS), **{name: settings[name] for name in ("vocab_size", "start", "pad")}
+            )
+            model = auto.from_pretrained(folder, local_files_only=True)
         except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise ValueError(
                 f"from_pretrained: folder must hold a whole recommender, got {folder}: {error}. Train or copy it again."
             ) from error
         sizes = {name: settings[name] for name in ("history", "beam", "about")}
-        return kind(model.eval(), table, **sizes)
+        return kind(model.eval(), table, **sizes).to(device)
 
 
 def _where(mask: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ class TokenTable:
         vocab_size: V, of the model's vocabulary.
         start: the token that every sequence begins with.
         pad: the token that fills up; no model sees it.
+        groups: (N,) int64, a number for each item's ID without its suffix, for figures at the token level.
 
     Raises:
         ValueError: no items or columns, or a token outside the vocabulary.
@@ -38,6 +39,7 @@ class TokenTable:
     vocab_size: int
     start: int = START
     pad: int = PAD
+    groups: Tensor | None = None
 
     def __post_init__(self) -> None:
         """Check the tokens once, so that nothing later has to."""
@@ -55,8 +57,8 @@ class TokenTable:
     def of(cls, ids: SemanticIds, layout: str = "top1") -> TokenTable:
         """Give every column of `ids.tokens(layout)` its own range of a new vocabulary.
 
-        tokens[i, t] = 2 + sizes of the columns before t + column t of item i. The suffix takes the expert along: one column
-        numbers the pairs of both that there are. A column in which all items agree says nothing and is left out.
+        tokens[i, t] = 2 + sizes of the columns before t + column t of item i. The suffix takes the expert along: one
+        column numbers the pairs of both that there are. A column in which all items agree is left out: it says nothing.
 
         Args:
             ids: the IDs of N items, with a suffix where items share one.
@@ -74,7 +76,7 @@ class TokenTable:
         ends = FIRST + torch.tensor([len(column.texts) for column in found]).cumsum(0)
         starts = [FIRST, *ends.tolist()]
         tokens = [column.values + start for column, start in zip(found, starts, strict=False)]
-        return cls(torch.stack(tokens, 1), starts[-1])
+        return cls(torch.stack(tokens, 1), starts[-1], groups=ids.groups(layout))
 
     @classmethod
     def items(cls, num_items: int) -> TokenTable:

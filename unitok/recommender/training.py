@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import time
 from collections.abc import Callable
@@ -91,8 +90,8 @@ def fit(
 ) -> list[dict[str, Any]]:
     """Train a recommender on all but the last two items of every user; it ends with the weights of the best epoch.
 
-    Batches and dropout depend on the seed and the step alone: a run that was killed at any step ends, once resumed, at the
-    same weights to the bit (on the same machine and number of threads).
+    Batches and dropout depend on the seed and the step alone: a run that was killed at any step ends, once resumed, at
+    the same weights to the bit (on the same machine and number of threads).
 
     Args:
         recommender: trained in place, on its model's device.
@@ -123,9 +122,9 @@ class _Run:
         self.directory = directory
         self.training = histories.training()
         self.queries = _sample(histories.queries(most=recommender.history), config)
-        groups = recommender.names
-        if not len(self.queries) or len(self.training.items) and int(self.training.items.max()) >= len(groups):
-            rule = f"histories must hold a user of 3 items, and only the {len(groups)} items of the table"
+        known = len(recommender.table)
+        if not len(self.queries) or int(histories.items.max()) >= known:
+            rule = f"histories must hold a user of 3 items, and rows of the table's {known} items alone"
             raise ValueError(f"fit: {rule}, got {len(self.queries)} such users. Number the items as the table does.")
         decayed = [p for p in self.model.parameters() if p.ndim == 2]
         others = [p for p in self.model.parameters() if p.ndim != 2]

@@ -13,9 +13,9 @@ from unitok.semantic_id import SemanticIds
 def extend_vocabulary(tokenizer: Any, model: Any, ids: SemanticIds, layout: str = "top1") -> TokenTable:
     """Add the tokens of IDs to a tokenizer and a model of transformers.
 
-    The tokens are written as `SemanticIds.to_text` writes them, `<a_12>`, all codes of a column, be they in use or not; the
-    columns are those of `TokenTable.of`, so that the last may read `<e_2><f_0>`. What is there already keeps its number: a
-    second call changes nothing. New rows of the embeddings are drawn as transformers' `resize_token_embeddings` does.
+    The tokens are written as `SemanticIds.to_text` writes them, `<a_12>`: all codes of a column, be they in use or not.
+    The columns are those of `TokenTable.of`, so that the last may read `<e_2><f_0>`. What is there already keeps its
+    number: a second call changes nothing. New embeddings are drawn as `resize_token_embeddings` does.
 
     Args:
         tokenizer: of the model; it is added to.
@@ -24,8 +24,8 @@ def extend_vocabulary(tokenizer: Any, model: Any, ids: SemanticIds, layout: str 
         layout: see `SemanticIds.tokens`.
 
     Returns:
-        The items in that vocabulary, for `CausalRecommender(model, table)`; sequences begin with the tokenizer's bos_token,
-        or its eos_token where it has none.
+        The items in that vocabulary, for `CausalRecommender(model, table)`; sequences begin with the tokenizer's
+        bos_token, or its eos_token where it has none.
 
     Raises:
         ValueError: a tokenizer that has neither, or that doesn't fit the model; IDs that `TokenTable.of` refuses.
@@ -47,4 +47,4 @@ def extend_vocabulary(tokenizer: Any, model: Any, ids: SemanticIds, layout: str 
     numbers = [torch.tensor(tokenizer.convert_tokens_to_ids(column.texts)) for column in found]
     tokens = torch.stack([number[column.values] for number, column in zip(numbers, found, strict=True)], 1)
     pad = start if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    return TokenTable(tokens, model.get_input_embeddings().weight.shape[0], start, pad)
+    return TokenTable(tokens, model.get_input_embeddings().weight.shape[0], start, pad, ids.groups(layout))
