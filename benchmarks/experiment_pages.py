@@ -228,41 +228,63 @@ def compare_with_fitted(results: Results, base: str) -> list[tuple[str, float, f
     return points
 
 
+def paired_table(results: Results, names: Mapping[str, str], base: str) -> list[str]:
+    """Lay out by how much each run moves what calibration is for, and L_rec, against the run of the same seed."""
+    lines = ["| run | seeds | Var of HSIC, times | L_rec, more | L_rec, more, a seed |", "|---|---:|---:|---:|---|"]
+    against = {run["run"]["config"]["seed"]: run for run in results.get(base, ())}
+    for name, title in names.items():
+        pairs = [(r, against[seed]) for r in results.get(name, ()) if (seed := r["run"]["config"]["seed"]) in against]
+        if name == base or not pairs:
+            continue
+        times = [r["report"]["hsic_variance"] / b["report"]["hsic_variance"] for r, b in pairs]
+        more = [overall("reconstruction")(r) / overall("reconstruction")(b) - 1 for r, b in pairs]
+        cells = (_cell(times, ".2f"), _cell(more, "+.2%"), ", ".join(f"{m:+.2%}" for m in more))
+        lines.append(f"| {title} | {len(pairs)} | {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
 def write_pages(
-    results: Results, far: Mapping[str, Figures], groups: Mapping[str, Mapping[str, str]], data: Path
+    studies: Mapping[int, Results], far: Mapping[str, Figures], groups: Mapping[str, Mapping[str, str]], data: Path
 ) -> None:
-    """Write the tables of every page, and draw its plots.
+    """Write the tables of every page, and draw its plots from the first number of epochs that has runs.
 
     Args:
-        results: the runs that are there.
+        studies: epochs -> the runs that are there.
         far: what was said of catalogues of another kind.
         groups: page -> the runs on it, and what each is called there.
         data: the catalogue, for the published tokens.
     """
     base = next(iter(groups["ablation"]))
-    columns = {"presets": PRESETS, "calibration": CALIBRATION, "ablation": ABLATION, "router": ROUTER}
-    draw = {
-        "presets": plots.presets,
-        "calibration": plots.calibration,
-        "ablation": plots.ablation,
-        "router": plots.router,
+    pages = {
+        "presets": (PRESETS, plots.presets),
+        "router": (ROUTER, plots.router),
+        "calibration": (CALIBRATION, plots.calibration),
+        "ablation": (ABLATION, plots.ablation),
     }
-    for page, names in groups.items():
-        there = {name: results[name] for name in names if name in results}
-        if not there:
-            continue
-        lines = [origin_line(there), "", *table(there, list(names), columns[page], names)]
-        if page == "presets":
-            lines += published_table(data)
-            plots.training({names[k]: v for k, v in there.items() if "report" in v[0]}, FOLDER / "presets_training.png")
-        write(FOLDER / f"{page}.md", lines)
-        draw[page]({names[name]: runs for name, runs in there.items()}, FOLDER / f"{page}.png")
-    lines = [json.dumps({name: _without_detail(run)}) for name, runs in results.items() for run in runs]
+    for page, (columns, draw) in pages.items():
+        names, lines = groups[page], []
+        for results in studies.values():
+            there = {name: results[name] for name in names if name in results}
+            if len(there) < 2:
+                continue
+            if not lines:
+                draw({names[name]: runs for name, runs in there.items()}, FOLDER / f"{page}.png")
+            lines += [origin_line(there), "", *table(there, list(names), columns, names)]
+            if page == "calibration":
+                lines += paired_table(there, names, next(iter(names)))
+        write(FOLDER / f"{page}.md", lines + (published_table(data) if page == "presets" else []))
+    first = next(iter(studies.values()))
+    plots.training(
+        {groups["presets"][name]: first[name] for name in groups["presets"] if name in first},
+        FOLDER / "presets_training.png",
+    )
+    if left_out := {name: runs for name, runs in first.items() if runs[0]["run"]["left_out"]}:
+        compared = {**left_out, base: first.get(base, ())}
+        write(FOLDER / "zero-shot.md", [origin_line(left_out), "", *zero_shot_table(compared, base), *far_table(far)])
+        plots.zero_shot(compare_with_fitted(compared, base), far, FOLDER / "zero-shot.png")
+    runs = ((name, run) for results in studies.values() for name, group in results.items() for run in group)
+    lines = [json.dumps({"name": name, **_without_detail(run)}) for name, run in runs]
     (FOLDER / "experiments.jsonl").write_text("\n".join(lines) + "\n")
-    if left_out := {name: runs for name, runs in results.items() if runs[0]["run"]["left_out"]}:
-        lines = [origin_line(left_out), "", *zero_shot_table({**left_out, base: results[base]}, base), *far_table(far)]
-        write(FOLDER / "zero-shot.md", lines)
-        plots.zero_shot(compare_with_fitted({**left_out, base: results[base]}, base), far, FOLDER / "zero-shot.png")
 
 
 def _without_detail(run: Figures) -> Figures:

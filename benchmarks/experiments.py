@@ -32,11 +32,13 @@ from torch import Tensor
 
 from benchmarks.experiment_pages import write_pages
 from unitok import LossWeights, Tokenizer, UniTokConfig, metrics
+from unitok.config import PRESETS, Preset
 from unitok.data import generate_catalogue, read_catalogue
 from unitok.storage import SETTINGS
 from unitok.trainer import CHECKPOINT
 
 OFF = LossWeights(calibration=0.0)
+PRESETS["no_shared"] = Preset("none", renormalise=True)  # for the ablation alone
 
 
 @dataclass(frozen=True)
@@ -57,13 +59,14 @@ class Run:
 
 
 DEFAULT = "normalised, top-1"
-PRESETS = ("normalised", "paper", "shared_first", "public_code")
+COMPARED = ("normalised", "paper", "shared_first", "public_code")
 RUNS = {
     "single codebook": Run(UniTokConfig(num_experts=0, weights=OFF)),
     "separate RQ-VAEs": Run(UniTokConfig(num_experts=0, weights=OFF), separate=True),
-    **{f"{name}, top-{k}": Run(UniTokConfig(preset=name, top_k=k)) for k in (1, 2) for name in PRESETS},
+    **{f"{name}, top-{k}": Run(UniTokConfig(preset=name, top_k=k)) for k in (1, 2) for name in COMPARED},
     "no L_mi": Run(UniTokConfig(weights=OFF)),
     "paper form, .1": Run(UniTokConfig(weights=LossWeights(calibration=0.1))),
+    "paper form, 10000": Run(UniTokConfig(weights=LossWeights(calibration=1e4, beta=0.0))),
     "variation, .01": Run(UniTokConfig(calibration="variation", weights=LossWeights(calibration=0.01))),
     "variation, .03": Run(UniTokConfig(calibration="variation")),
     "no shared expert": Run(UniTokConfig(preset="no_shared")),
@@ -78,7 +81,7 @@ RUNS = {
 GROUPS = {
     "presets": {
         name: name + (" (default)" if name == DEFAULT else "")
-        for name in ("single codebook", "separate RQ-VAEs", *(f"{p}, top-{k}" for p in PRESETS for k in (1, 2)))
+        for name in ("single codebook", "separate RQ-VAEs", *(f"{p}, top-{k}" for p in COMPARED for k in (1, 2)))
     },
     "router": {
         DEFAULT: "mean start, normalised (default)",
@@ -92,6 +95,7 @@ GROUPS = {
         "no L_mi": "weight 0",
         DEFAULT: "paper's form, .03 (default)",
         "paper form, .1": "paper's form, .1",
+        "paper form, 10000": "paper's form, 10,000, beta 0",
         "variation, .01": "variation, .01",
         "variation, .03": "variation, .03",
     },
@@ -111,7 +115,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path, help="a catalogue: a folder with one folder a domain")
     parser.add_argument("--work", type=Path, default=Path("runs/experiments"), help="where finished runs are kept")
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--epochs", type=int, nargs="*", default=[20], help="a table for each")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
     parser.add_argument("--far", type=Path, help="a catalogue of items of another kind, by the same embedding model")
@@ -124,15 +128,18 @@ def main() -> None:
         raise SystemExit(f"--only must be among {', '.join(runs)}, got {', '.join(sorted(unknown))}.")
     with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
         found = [
-            pool.submit(finish, name, seeded(runs[name], seed, options.epochs), options.data, options.work)
+            pool.submit(finish, name, seeded(runs[name], seed, epochs), options.data, options.work)
+            for epochs in options.epochs
             for seed in options.seeds
             for name in wanted
         ]
         for done in as_completed(found):
             print(done.result(), flush=True)
-    results = {name: there for name, run in runs.items() if (there := list(kept(name, run, options)))}
-    if results:
-        write_pages(results, far_checks(options), GROUPS, options.data)
+    studies = {
+        epochs: {name: there for name, run in runs.items() if (there := list(kept(name, run, epochs, options)))}
+        for epochs in options.epochs
+    }
+    write_pages(studies, far_checks(options), GROUPS, options.data)
 
 
 def seeded(run: Run, seed: int, epochs: int) -> Run:
@@ -164,13 +171,13 @@ def finish(name: str, run: Run, data: Path, work: Path) -> str:
     return f"{path.stem}: fitted and measured"
 
 
-def kept(name: str, run: Run, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def kept(name: str, run: Run, epochs: int, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Give a run's figures for the seeds that are there, with what ranking says of their IDs, if it was asked.
 
     `benchmarks.recommendation` may have put {"ndcg@10": ...} into ranking.json beside a run's tokenizer.
     """
     for seed in options.seeds:
-        path = options.work / f"{stem(name, seeded(run, seed, options.epochs))}.json"
+        path = options.work / f"{stem(name, seeded(run, seed, epochs))}.json"
         if path.exists():
             ranking = path.with_suffix("") / "ranking.json"
             yield json.loads(path.read_text()) | {
@@ -180,7 +187,7 @@ def kept(name: str, run: Run, options: argparse.Namespace) -> Iterator[dict[str,
 
 def far_checks(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Ask the default tokenizer about catalogues that are far from its own."""
-    folder = options.work / stem(DEFAULT, seeded(RUNS[DEFAULT], options.seeds[0], options.epochs))
+    folder = options.work / stem(DEFAULT, seeded(RUNS[DEFAULT], options.seeds[0], options.epochs[0]))
     if not (folder / SETTINGS).exists():
         return {}
     tokenizer = Tokenizer.from_pretrained(folder)

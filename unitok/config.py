@@ -35,7 +35,6 @@ PRESETS = {
     "normalised": Preset("parallel", routed_scale=0.5, shared_weight=0.5, renormalise=True),
     "shared_first": Preset("first", renormalise=True),
     "public_code": Preset("parallel", routed_scale=0.95, shared_weight=0.05, dense=True),
-    "no_shared": Preset("none", renormalise=True),
 }
 CALIBRATIONS = ("paper", "variation")
 
@@ -74,7 +73,7 @@ class UniTokConfig:
     """Settings of a tokenizer.
 
     Args:
-        preset: "normalised" | "paper" | "shared_first" | "public_code" | "no_shared"; see `PRESETS`.
+        preset: "normalised" | "paper" | "shared_first" | "public_code"; see `PRESETS`.
         epochs: passes over the items.
         seed: of weights, starts and batches; equal seeds give equal tokenizers on one machine.
         batch_size: items a training step.

@@ -14,7 +14,7 @@ from unitok.config import PRESETS
 
 
 def test_presets_are_those_of_the_equations() -> None:
-    assert set(PRESETS) == {"paper", "normalised", "shared_first", "public_code", "no_shared"}
+    assert set(PRESETS) == {"paper", "normalised", "shared_first", "public_code"}
 
 
 @pytest.mark.parametrize(

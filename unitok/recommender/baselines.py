@@ -74,9 +74,9 @@ class MarkovChain:
     ) -> None:
         if reach < 1:
             raise ValueError(f"MarkovChain: reach must be at least 1, got {reach}. Take 1 for neighbours alone.")
-        for name, value in (("learn", learn), ("query", query)):
-            if not 0 < value <= 1:
-                raise ValueError(f"MarkovChain: {name} must be in (0, 1], got {value}. Take 0.5.")
+        for name, decay in (("learn", learn), ("query", query)):
+            if not 0 < decay <= 1:
+                raise ValueError(f"MarkovChain: {name} must be in (0, 1], got {decay}. Take 0.5.")
         self.query = query
         self.order = Popularity(histories, num_items).order
         column = torch.empty_like(self.order)

@@ -100,6 +100,8 @@ class CatalogueTrie:
         root, inner = nodes == 0, nodes != 0
         chosen = logits[root][:, self.tokens[: int(self.offsets[1])]]
         total = F.cross_entropy(chosen.float(), children[root] - 1, reduction="sum")
+        if not inner.any():  # one token an item
+            return total
         logits, edge = logits[inner].float(), children[inner] - 1
         normaliser = self._children(logits, nodes[inner])[2]
         wanted = logits.gather(1, self.tokens[edge][:, None])[:, 0]
