@@ -18,7 +18,11 @@ if TYPE_CHECKING:
     from unitok.recommender import SequenceRecommender, TrainingConfig
 
 MODELS = ("causal", "t5", "sasrec")
-_T5 = {"learning_rate": 5e-4, "weight_decay": 0.01, "warmup": 0.01, "batch_size": 256}  # TIGER's
+# What each model is trained with where nothing is said: T5 as TIGER has it.
+_SETTINGS: dict[str, dict[str, Any]] = {
+    "t5": {"learning_rate": 5e-4, "weight_decay": 0.01, "warmup": 0.01, "batch_size": 256},
+    "sasrec": {"learning_rate": 1e-3, "epochs": 50},
+}
 _HISTORY, _BEAM = 20, 50
 
 
@@ -87,7 +91,7 @@ def train(
 
     given: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
     given |= {"patience": patience, "precision": precision, "seed": seed}
-    settings = (_T5 if model == "t5" else {}) | {name: value for name, value in given.items() if value is not None}
+    settings = _SETTINGS.get(model, {}) | {name: value for name, value in given.items() if value is not None}
     try:
         config = TrainingConfig(**settings)
     except ValueError as error:

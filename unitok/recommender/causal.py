@@ -162,7 +162,7 @@ def sasrec_config() -> Any:
 
 
 def gpt2_config(
-    width: int = 128, layers: int = 4, heads: int = 4, dropout: float = 0.1, attention_dropout: float = 0.0
+    width: int = 128, layers: int = 2, heads: int = 2, dropout: float = 0.2, attention_dropout: float = 0.0
 ) -> Any:
     """Describe a small GPT-2.
 

@@ -123,14 +123,15 @@ class SequenceRecommender(ABC):
         """
         items, lengths = self._left_aligned(histories)
         if k < 1:
-            raise ValueError(f"rank: k must be at least 1, got {k}. 5 and 10 are usual.")
+            raise ValueError(f"rank: k must be at least 1, got {k}. Take 10, as is usual.")
         width = max(self.beam, k)
         most = min(_BEAMS_AT_ONCE.get(self.model.device.type, 2**16), _LOGITS_AT_ONCE // self.table.vocab_size)
         at_once = max(1, most // (width if self.table.width > 1 else 1))
         ranked = torch.full((len(items), k), -1)
         was_training = self.model.training
         self.model.eval()
-        for rows in lengths.argsort(stable=True).split(at_once):  # like lengths together: little padding
+        batches = lengths.argsort(stable=True).split(at_once)  # like lengths together: little padding
+        for rows in batches if len(items) else ():
             longest = int(lengths[rows].max())
             found = self._search(items[rows, :longest].to(self.model.device), lengths[rows], width, k)
             ranked[rows] = found.cpu()

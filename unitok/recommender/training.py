@@ -48,13 +48,13 @@ class TrainingConfig:
         ValueError: a setting out of its range.
     """
 
-    epochs: int = 40
-    batch_size: int = 1024
-    learning_rate: float = 1e-3
+    epochs: int = 30
+    batch_size: int = 512
+    learning_rate: float = 2e-3
     warmup: float = 0.05
     weight_decay: float = 0.05
     gradient_clip: float = 1.0
-    patience: int = 5
+    patience: int = 8
     validation_users: int = 2000
     validation_beam: int = 20
     precision: str = "float32"
@@ -73,7 +73,7 @@ class TrainingConfig:
             if not (value := getattr(self, name)) >= 0:
                 raise ValueError(f"TrainingConfig: {name} must be at least 0, got {value}. Raise it.")
         if not 0 <= self.warmup < 1:
-            raise ValueError(f"TrainingConfig: warmup must be in [0, 1), got {self.warmup}. 0.05 is usual.")
+            raise ValueError(f"TrainingConfig: warmup must be in [0, 1), got {self.warmup}. Take 0.05.")
         if self.precision not in ("float32", "bfloat16"):
             got = repr(self.precision)
             raise ValueError(f"TrainingConfig: precision must be float32 or bfloat16, got {got}. Pick one of them.")

@@ -93,52 +93,47 @@ def test_the_search_finds_what_generate_finds(kind: str) -> None:
     assert [generated(recommender, history, 8) for history in asked] == ranked.tolist()
 
 
-@torch.no_grad()
-def log_probabilities(recommender: SequenceRecommender, history: torch.Tensor) -> torch.Tensor:
-    """log p of every item after a history, each spelled out token by token, without a trie or a cache."""
+def log_probabilities(recommender: SequenceRecommender, items: torch.Tensor) -> torch.Tensor:
+    """log p of the last of (B, H) items after those before it, spelled out token by token, without a trie or a cache."""
     table = recommender.table
-    items = F.pad(history[history >= 0].expand(len(table), -1), (0, 1))
-    items[:, -1] = torch.arange(len(table))
-    return torch.stack([_of_last(recommender, row) for row in items])
-
-
-def _of_last(recommender: SequenceRecommender, items: torch.Tensor) -> torch.Tensor:
-    table = recommender.table
-    wanted, width = table.tokens[items[-1]], table.width
-    start = torch.tensor([table.start])
-    before = torch.cat([start, table.tokens[items[:-1]].flatten()])
+    wanted, width = table.tokens[items[:, -1]], table.width
+    before = F.pad(table.tokens[items[:, :-1]].flatten(1), (1, 0), value=table.start)
     if recommender.kind == "t5":
-        written = torch.cat([start, wanted[:-1]])[None]
-        logits = recommender.model(input_ids=before[None], decoder_input_ids=written).logits[0]
+        written = F.pad(wanted[:, :-1], (1, 0), value=table.start)
+        logits = recommender.model(input_ids=before, decoder_input_ids=written).logits
     else:
-        logits = recommender.model(input_ids=torch.cat([before, wanted[:-1]])[None]).logits[0, -width:]
-    total = torch.zeros(())
-    for depth in range(width):
-        alike = (table.tokens[:, :depth] == wanted[:depth]).all(1)
-        children = table.tokens[alike, depth].unique()
-        total = total + logits[depth, wanted[depth]] - logits[depth, children].logsumexp(0)
-    return total
+        logits = recommender.model(input_ids=torch.cat([before, wanted[:, :-1]], 1)).logits[:, -width:]
+    chosen = logits.gather(2, wanted[:, :, None])[:, :, 0]
+    for row, tokens in enumerate(wanted):
+        for depth in range(width):
+            children = table.tokens[(table.tokens[:, :depth] == tokens[:depth]).all(1), depth].unique()
+            chosen[row, depth] -= logits[row, depth, children].logsumexp(0)
+    return chosen.sum(1)
 
 
 @KINDS
+@torch.no_grad()
 def test_probabilities_are_of_the_catalogue_and_ranked_exactly(kind: str) -> None:
     recommender = make(kind, TokenTable.of(ids()), beam=ITEMS)
     asked = histories(3, 5)
     for history, ranked in zip(asked, recommender.rank(asked, ITEMS), strict=True):
-        found = log_probabilities(recommender, history)
+        after = F.pad(history[history >= 0].expand(ITEMS, -1), (0, 1))
+        after[:, -1] = torch.arange(ITEMS)
+        found = log_probabilities(recommender, after)
         assert found.exp().sum() == pytest.approx(1, abs=1e-4)
         assert found.argsort(descending=True).tolist() == ranked.tolist()
 
 
 @KINDS
+@torch.no_grad()
 def test_the_loss_of_a_batch_is_that_of_its_users(kind: str) -> None:
     recommender = make(kind, TokenTable.of(ids()))
     rows = [torch.tensor([4, 8, 15, 16, 23, 42, 7]), torch.tensor([81, 3]), torch.tensor([5, 5, 60])]
     batch = torch.stack([F.pad(row, (0, 7 - len(row)), value=-1) for row in rows])
     first = 0 if kind != "t5" else -1  # a T5 is asked for the last item alone
     places = [(row, place) for row in rows for place in (range(len(row)) if first == 0 else [len(row) - 1])]
-    each = [-_of_last(recommender, row[: place + 1]) for row, place in places]
-    torch.testing.assert_close(recommender.loss(batch), torch.stack(each).mean())
+    each = [-log_probabilities(recommender, row[None, : place + 1]) for row, place in places]
+    torch.testing.assert_close(recommender.loss(batch), torch.cat(each).mean())
 
 
 def test_a_model_of_one_token_an_item_is_a_softmax_over_items() -> None:
