@@ -60,7 +60,7 @@ MODEL: dict[str, Any] = {}  # arguments of gpt2_config, the same for all IDs
 TRAINING: dict[str, Any] = {}  # and of TrainingConfig
 SASREC_MODEL: dict[str, Any] = {"width": 64, "layers": 2, "heads": 2, "dropout": 0.5, "attention_dropout": 0.5}
 SASREC_TRAINING: dict[str, Any] = {}
-CHAIN_SETTINGS: dict[str, Any] = {"reach": 5, "learn": 0.5, "query": 0.7, "normalised": False}
+CHAIN_SETTINGS: dict[str, Any] = {"reach": 2, "learn": 0.5, "query": 0.7, "normalised": False}
 GRID = [
     {"reach": reach, "learn": learn, "query": query}
     for (reach, learn), query in product([(1, 1.0), (5, 0.8), (20, 0.8)], [0.3, 0.5, 0.7])
