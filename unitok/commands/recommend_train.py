@@ -10,7 +10,7 @@ import typer
 
 from unitok.commands.inputs import counted, split_names
 from unitok.commands.options import Items, Json
-from unitok.commands.recommending import Device, check_device, join, read_histories, read_ids
+from unitok.commands.recommending import Device, check_device, join, quiet, read_histories, read_ids
 from unitok.commands.terminal import Refusal, StepBar, console, print_json
 
 if TYPE_CHECKING:
@@ -100,6 +100,7 @@ def train(
 
     from unitok.data import read_catalogue
 
+    quiet()
     check_device(device)
     if threads is not None:
         torch.set_num_threads(threads)

@@ -24,10 +24,19 @@ Device = Annotated[str, typer.Option(metavar="NAME", help="Where the model runs:
 _QUERIES_AT_ONCE = 512
 
 
+def quiet() -> None:
+    """Keep transformers' own bars and advice off the terminal."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+
+
 def load(folder: Path, device: str) -> SequenceRecommender:
     """Load a recommender that `unitok recommend train` left."""
     from unitok.recommender import SequenceRecommender
 
+    quiet()
     check_device(device)
     recommender = SequenceRecommender.from_pretrained(folder, device)
     if "domains" not in recommender.about:

@@ -83,7 +83,7 @@ class CausalRecommender(SequenceRecommender):
 
         config = gpt2_config() if config is None else config
         config.vocab_size, config.max_position_embeddings = table.vocab_size, positions(table, history)
-        config.bos_token_id, config.eos_token_id, config.pad_token_id = table.start, None, table.pad
+        config.bos_token_id, config.eos_token_id = table.start, None
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = AutoModelForCausalLM.from_config(config)

@@ -260,14 +260,16 @@ class SequenceRecommender(ABC):
         """
         from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
+        from unitok.recommender.causal import CausalRecommender
+        from unitok.recommender.encoder_decoder import T5Recommender
+
+        kinds = {"causal": (CausalRecommender, AutoModelForCausalLM), "t5": (T5Recommender, AutoModelForSeq2SeqLM)}
         folder = Path(folder)
         try:
             settings = json.loads((folder / SETTINGS).read_text())
             if settings["format"] > FORMAT:
                 raise ValueError(f"format {settings['format']} of a later release")
-            kinds = {kind.kind: kind for kind in SequenceRecommender.__subclasses__()}
-            kind = kinds[settings["kind"]]
-            auto = AutoModelForSeq2SeqLM if kind.kind == "t5" else AutoModelForCausalLM
+            kind, auto = kinds[settings["kind"]]
             table = TokenTable(
                 **load_file(folder / ITEMS), **{name: settings[name] for name in ("vocab_size", "start", "pad")}
             )
