@@ -56,11 +56,17 @@ SASREC, CHAIN, TUNED, POPULARITY = "SASRec", "Markov chain", "Markov chain, tune
 FIXED = (POPULARITY, CHAIN, TUNED)  # no chance in them: one seed is enough
 BASELINES = (SASREC, TUNED, CHAIN, POPULARITY)
 
-MODEL: dict[str, Any] = {}  # arguments of gpt2_config, the same for all IDs
-TRAINING: dict[str, Any] = {}  # and of TrainingConfig
+MODEL: dict[str, Any] = {"width": 128, "layers": 2, "heads": 2, "dropout": 0.2}  # of gpt2_config, the same for all IDs
+TRAINING: dict[str, Any] = {"epochs": 30, "batch_size": 512, "learning_rate": 2e-3, "weight_decay": 0.05, "patience": 8}
 SASREC_MODEL: dict[str, Any] = {"width": 64, "layers": 2, "heads": 2, "dropout": 0.5, "attention_dropout": 0.5}
-SASREC_TRAINING: dict[str, Any] = {}
-CHAIN_SETTINGS: dict[str, Any] = {"reach": 5, "learn": 0.5, "query": 0.7, "normalised": False}
+SASREC_TRAINING: dict[str, Any] = {
+    "epochs": 60,
+    "batch_size": 512,
+    "learning_rate": 1e-3,
+    "weight_decay": 0.05,
+    "patience": 10,
+}
+CHAIN_SETTINGS: dict[str, Any] = {"reach": 2, "learn": 0.5, "query": 0.7, "normalised": False}
 GRID = [
     {"reach": reach, "learn": learn, "query": query}
     for (reach, learn), query in product([(1, 1.0), (5, 0.8), (20, 0.8)], [0.3, 0.5, 0.7])
