@@ -120,7 +120,7 @@ class CausalRecommender(SequenceRecommender):
         """
         asked, nodes, children = self._asked(items)
         tokens = self._read(self._spell(items)[0][:, :-1])
-        logits = self.model(input_ids=tokens, use_cache=False, logits_to_keep=asked.flatten(1)).logits
+        logits = self.model(input_ids=tokens, use_cache=False).logits[asked.flatten(1)]
         return self._trie.loss(logits, nodes, children) / (items >= 0).sum()
 
     def _read(self, tokens: Tensor) -> Tensor:

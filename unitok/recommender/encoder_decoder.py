@@ -21,6 +21,16 @@ class T5Recommender(SequenceRecommender):
     The encoder reads the start token and the history, the decoder writes the item. A user of H items is read H - 1
     times an epoch, once for every item after the first.
 
+    Args:
+        model: a `T5ForConditionalGeneration`.
+        table: the items in its vocabulary.
+        history: the latest items that are looked at.
+        beam: prefixes that the search keeps, or as many as items are asked for where those are more.
+        about: plain data that is saved along.
+
+    Raises:
+        ValueError: a size below 1.
+
     Source: TIGER, arXiv 2305.05065.
     """
 

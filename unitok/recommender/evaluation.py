@@ -66,7 +66,11 @@ class Scores:
         return METRICS[metric](self.token_rank, torch.ones_like(self.credit), k)
 
     def to_dict(self) -> dict[str, list[float | None]]:
-        """Write all as lists that JSON can hold, None in place of inf."""
+        """Write all as lists that JSON can hold.
+
+        Returns:
+            The fields by name, None in place of inf.
+        """
         ranks = {"item_rank": self.item_rank, "token_rank": self.token_rank}
         lists = {name: [int(r) if r < torch.inf else None for r in rank.tolist()] for name, rank in ranks.items()}
         return {**lists, "credit": self.credit.tolist()}
@@ -223,6 +227,9 @@ class Evaluation:
 
         Returns:
             The difference, above 0 where `name` is better.
+
+        Raises:
+            ValueError: an unknown metric, or k below 1.
         """
         one, other = (
             torch.stack([scores.values(metric, k) for scores in self.runs[n]]).mean(0) for n in (name, baseline)
@@ -230,7 +237,14 @@ class Evaluation:
         return paired_bootstrap(one - other, seed=seed)
 
     def to_dict(self) -> dict[str, Any]:
-        """Write all figures as plain data, with the warning."""
+        """Write all figures as plain data.
+
+        Returns:
+            For JSON: the figures by recommender and level, the differences from the baselines, and the warning.
+
+        Raises:
+            ValueError: the scores are of no queries.
+        """
         return {
             "domain": self.domain,
             "queries": len(next(iter(self.runs.values()))[0]),

@@ -17,7 +17,7 @@ HELD_OUT = max(PARTS.values())
 
 @dataclass(frozen=True, eq=False)
 class Queries:
-    """Q questions: which item comes next?
+    """Q questions, each for the item that comes next.
 
     Attributes:
         histories: (Q, H) int64, rows of items, the latest last; -1 pads on the left.

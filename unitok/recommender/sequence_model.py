@@ -99,6 +99,9 @@ class SequenceRecommender(ABC):
 
         Returns:
             A recommender on the same weights, whose names are those of this one.
+
+        Raises:
+            ValueError: no rows.
         """
         other = type(self)(self.model, self.table, history=self.history, beam=self.beam, about=self.about)
         other._trie = CatalogueTrie.build(self.table.tokens[rows], self.names[rows], self.model.device)

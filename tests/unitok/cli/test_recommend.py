@@ -110,7 +110,9 @@ def test_next_names_items(trained: Path, catalogue: Path) -> None:
     assert titles[found[0]["next"][0]["item_id"]] in shown
 
 
-def test_what_does_not_fit_is_refused(tmp_path: Path, trained: Path, catalogue: Path, table: Path, fitted: Path) -> None:
+def test_what_does_not_fit_is_refused(
+    tmp_path: Path, trained: Path, catalogue: Path, table: Path, fitted: Path
+) -> None:
     new = ("--out", tmp_path / "new")
     assert "whole recommender" in refused("recommend", "evaluate", tmp_path, catalogue)
     assert "--device" in refused("recommend", "evaluate", trained, catalogue, "--device", "nowhere")
@@ -146,7 +148,9 @@ def test_an_interrupted_training_ends_where_it_would_have(tmp_path: Path, catalo
     train = ("recommend", "train", catalogue, table, *long, "--out")
     whole = json.loads(unitok(*train, tmp_path / "whole", "--json").stdout)
     out = tmp_path / "out"
-    process = subprocess.Popen([sys.executable, "-m", "unitok", *map(str, (*train, out))], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "unitok", *map(str, (*train, out))], stderr=subprocess.PIPE, text=True
+    )
     deadline = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < deadline:
         if (out / CHECKPOINT).exists() and read_progress(out / CHECKPOINT)["epoch"] > 0:

@@ -94,7 +94,7 @@ def test_the_search_finds_what_generate_finds(kind: str) -> None:
 
 
 def log_probabilities(recommender: SequenceRecommender, items: torch.Tensor) -> torch.Tensor:
-    """log p of the last of (B, H) items after those before it, spelled out token by token, without a trie or a cache."""
+    """log p of the last of (B, H) items after those before it, token by token, without a trie or a cache."""
     table = recommender.table
     wanted, width = table.tokens[items[:, -1]], table.width
     before = F.pad(table.tokens[items[:, :-1]].flatten(1), (1, 0), value=table.start)
@@ -253,7 +253,12 @@ def test_what_does_not_fit_is_refused(refuses: Callable[..., Any]) -> None:
 
     table = TokenTable.of(ids())
     recommender = make("gpt2", table)
-    for wrong in (torch.zeros(3, dtype=torch.int64), torch.zeros(2, 3), torch.tensor([[3, -1]]), torch.tensor([[ITEMS]])):
+    for wrong in (
+        torch.zeros(3, dtype=torch.int64),
+        torch.zeros(2, 3),
+        torch.tensor([[3, -1]]),
+        torch.tensor([[ITEMS]]),
+    ):
         with refuses("rank", "histories"):
             recommender.rank(wrong, 3)
     with refuses("rank", "k"):

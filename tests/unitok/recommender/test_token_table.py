@@ -45,7 +45,11 @@ def test_what_is_no_table_is_refused(refuses: Callable[..., Any]) -> None:
         TokenTable.of(ids([[0, 3]], [1])[:0])
     with pytest.raises(ValueError, match="TokenTable: every row must have been encoded"):
         TokenTable.of(SemanticIds(torch.tensor([[-1, 0]]), torch.tensor([[0]]), 4, 3))
-    for tokens, size in ((torch.zeros(0, 2, dtype=torch.int64), 3), (torch.tensor([[3]]), 3), (torch.tensor([[-1]]), 3)):
+    for tokens, size in (
+        (torch.zeros(0, 2, dtype=torch.int64), 3),
+        (torch.tensor([[3]]), 3),
+        (torch.tensor([[-1]]), 3),
+    ):
         with refuses("TokenTable", "tokens"):
             TokenTable(tokens, size)
 

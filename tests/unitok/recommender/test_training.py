@@ -140,7 +140,13 @@ def test_half_precision_learns_too() -> None:
 
 
 def test_what_does_not_fit_is_refused(refuses: Callable[..., Any]) -> None:
-    for name, value in (("epochs", 0), ("batch_size", 0), ("learning_rate", 0.0), ("weight_decay", -1.0), ("warmup", 1.0)):
+    for name, value in (
+        ("epochs", 0),
+        ("batch_size", 0),
+        ("learning_rate", 0.0),
+        ("weight_decay", -1.0),
+        ("warmup", 1.0),
+    ):
         with refuses("TrainingConfig", name):
             TrainingConfig(**{name: value})
     with refuses("TrainingConfig", "precision"):
