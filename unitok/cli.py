@@ -17,6 +17,7 @@ from unitok.commands.doctor import doctor
 from unitok.commands.embed import embed
 from unitok.commands.fit import fit
 from unitok.commands.import_ import import_
+from unitok.commands.recommend import recommend
 from unitok.commands.report import report
 from unitok.commands.terminal import Refusal, say
 from unitok.commands.tokenize import tokenize
@@ -50,6 +51,7 @@ app = typer.Typer(
 )
 for command in (demo, import_, embed, fit, tokenize, decode, check_domain, add_domain, report, doctor):
     app.command(command.__name__.strip("_").replace("_", "-"))(command)
+app.add_typer(recommend, name="recommend")
 
 
 def _print_version(asked: bool) -> None:
