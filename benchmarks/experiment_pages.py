@@ -127,7 +127,7 @@ def _cell(values: Sequence[float | None], form: str) -> str:
     form, _, unit = form.partition(" ")
     if not known:
         return ""
-    spread = f" ± {stdev(known):{form}}" if len(known) > 1 and stdev(known) > 0 else ""
+    spread = f" ± {stdev(known):{form.lstrip('+')}}" if len(known) > 1 and stdev(known) > 0 else ""
     return f"{mean(known):{form}}{spread}{unit and ' ' + unit}"
 
 
@@ -229,7 +229,7 @@ def compare_with_fitted(results: Results, base: str) -> list[tuple[str, float, f
 
 
 def paired_table(results: Results, names: Mapping[str, str], base: str) -> list[str]:
-    """Lay out by how much each run moves what calibration is for, and L_rec, against the run of the same seed."""
+    """Lay out by how much each run moves what calibration is for, and L_rec, against the default of the same seed."""
     lines = ["| run | seeds | Var of HSIC, times | L_rec, more | L_rec, more, a seed |", "|---|---:|---:|---:|---|"]
     against = {run["run"]["config"]["seed"]: run for run in results.get(base, ())}
     for name, title in names.items():
@@ -265,13 +265,15 @@ def write_pages(
         names, lines = groups[page], []
         for results in studies.values():
             there = {name: results[name] for name in names if name in results}
+            if page == "router":  # histories of before don't have what it shows
+                there = {name: runs for name, runs in there.items() if "expert_by_domain" in runs[0]["history"][-1]}
             if len(there) < 2:
                 continue
             if not lines:
                 draw({names[name]: runs for name, runs in there.items()}, FOLDER / f"{page}.png")
             lines += [origin_line(there), "", *table(there, list(names), columns, names)]
             if page == "calibration":
-                lines += paired_table(there, names, next(iter(names)))
+                lines += paired_table(there, names, base)
         write(FOLDER / f"{page}.md", lines + (published_table(data) if page == "presets" else []))
     first = next(iter(studies.values()))
     plots.training(

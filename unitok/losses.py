@@ -73,10 +73,10 @@ def calibration_loss(
     "paper":      L_mi = Var_k[I_k] - beta Mean_k[I_k],  I_k = HSIC(x_k, z_k) over the rows of domain k
     "variation":  L_mi = sqrt(Var_k[J_k]) / Mean_k[J_k],  J_k the mean of HSIC over groups of m rows of domain k
 
-    Var divides by the number of domains. The estimate's bias goes with 1 / n: on MiniLM embeddings it is .16 / n, as much
-    as the value itself at 50 rows, so that I_k compares numbers of rows as much as domains. J_k has one bias for all, m
-    being the fewest rows that a domain has in the batch; and its loss has no scale. Domains of fewer than 4 rows, or 16
-    for "variation", are dropped: their value is NaN.
+    Var divides by the number of domains. The estimate's bias goes with 1 / n: .16 / n on MiniLM embeddings, which at 50
+    rows is as much as the value itself, so that I_k compares numbers of rows as much as domains. J_k has one bias for
+    all, as m is the fewest rows that a domain has in the batch; and its loss has no scale. Domains of fewer than 4 rows,
+    or 16 for "variation", are dropped: their value is NaN.
 
     Args:
         x: (N, D_in) float; constant.

@@ -139,7 +139,7 @@ def _create(
 ) -> SequenceRecommender:
     from unitok.recommender import CausalRecommender, T5Recommender, TokenTable, extend_vocabulary, sasrec_config
 
-    sizes = {"history": history, "beam": beam}
+    sizes: dict[str, Any] = {"history": history, "beam": beam}
     if ids is None or model == "sasrec":
         return CausalRecommender.create(TokenTable.items(num_items), sasrec_config(), seed=seed, **sizes)
     if model == "t5":
@@ -148,11 +148,10 @@ def _create(
         return CausalRecommender.create(TokenTable.of(ids), seed=seed, **sizes)
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    local = {"pretrained_model_name_or_path": model, "local_files_only": True}
     try:
         if not any(Path(model).glob("*.safetensors")):
-            return CausalRecommender.create(TokenTable.of(ids), AutoConfig.from_pretrained(**local), seed=seed, **sizes)
-        tokenizer, weights = AutoTokenizer.from_pretrained(**local), AutoModelForCausalLM.from_pretrained(**local)
+            return CausalRecommender.create(TokenTable.of(ids), AutoConfig.from_pretrained(model), seed=seed, **sizes)
+        tokenizer, weights = AutoTokenizer.from_pretrained(model), AutoModelForCausalLM.from_pretrained(model)
     except (OSError, ValueError, KeyError) as error:
         step = "Save model and tokenizer there with save_pretrained."
         rule = "the folder must hold a causal language model of transformers"

@@ -167,13 +167,13 @@ class _Run:
         """The epoch's batches, (B, H) items each: stretches of like length side by side, in an order of chance."""
         generator = torch.Generator().manual_seed((self.config.seed + 1) * 1_000_003 + self.epoch)
         spans = self.recommender.spans(self.training, generator)
-        mixed = torch.randperm(len(spans.count), generator=generator)
-        order = mixed[spans.count[mixed].argsort(stable=True)]
+        mixed = torch.randperm(len(spans.length), generator=generator)
+        order = mixed[spans.length[mixed].argsort(stable=True)]
         targets = spans.targets[order].cumsum(0)
         sizes = ((targets - 1) // self.config.batch_size).unique_consecutive(return_counts=True)[1]
         batches = order.split(sizes.tolist())
         chosen = [batches[number] for number in torch.randperm(len(batches), generator=generator).tolist()]
-        return [self._items(spans.first[rows], spans.count[rows]) for rows in chosen]
+        return [self._items(spans.first[rows], spans.length[rows]) for rows in chosen]
 
     def _items(self, first: Tensor, count: Tensor) -> Tensor:
         place = torch.arange(int(count.max()))
