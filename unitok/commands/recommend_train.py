@@ -21,7 +21,7 @@ MODELS = ("causal", "t5", "sasrec")
 # What each model is trained with where nothing is said: T5 as TIGER has it.
 _SETTINGS: dict[str, dict[str, Any]] = {
     "t5": {"learning_rate": 5e-4, "weight_decay": 0.01, "warmup": 0.01, "batch_size": 256},
-    "sasrec": {"learning_rate": 1e-3, "epochs": 50},
+    "sasrec": {"learning_rate": 1e-3, "epochs": 60, "patience": 10},
 }
 _HISTORY, _BEAM = 20, 50
 
