@@ -152,8 +152,8 @@ def zero_shot_table(results: Results, base: str) -> list[str]:
     return [*lines, ""]
 
 
-def far_table(far: Mapping[str, Figures]) -> list[str]:
-    """Lay the far catalogues out, by the tokenizer of all domains."""
+def asked_table(far: Mapping[str, Figures]) -> list[str]:
+    """Lay out what the tokenizer of all domains says of catalogues that are far from them, or items of their own."""
     keys = ("router_confidence", "quantisation_error", "reconstruction_error", "collision_rate")
     lines = [f"| catalogue | score | {' | '.join(k.replace('_', ' ') for k in keys)} |", "|---|" + "---:|" * 5]
     worst = next(iter(far.values()), {"reference": dict.fromkeys(keys, 0.0)})["reference"]
@@ -246,11 +246,11 @@ def paired_table(results: Results, names: Mapping[str, str], base: str) -> list[
 def write_pages(
     studies: Mapping[int, Results], far: Mapping[str, Figures], groups: Mapping[str, Mapping[str, str]], data: Path
 ) -> None:
-    """Write the tables of every page, and draw its plots from the first number of epochs that has runs.
+    """Write the tables of every page, and draw its plots from the number of epochs with the most runs.
 
     Args:
         studies: epochs -> the runs that are there.
-        far: what was said of catalogues of another kind.
+        far: what was said of catalogues of another kind, and of held-out items.
         groups: page -> the runs on it, and what each is called there.
         data: the catalogue, for the published tokens.
     """
@@ -262,27 +262,29 @@ def write_pages(
         "ablation": (ABLATION, plots.ablation),
     }
     for page, (columns, draw) in pages.items():
-        names, lines = groups[page], []
+        names, lines, drawn = groups[page], [], 0
         for results in studies.values():
             there = {name: results[name] for name in names if name in results}
             if page == "router":  # histories of before don't have what it shows
                 there = {name: runs for name, runs in there.items() if "expert_by_domain" in runs[0]["history"][-1]}
             if len(there) < 2:
                 continue
-            if not lines:
+            if len(there) > drawn:
+                drawn = len(there)
                 draw({names[name]: runs for name, runs in there.items()}, FOLDER / f"{page}.png")
             lines += [origin_line(there), "", *table(there, list(names), columns, names)]
             if page == "calibration":
                 lines += paired_table(there, names, base)
         write(FOLDER / f"{page}.md", lines + (published_table(data) if page == "presets" else []))
-    first = next(iter(studies.values()))
-    plots.training(
-        {groups["presets"][name]: first[name] for name in groups["presets"] if name in first},
-        FOLDER / "presets_training.png",
+    best = max(studies.values(), key=lambda results: sum(name in results for name in groups["presets"]))
+    curves = {title: best[name] for name, title in groups["presets"].items() if name in best}
+    plots.training(curves, FOLDER / "presets_training.png")
+    first = max(
+        studies.values(), key=lambda results: sum(runs[0]["run"]["left_out"] is not None for runs in results.values())
     )
     if left_out := {name: runs for name, runs in first.items() if runs[0]["run"]["left_out"]}:
         compared = {**left_out, base: first.get(base, ())}
-        write(FOLDER / "zero-shot.md", [origin_line(left_out), "", *zero_shot_table(compared, base), *far_table(far)])
+        write(FOLDER / "zero-shot.md", [origin_line(left_out), "", *zero_shot_table(compared, base), *asked_table(far)])
         plots.zero_shot(compare_with_fitted(compared, base), far, FOLDER / "zero-shot.png")
     runs = ((name, run) for results in studies.values() for name, group in results.items() for run in group)
     lines = [json.dumps({"name": name, **_without_detail(run)}) for name, run in runs]

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 Figures = dict[str, Any]
 Results = Mapping[str, Sequence[Figures]]
-_EPOCHS = (1, 2, 5, 19)  # the first after the warm-up, and how it goes on
+_HEAT_MAPS = 4
 
 
 def _save(figure: Figure, path: Path) -> None:
@@ -92,23 +92,24 @@ def training(results: Results, path: Path) -> None:
 def router(results: Results, path: Path) -> None:
     """Draw experts by domains at some epochs, and the router's entropy."""
     figure, grid = plt.subplots(
-        len(results), len(_EPOCHS) + 1, figsize=(17, 3.1 * len(results)), layout="constrained", squeeze=False
+        len(results), _HEAT_MAPS + 1, figsize=(17, 3.1 * len(results)), layout="constrained", squeeze=False
     )
     for number, (name, runs) in enumerate(results.items()):
         row = grid[number]
         history = runs[0]["history"]
-        for axis, epoch in zip(row, _EPOCHS, strict=False):
-            record = history[min(epoch, len(history) - 1)]
+        last = len(history) - 1
+        for axis, epoch in zip(row, (1, 2, last // 2 + 1, last), strict=False):  # the first is the warm-up's
+            record = history[epoch]
             image = axis.imshow(record["expert_by_domain"], vmin=0, vmax=1, cmap="viridis", aspect="auto")
             axis.set_title(f"{name}, epoch {record['epoch'] + 1}", fontsize=9)
             axis.set_ylabel("expert")
             axis.set_xticks(range(len(record["router_entropy"])), [], fontsize=7)
             if number == len(grid) - 1:
                 _names(axis, list(record["router_entropy"]), rotation=60)
-        figure.colorbar(image, ax=row[len(_EPOCHS) - 1])
+        figure.colorbar(image, ax=row[_HEAT_MAPS - 1])
         for domain in history[-1]["router_entropy"]:
             _curve(row[-1], runs[:1], domain, lambda r, d=domain: r.get("router_entropy", {}).get(d))
-        row[-1].set(ylim=(0, 3), title="router entropy, bits", xlabel="epoch")
+        row[-1].set(ylim=(0, 3.1), title="router entropy, bits", xlabel="epoch")
     grid[0][-1].legend(fontsize=6)
     _save(figure, path)
 

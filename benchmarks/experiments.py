@@ -13,6 +13,7 @@ import argparse
 import dataclasses
 import datetime
 import json
+import math
 import multiprocessing
 import platform
 import re
@@ -32,8 +33,10 @@ from torch import Tensor
 
 from benchmarks.experiment_pages import write_pages
 from unitok import LossWeights, Tokenizer, UniTokConfig, metrics
+from unitok.batches import StratifiedBatches
 from unitok.config import PRESETS, Preset
 from unitok.data import generate_catalogue, read_catalogue
+from unitok.report import DomainReport
 from unitok.storage import SETTINGS
 from unitok.trainer import CHECKPOINT
 
@@ -47,7 +50,7 @@ class Run:
 
     Attributes:
         config: but for epochs and seed.
-        separate: one tokenizer a domain instead of one for all.
+        separate: one tokenizer a domain instead of one for all, each in as many steps, on its share of the batch.
         mean_start: False leaves the router at its random start.
         left_out: a domain that is measured, but not fitted on.
     """
@@ -139,7 +142,7 @@ def main() -> None:
         epochs: {name: there for name, run in runs.items() if (there := list(kept(name, run, epochs, options)))}
         for epochs in options.epochs
     }
-    write_pages(studies, far_checks(options), GROUPS, options.data)
+    write_pages(studies, checks(options), GROUPS, options.data)
 
 
 def seeded(run: Run, seed: int, epochs: int) -> Run:
@@ -185,25 +188,43 @@ def kept(name: str, run: Run, epochs: int, options: argparse.Namespace) -> Itera
             }
 
 
-def far_checks(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """Ask the default tokenizer about catalogues that are far from its own."""
-    folder = options.work / stem(DEFAULT, seeded(RUNS[DEFAULT], options.seeds[0], options.epochs[0]))
+def checks(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Ask the default tokenizer about catalogues far from its own, and about items of its own that it wasn't shown."""
+    run = seeded(RUNS[DEFAULT], options.seeds[0], options.epochs[0])
+    folder = options.work / stem(DEFAULT, run)
     if not (folder / SETTINGS).exists():
         return {}
     tokenizer = Tokenizer.from_pretrained(folder)
+    items = {name: tensor(domain.embeddings) for name, domain in read_catalogue(options.data).items()}
     width, generator = tokenizer.model.input_dim, torch.Generator().manual_seed(0)
     with tempfile.TemporaryDirectory() as place:
         generate_catalogue(place, items_per_domain=2000, width=width, domains=["kitchen"])
         made = tensor(read_catalogue(place)["kitchen"].embeddings)
-    name, first = next((name, tensor(domain.embeddings)) for name, domain in read_catalogue(options.data).items())
-    far = {
+    name, first = next(iter(items.items()))
+    asked = {
         "generated catalogue": made,
         f"{name}, columns permuted": first[:, torch.randperm(width, generator=generator)],
         "noise of unit length": torch.nn.functional.normalize(torch.randn(2000, width, generator=generator), dim=1),
     }
     if options.far:
-        far |= {name.replace("_", " "): tensor(d.embeddings) for name, d in read_catalogue(options.far).items()}
-    return {name: tokenizer.check_domain(x).to_dict() for name, x in far.items()}
+        asked |= {name.replace("_", " "): tensor(d.embeddings) for name, d in read_catalogue(options.far).items()}
+    asked |= {f"{name}, held out": x for name, x in held_out(items, run.config).items()}
+    return {name: tokenizer.check_domain(x).to_dict() for name, x in asked.items()}
+
+
+def held_out(items: dict[str, Tensor], config: UniTokConfig) -> dict[str, Tensor]:
+    """Give the items that a fit keeps for validation, of the domains that have 100 of them."""
+    labels = torch.repeat_interleave(torch.tensor([len(x) for x in items.values()]))
+    batches = StratifiedBatches(
+        labels,
+        len(items),
+        batch_size=config.batch_size,
+        min_domain_rows=config.min_domain_rows,
+        validation_fraction=config.validation_fraction,
+        seed=config.seed,
+    )
+    x, labels = torch.cat(list(items.values()))[batches.validation], labels[batches.validation]
+    return {name: x[labels == k] for k, name in enumerate(items) if int((labels == k).sum()) >= 100}
 
 
 def tensor(embeddings: np.ndarray[Any, Any]) -> Tensor:
@@ -215,6 +236,7 @@ def fit(run: Run, items: dict[str, Tensor], folder: Path) -> dict[str, Tokenizer
     """Fit a run's tokenizer, or its tokenizers: the one that each domain is to be tokenized by."""
     parts = {name: x for name, x in items.items() if name != run.left_out}
     groups = [{name: x} for name, x in parts.items()] if run.separate else [parts]
+    total = sum(map(len, parts.values()))
     found = {}
     for group in groups:
         place = folder / next(iter(group)) if run.separate else folder
@@ -222,7 +244,9 @@ def fit(run: Run, items: dict[str, Tensor], folder: Path) -> dict[str, Tokenizer
             tokenizer = Tokenizer.from_pretrained(place)
         else:
             with _random_router(not run.mean_start):
-                tokenizer = Tokenizer.fit(group, run.config, directory=place)
+                rows = math.ceil(run.config.batch_size * sum(map(len, group.values())) / total)
+                config = dataclasses.replace(run.config, batch_size=rows)
+                tokenizer = Tokenizer.fit(group, config, directory=place)
             tokenizer.save_pretrained(place)
             (place / CHECKPOINT).unlink()
         found |= dict.fromkeys(items if len(groups) == 1 else group, tokenizer)
@@ -253,13 +277,13 @@ def measure(run: Run, tokenizers: dict[str, Tokenizer], items: dict[str, Tensor]
         return figures | {"report": first.report(items).to_dict()}
     reports = {name: tokenizers[name].report(x, name) for name, x in items.items()}
     total = sum(map(len, items.values()))
-    keys = [f.name for f in dataclasses.fields(first.report(next(iter(items.values()))).overall) if f.name != "items"]
+    keys = [f.name for f in dataclasses.fields(DomainReport) if f.name not in ("items", "hsic", "cka")]
     overall = {key: sum(getattr(r.overall, key) * r.overall.items for r in reports.values()) / total for key in keys}
     ids = [tokenizers[name].tokenize(x) for name, x in items.items()]
     codes = torch.cat([i.codes for i in ids])
     return figures | {
         "report": {
-            "domains": {name: dataclasses.asdict(r.domains[name]) for name, r in reports.items()},
+            "domains": {name: dataclasses.asdict(report.domains[name]) for name, report in reports.items()},
             "overall": overall,
             "token_entropy": metrics.token_entropy(codes),
         }

@@ -75,8 +75,8 @@ def calibration_loss(
 
     Var divides by the number of domains. The estimate's bias goes with 1 / n: .16 / n on MiniLM embeddings, which at 50
     rows is as much as the value itself, so that I_k compares numbers of rows as much as domains. J_k has one bias for
-    all, as m is the fewest rows that a domain has in the batch; and its loss has no scale. Domains of fewer than 4 rows,
-    or 16 for "variation", are dropped: their value is NaN.
+    all, as m is the fewest rows that a domain has in the batch, and its loss has no scale. Domains of fewer than 4 rows
+    (16 for "variation") are dropped: their value is NaN.
 
     Args:
         x: (N, D_in) float; constant.

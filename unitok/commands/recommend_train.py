@@ -146,6 +146,7 @@ def _create(
         return T5Recommender.create(TokenTable.of(ids), seed=seed, **sizes)
     if model == "causal":
         return CausalRecommender.create(TokenTable.of(ids), seed=seed, **sizes)
+    import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     try:
@@ -156,6 +157,7 @@ def _create(
         step = "Save model and tokenizer there with save_pretrained."
         rule = "the folder must hold a causal language model of transformers"
         raise Refusal(f"{model}: {rule}, got one that can't be read: {error}. {step}") from error
+    torch.manual_seed(seed)  # of the new embeddings
     return CausalRecommender(weights, extend_vocabulary(tokenizer, weights, ids), **sizes)
 
 
