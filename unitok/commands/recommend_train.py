@@ -204,5 +204,6 @@ def _forget(out: Path) -> None:
     """Remove what a run keeps while it is under way."""
     from unitok.recommender.training import BEST, CHECKPOINT
 
-    for name in (CHECKPOINT, BEST, Path(CHECKPOINT).with_suffix(".partial")):  # a kill may leave the last
-        (out / name).unlink(missing_ok=True)
+    for name in (CHECKPOINT, BEST):
+        for path in (out / name, (out / name).with_suffix(".partial")):  # a kill may leave the second
+            path.unlink(missing_ok=True)

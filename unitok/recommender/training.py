@@ -202,16 +202,20 @@ class _Run:
 
     def _end_epoch(self, seconds: float) -> None:
         recommender, beam = self.recommender, self.recommender.beam
-        recommender.beam = self.config.validation_beam
-        score = float(evaluate(recommender, self.queries).values("ndcg", 10).mean())
-        recommender.beam = beam
+        try:
+            recommender.beam = self.config.validation_beam
+            score = float(evaluate(recommender, self.queries).values("ndcg", 10).mean())
+        finally:
+            recommender.beam = beam
         best = max((record["ndcg"] for record in self.history), default=-1.0)
         record = {"epoch": self.epoch, "loss": self.sum / self.step, "ndcg": score, "seconds": round(seconds, 3)}
         self.history.append(record)
         if score > best:
             self.best_weights = _copy(self.model)
             if self.directory:
-                save_model(self.model, str(self.directory / BEST))
+                partial = (self.directory / BEST).with_suffix(".partial")
+                save_model(self.model, str(partial))
+                partial.replace(self.directory / BEST)
         self.epoch, self.step, self.sum = self.epoch + 1, 0, 0.0
         self._checkpoint()
 
