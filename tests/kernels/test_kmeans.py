@@ -74,7 +74,7 @@ def test_codewords_are_the_means_of_their_rows_when_it_has_settled(run, few):
 
 
 def test_more_turns_never_hurt(run, few):
-    x = blobs()
+    x = blobs(each=few(40, 10))
     course = [
         inertia(x, run(uk.kmeans, x, 12, iterations=turns, seed=3, init="random")[0])
         for turns in few((0, 1, 2, 5, 20), (0, 1, 3))
@@ -123,7 +123,7 @@ def test_seeds_decide_everything(run, few, one_and_two_threads, init, balanced):
 
 
 def test_plus_plus_beats_random_on_clusters(run, few):
-    x, seeds = blobs(), few(9, 1)
+    x, seeds = blobs(each=few(40, 10)), few(9, 1)
     cost = {
         init: sorted(inertia(x, run(uk.kmeans, x, 12, iterations=2, seed=seed, init=init)[0]) for seed in range(seeds))
         for init in ("k-means++", "random")
@@ -139,7 +139,7 @@ def test_plus_plus_never_takes_a_row_twice_while_others_are_left(run):
 
 
 def test_codewords_without_rows_are_revived(run, few):
-    x = normal(200, 3)
+    x = normal(few(200, 40), 3)
     start = torch.cat([x[:3], torch.full((5, 3), 1e4)])
     codebook, codes = run(uk.kmeans, x, 8, iterations=few(30, 3), seed=0, init=start)
     assert int(codes.bincount(minlength=8).min()) > 0
@@ -172,11 +172,11 @@ def test_awkward_shapes(run, rows, codewords, width, balanced):
         oracle.assert_nearest(codes, x, codebook)
 
 
-def test_any_layout(run):
-    x, start = normal(6, 80)[:4].T, normal(4, 9).T
+def test_any_layout(run, few):
+    x, start, turns = normal(6, few(80, 40))[:4].T, normal(4, 9).T, few(3, 1)
     for one, two in zip(
-        run(uk.kmeans, x, 9, iterations=3, seed=0, init=start),
-        run(uk.kmeans, x.contiguous(), 9, iterations=3, seed=0, init=start.contiguous()),
+        run(uk.kmeans, x, 9, iterations=turns, seed=0, init=start),
+        run(uk.kmeans, x.contiguous(), 9, iterations=turns, seed=0, init=start.contiguous()),
         strict=True,
     ):
         assert torch.equal(one, two)
@@ -306,13 +306,13 @@ def test_every_backend_gives_the_codes_of_the_reference(run, few, init, balanced
 @pytest.mark.parametrize("balanced", [False, True])
 def test_bits_are_those_of_one_thread(run, few, balanced):
     # More rows than a task takes, codewords that start empty, and bounds that bind.
-    x = skewed(few(2100, 150), 9)
-    start = torch.cat([x[:17], torch.full((3, 9), 1e3)])
+    x = skewed(few(2100, 40), 9)
+    start = torch.cat([x[: few(17, 5)], torch.full((3, 9), 1e3)])
     before, results = torch.get_num_threads(), []
     try:
         for threads in few((1, 2, 3), (1, 2)):
             torch.set_num_threads(threads)
-            results.append(run(uk.kmeans, x, 20, iterations=2, seed=0, init=start, balanced=balanced))
+            results.append(run(uk.kmeans, x, len(start), iterations=2, seed=0, init=start, balanced=balanced))
             results.append(run(uk.kmeans, x, few(20, 5), iterations=1, seed=0, balanced=balanced))
     finally:
         torch.set_num_threads(before)
