@@ -103,12 +103,6 @@ ARGUMENTS: dict[str, list[Callable[[int], tuple[Any, ...]]]] = {
 }
 
 
-BALANCED = pytest.mark.xfail(
-    raises=SynchronisedError, strict=True, reason="balanced k-means is the reference's on a GPU, which reads values"
-)
-WAITS = {("kmeans", 4): BALANCED}
-
-
 def operations() -> set[str]:
     """What the package has defined for torch, gradients included."""
     for name in ops.__all__:
@@ -138,8 +132,7 @@ def launched(name: str, way: int, count: int, target: str = "sm_90") -> tuple[An
 
 def of_launchers(function: Callable[..., Any]) -> Any:
     ways = [(name, way) for name in launchers() for way in range(len(ARGUMENTS[name]))]
-    marked = [pytest.param(*way, marks=WAITS.get(way, ())) for way in ways]
-    return pytest.mark.parametrize(("name", "way"), marked)(function)
+    return pytest.mark.parametrize(("name", "way"), ways)(function)
 
 
 def outside(launch: Launch) -> tuple[Any, ...]:
@@ -251,6 +244,7 @@ def test_nor_do_the_operations_around_the_launchers():
             uk.residual_decode(codes, books)
             uk.codeword_statistics(z, codes[:, 0], 16)
             uk.kmeans(z, 4, iterations=2, seed=0)
+            uk.kmeans(z, 4, iterations=2, seed=0, balanced=True)
             uk.sinkhorn_assign(z, books[0], epsilon=0.1, iterations=2)
             uk.hsic(z, z, ids[:, 0], num_segments=3, normalised=True)
             found = uk.moe_residual_encode(z, experts, ids, weights, shared)

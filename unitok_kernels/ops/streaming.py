@@ -168,7 +168,7 @@ def encode(z: Tensor, codebooks: Tensor, groups: Tensor | None = None) -> Stream
     rest, tables = z.to(torch.float32, copy=True), wide(codebooks)
     norms = tables.double().square().sum(-1)
     longest = torch.where(norms.isfinite(), norms, 0).amax(-1).sqrt()
-    config = changed(configs.distances(target_of(z), rows, codewords))
+    config = changed(configs.streamed(target_of(z), rows, codewords))
     programs = triton.cdiv(rows, config.block_rows) + experts  # as many as the groups can take
     codes = z.new_full((rows, levels), -1, dtype=torch.int64)
     squares = z.new_full((rows,), torch.nan, dtype=torch.float32)

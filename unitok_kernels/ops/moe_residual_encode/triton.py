@@ -284,7 +284,7 @@ def _encode_wide(
         shared_codes, _, parts = streaming.encode(z, shared.unsqueeze(0))
         shared_error, more = _errors(parts, width)
         counts = counts + more
-    config = configs.gathering(target_of(z), width)
+    config = configs.combining(target_of(z), width)
     combined = torch.empty_like(z)
     launch(
         _combine, (triton.cdiv(rows, config.block_rows),),
