@@ -15,10 +15,10 @@ from tests.kernels.oracle import integers, normal, raises
 @pytest.mark.parametrize("iterations", [1, 5, 60])
 @pytest.mark.parametrize("offset", [0.0, 1000.0])
 def test_no_worse_than_scikit_learn_from_the_same_start(run, interpreted, few, iterations, offset):
+    if interpreted and (iterations != 5 or offset == 0):
+        pytest.skip("some turns at an offset are enough for Triton's interpreter")
     from sklearn.cluster import KMeans
 
-    if interpreted and iterations != 5:
-        pytest.skip("some turns are enough for Triton's interpreter")
     x = normal(few(600, 100), 6) + offset
     start = x[:20].clone()
     with warnings.catch_warnings():
@@ -83,10 +83,10 @@ def test_the_start_is_left_alone(run):
 
 @pytest.mark.parametrize("init", ["k-means++", "random"])
 def test_seeds_decide_everything(run, few, one_and_two_threads, init):
-    x, turns = normal(few(700, 100), 5), few(3, 1)
+    x, codewords, turns = normal(few(700, 100), 5), few(11, 5), few(3, 1)
 
     def fit(seed=4):
-        return run(uk.kmeans, x, 11, iterations=turns, seed=seed, init=init)
+        return run(uk.kmeans, x, codewords, iterations=turns, seed=seed, init=init)
 
     (one, codes_one), (two, codes_two) = one_and_two_threads(fit)
     assert torch.equal(one, two)
@@ -107,9 +107,9 @@ def test_plus_plus_beats_random_on_clusters(run, few):
     assert cost["k-means++"][seeds // 2] < 0.7 * cost["random"][seeds // 2]  # medians
 
 
-def test_plus_plus_never_takes_a_row_twice_while_others_are_left(run):
+def test_plus_plus_never_takes_a_row_twice_while_others_are_left(run, few):
     x = torch.tensor([[0.0], [1.0], [2.0], [50.0]]).repeat(25, 1)
-    for seed in range(10):
+    for seed in range(few(10, 4)):
         codebook, _ = run(uk.kmeans, x, 4, iterations=0, seed=seed)
         assert sorted(codebook.flatten().tolist()) == [0, 1, 2, 50]
 
@@ -125,7 +125,7 @@ def test_codewords_without_rows_are_revived(run, few):
 def test_fewer_distinct_rows_than_codewords(run, few):
     x = torch.tensor([[0.0, 0.0], [1.0, 1.0], [5.0, 5.0]]).repeat(6, 1)
     for init in few(("k-means++", "random"), ("k-means++",)):
-        codebook, codes = run(uk.kmeans, x, 7, iterations=few(10, 2), seed=0, init=init)
+        codebook, codes = run(uk.kmeans, x, 7, iterations=few(10, 1), seed=0, init=init)
         assert inertia(x, codebook) == 0
         assert bool(codebook.isfinite().all())
         oracle.assert_nearest(codes, x, codebook)
@@ -136,9 +136,9 @@ def test_fewer_distinct_rows_than_codewords(run, few):
 
 
 @pytest.mark.parametrize(("rows", "codewords", "width"), [(1, 1, 1), (7, 7, 3), (101, 13, 1), (37, 1, 5)])
-def test_awkward_shapes(run, rows, codewords, width):
+def test_awkward_shapes(run, few, rows, codewords, width):
     x = normal(rows, width)
-    codebook, codes = run(uk.kmeans, x, codewords, iterations=4, seed=0)
+    codebook, codes = run(uk.kmeans, x, codewords, iterations=few(4, 2), seed=0)
     assert codebook.shape == (codewords, width)
     assert codes.shape == (rows,)
     if codewords == 1:
@@ -158,7 +158,9 @@ def test_any_layout(run, few):
 
 @pytest.mark.parametrize("init", ["k-means++", "random", "tensor"])
 @pytest.mark.parametrize("width", [3, 16, 21])
-def test_every_backend_gives_the_codes_of_the_reference(run, few, init, width):
+def test_every_backend_gives_the_codes_of_the_reference(run, few, interpreted, init, width):
+    if interpreted and width == 16:
+        pytest.skip("the widths beside it are enough for an interpreter")
     x = skewed(few(300, 100), width)
     options = {"iterations": few(4, 2), "seed": 2, "init": x[:14] + 1 if init == "tensor" else init}
     codebook, codes = run(uk.kmeans, x, 14, **options)
