@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def open_embeddings(file: Path) -> NDArray[Any]:
         embeddings = np.lib.format.open_memmap(file, mode="r")
     except (OSError, ValueError, EOFError) as error:
         rule = "embeddings must be a whole .npy file of numbers"
-        raise _unreadable(file, rule, error, "Save the embeddings with numpy.save") from error
+        raise _unreadable(file, rule, error, "Make them with `unitok embed`, or save them with numpy.save") from error
     if embeddings.ndim != 2:
         rule = "embeddings must have the shape (items, width)"
         raise fault(file, rule, embeddings.shape, "Save one row an item")
@@ -69,9 +70,22 @@ def read_embedding_info(file: Path) -> EmbeddingInfo:
         raise _unreadable(file, rule, error, "Mend it, or remove the file") from error
 
 
+def write_embedding_info(file: Path, info: EmbeddingInfo) -> None:
+    """Write what made the embeddings."""
+    file.write_text(json.dumps(asdict(info), indent=2) + "\n", encoding="utf-8")
+
+
 def read_titles(file: Path, num_items: int) -> list[str] | None:
     """Read the titles in the order of the embeddings' rows; None where the table has no column of them."""
+    table = read_items(file, num_items)
+    return texts(table, "title") if "title" in table.column_names else None
+
+
+def read_items(file: Path, num_items: int | None = None) -> Any:
+    """Read the items as a pyarrow table in the order of item_id; as many as the embeddings' rows, where those are."""
     table = read_table(file, ("item_id",))
+    if num_items is None:
+        num_items = table.num_rows
     if table.num_rows != num_items:
         rule = f"items must be as many as the rows of embeddings.npy, {num_items}"
         raise fault(file, rule, table.num_rows, "Write both files from the same items")
@@ -81,9 +95,12 @@ def read_titles(file: Path, num_items: int) -> list[str] | None:
         got = f"{ids[order[gaps[0]]]} in the place of {gaps[0]}"
         step = "Number the items by their row in embeddings.npy"
         raise fault(file, f"item_id must hold 0 to {num_items - 1}, each once", got, step)
-    if "title" not in table.column_names:
-        return None
-    return ["" if title is None else str(title) for title in table["title"].take(order).to_pylist()]
+    return table.take(order)
+
+
+def texts(table: Any, column: str) -> list[str]:
+    """Take a column as texts; a null is empty."""
+    return ["" if text is None else str(text) for text in table[column].to_pylist()]
 
 
 def read_table(file: Path, required: Sequence[str]) -> Any:

@@ -4,18 +4,17 @@ A domain's folder holds
 
     embeddings.npy         (N, D) float16 or float32; row i is item i
     embeddings.json        {"model": ..., "template": ...}: what made the embeddings, of which text; optional
-    items.parquet          item_id (0 to N - 1), title, and any other column; optional
+    items.parquet          item_id (0 to N - 1), title, text, and any other column; optional
     interactions.parquet   user_id, item_id, position (order in time), timestamp (optional); optional
 
+`unitok import` writes one without embeddings, which reads as incomplete until `unitok embed` has made them.
 numpy and pyarrow are all it takes to read one, and no file can run code: pickled arrays are refused.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +32,12 @@ from unitok.data.files import (
     read_embedding_info,
     read_table,
     read_titles,
+    write_embedding_info,
 )
 
 EMBEDDINGS, EMBEDDING_INFO, ITEMS = "embeddings.npy", "embeddings.json", "items.parquet"
 INTERACTIONS, SOURCE = "interactions.parquet", "SOURCE.md"
+TEXT_TEMPLATE = b"unitok.text_template"  # in the metadata of items.parquet: what its column `text` was made by
 
 
 def find_domains(path: str | Path) -> dict[str, Path]:
@@ -141,11 +142,12 @@ def read_interactions(path: str | Path) -> Interactions:
 
 def write_domain(
     path: str | Path,
-    embeddings: NDArray[Any],
+    embeddings: NDArray[Any] | None,
     *,
     items: Mapping[str, Sequence[str]] | None = None,
     interactions: Interactions | None = None,
     embedding: EmbeddingInfo | None = None,
+    text_template: str | None = None,
     source: str | None = None,
     force: bool = False,
 ) -> None:
@@ -153,26 +155,23 @@ def write_domain(
 
     Args:
         path: the domain's folder; made where it is missing.
-        embeddings: (N, D) float16 or float32.
+        embeddings: (N, D) float16 or float32, or None where items are to be embedded later.
         items: columns of N strings each, such as title and text; item_id is added.
         interactions: the events.
         embedding: what made the embeddings.
+        text_template: how the items' text was put together.
         source: Markdown that says where the data come from.
         force: replace a domain that is there. Files that are not of this format are left alone.
 
     Raises:
-        CatalogueError: the folder holds a domain already and `force` is off.
+        CatalogueError: the folder holds a domain already and `force` is off, or it holds folders of domains.
     """
     path = Path(path)
-    if _is_domain(path) and not force:
-        raise fault(path, "path must be free", "a folder with a domain", "Choose another, or use force")
+    check_free(path, force=force)
     path.mkdir(parents=True, exist_ok=True)
     # Unlinked rather than truncated: a reader may still have the old embeddings mapped.
     for name in (EMBEDDINGS, EMBEDDING_INFO, ITEMS, INTERACTIONS, SOURCE):
         (path / name).unlink(missing_ok=True)
-    if items is not None:
-        ids = np.arange(len(embeddings), dtype=np.int32)
-        pq.write_table(pa.table({"item_id": ids, **items}), path / ITEMS)
     if interactions is not None:
         columns: dict[str, NDArray[Any]] = {
             "user_id": interactions.user_ids.astype(np.int32),
@@ -183,10 +182,27 @@ def write_domain(
             columns["timestamp"] = interactions.timestamps
         pq.write_table(pa.table(columns), path / INTERACTIONS)
     if embedding is not None:
-        (path / EMBEDDING_INFO).write_text(json.dumps(asdict(embedding), indent=2) + "\n", encoding="utf-8")
+        write_embedding_info(path / EMBEDDING_INFO, embedding)
     if source is not None:
         (path / SOURCE).write_text(source, encoding="utf-8")
-    np.save(path / EMBEDDINGS, embeddings)  # last: a folder without it reads as incomplete
+    if items is not None:
+        ids = np.arange(len(next(iter(items.values()))), dtype=np.int32)
+        note = None if text_template is None else {TEXT_TEMPLATE: text_template}
+        pq.write_table(pa.table({"item_id": ids, **items}, metadata=note), path / ITEMS)
+    if embeddings is not None:
+        np.save(path / EMBEDDINGS, embeddings)  # last: a folder without it reads as incomplete
+
+
+def check_free(path: Path, *, force: bool) -> None:
+    """Refuse a path that no domain can be written to."""
+    if path.exists() and not path.is_dir():
+        raise fault(path, "path must be a folder", "a file", "Choose another")
+    if _is_domain(path):
+        if not force:
+            raise fault(path, "path must be free", "a folder with a domain", "Choose another, or use force")
+    elif path.exists() and (domains := find_domains(path)):
+        got = f"those of {', '.join(domains)}"
+        raise fault(path, "path must hold no folders of domains", got, f"Name a folder in it, such as {path / 'new'}")
 
 
 def _is_domain(path: Path) -> bool:

@@ -26,7 +26,8 @@ from unitok_kernels import backends
 def test_help_is_quick_and_teaches() -> None:
     script = (
         "import sys; from typer.testing import CliRunner; from unitok.cli import app\n"
-        "for args in ([], ['fit'], ['tokenize'], ['decode'], ['add-domain'], ['report'], ['doctor'], ['demo']):\n"
+        "names = 'import', 'embed', 'fit', 'tokenize', 'decode', 'add-domain', 'report', 'doctor', 'demo'\n"
+        "for args in ([], *([name] for name in names)):\n"
         "    result = CliRunner().invoke(app, [*args, '--help'])\n"
         "    assert result.exit_code == 0 and f'unitok {\" \".join(args)}' in result.stdout, result.output\n"
         "    assert not args or 'For example' in result.stdout\n"
