@@ -14,7 +14,7 @@ from tests.kernels import oracle
 from tests.kernels.clusters import blobs, inertia, skewed
 from tests.kernels.oracle import integers, normal
 
-EXAMPLES = 5 if os.environ.get("TRITON_INTERPRET") == "1" else 25
+EXAMPLES = 3 if os.environ.get("TRITON_INTERPRET") == "1" else 25
 
 
 def bounds_hold(codes, num_codewords):
@@ -65,7 +65,9 @@ def least_inertia(x, codebook):
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_codes_have_the_least_inertia_that_the_bounds_allow(run, seed):
+def test_codes_have_the_least_inertia_that_the_bounds_allow(run, interpreted, seed):
+    if interpreted and seed not in (0, 3, 8):
+        pytest.skip("the sizes beside it are enough for an interpreter")
     generator = torch.Generator().manual_seed(seed)
     num_codewords = 2 + seed
     x = normal(num_codewords + 9 * seed, 3, seed=seed) * torch.rand(1, 3, generator=generator) ** 4 + 5
@@ -78,7 +80,7 @@ def test_codes_have_the_least_inertia_that_the_bounds_allow(run, seed):
 
 @pytest.mark.parametrize("distinct", [1, 3, 20])
 def test_codes_of_equal_rows_have_the_least_inertia(run, few, distinct):
-    x = normal(distinct, 2)[integers(distinct, few(150, 40), seed=1) // 2]
+    x = normal(distinct, 2)[integers(distinct, few(150, 30), seed=1) // 2]
     start = normal(9, 2, seed=2)
     _, codes = run(uk.kmeans, x, 9, iterations=0, seed=0, init=start, balanced=True)
     bounds_hold(codes, 9)
@@ -86,7 +88,7 @@ def test_codes_of_equal_rows_have_the_least_inertia(run, few, distinct):
 
 
 def test_codes_out_of_one_large_cluster_have_the_least_inertia(run, few):
-    rows = few(700, 100)
+    rows = few(700, 60)
     x, start = skewed(rows, 3) * 0.1, normal(5, 3, seed=2) * 4
     start[0] = 0
     assert int(uk.nearest_codeword(x, start)[0].bincount(minlength=5).max()) > 5 * rows / 7
@@ -119,7 +121,7 @@ def test_it_moves_as_many_rows_as_the_bounds_ask_for(run):
 @pytest.mark.parametrize("init", ["k-means++", "random", "tensor"])
 @pytest.mark.parametrize("width", [3, 16, 21])
 def test_every_backend_gives_the_codes_of_the_reference(run, few, interpreted, init, width):
-    if interpreted and (width == 16 or init == "random"):
+    if interpreted and (width == 16 or init == "random" or (width, init) == (3, "k-means++")):
         pytest.skip("the cases beside it are enough for an interpreter")
     x = skewed(few(300, 60), width)
     options = {"iterations": few(4, 1), "seed": 2, "init": x[:14] + 1 if init == "tensor" else init, "balanced": True}
@@ -140,7 +142,7 @@ def test_awkward_shapes(run, few, rows, codewords, width):
 
 def test_seeds_and_threads(run, few, one_and_two_threads):
     # More rows than a task takes, codewords that start empty, and bounds that bind.
-    x = skewed(few(2100, 60), 9)
+    x = skewed(few(2100, 40), 9)
     start = torch.cat([x[: few(17, 5)], torch.full((3, 9), 1e3)])
 
     def fit(**options):
