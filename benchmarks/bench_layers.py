@@ -53,9 +53,9 @@ def evaluating(layer: nn.Module) -> Callable[[Tensor], Tensor]:
     return run
 
 
-def training(layer: nn.Module) -> Callable[[Tensor], Tensor]:
+def training(layer: nn.Module, through: Callable[[nn.Module], Any] = nn.Module.train) -> Callable[[Tensor], Tensor]:
     """Give the codes of rows after a step forward and backward, which the layer learns from."""
-    layer = copy.deepcopy(layer).train()
+    layer = through(copy.deepcopy(layer).train())
 
     def run(x: Tensor) -> Tensor:
         rows = x.detach().requires_grad_()
@@ -64,6 +64,23 @@ def training(layer: nn.Module) -> Callable[[Tensor], Tensor]:
         return codes[0]
 
     return run
+
+
+def compiling(layer: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Do a training step through torch.compile that has nothing compiled yet, in memory or on disk."""
+
+    def run(x: Tensor) -> Tensor:
+        torch.compiler.reset()
+        with torch._inductor.config.patch(force_disable_caches=True):
+            return training(layer, torch.compile)(x)
+
+    return run
+
+
+def graph_breaks(layer: nn.Module, x: Tensor) -> int:
+    """Count those of a training step."""
+    torch.compiler.reset()
+    return torch._dynamo.explain(copy.deepcopy(layer).train())(x[None].requires_grad_()).graph_break_count
 
 
 @pytest.mark.parametrize("case", EVALUATION)
@@ -88,6 +105,15 @@ def test_training_step(race, case: str) -> None:
     if theirs is not None:
         levels.append(Level("vector-quantize-pytorch", training(theirs)))
     race("layers", case, levels, (x,), check=ChainCheck(x, codebooks))
+
+
+def test_compiling(race) -> None:
+    own, theirs, x, codebooks = layers((4096, 32, 256, 4))
+    levels = [Level(f"ours, graph breaks: {graph_breaks(own, x)}", compiling(own))]
+    if theirs is not None:
+        name = f"vector-quantize-pytorch, graph breaks: {graph_breaks(theirs, x)}"
+        levels.append(Level(name, compiling(theirs)))
+    race("layers", "4k x 32, K=256, L=4, compiling forward + backward", levels, (x,), check=ChainCheck(x, codebooks))
 
 
 def test_encodec(race) -> None:

@@ -18,6 +18,8 @@ from unitok.data import read_catalogue
 from unitok.losses import calibration_loss
 
 STEPS, ROWS, HELD_OUT, LEARNING_RATE = 50, 128, 256, 1e-3
+BETAS = (1.0, 1e-2, 1e-3, 0.0)
+FORMS = {"raw": ("paper", False, BETAS), "CKA": ("paper", True, BETAS), "variation": ("variation", False, (0.0,))}
 
 
 def main() -> None:
@@ -29,21 +31,20 @@ def main() -> None:
     items = [torch.from_numpy(d.embeddings.copy()).float() for d in read_catalogue(options.data).values()]
     print("| start | form | beta | Var before | after | mean before | after |\n|---|---|---|---|---|---|---|")
     for fresh in (True, False):
-        for normalised in (False, True):
-            for beta in (1.0, 1e-2, 1e-3, 0.0):
+        for name, (form, normalised, betas) in FORMS.items():
+            for beta in betas:
                 model = Tokenizer.from_pretrained(options.tokenizer).model
                 if fresh:
                     torch.manual_seed(0)
                     model = UniTokModel(model.input_dim, model.num_experts, model.config)
-                before, after = trained(model, items, normalised, beta)
+                before, after = trained(model, items, form, normalised, beta)
                 start = "fresh encoder" if fresh else "fitted encoder"
-                form = "CKA" if normalised else "raw"
                 moved = " | ".join(f"{b:.2e} | {a:.2e}" for b, a in zip(before, after, strict=True))
-                print(f"| {start} | {form} | {beta:g} | {moved} |", flush=True)
+                print(f"| {start} | {name} | {beta:g} | {moved} |", flush=True)
 
 
 def trained(
-    model: UniTokModel, items: list[Tensor], normalised: bool, beta: float
+    model: UniTokModel, items: list[Tensor], form: str, normalised: bool, beta: float
 ) -> tuple[tuple[float, float], tuple[float, float]]:
     """Run the steps; (variance, mean) before and after."""
     generator = torch.Generator().manual_seed(0)
@@ -63,7 +64,8 @@ def trained(
     optimizer = torch.optim.Adam(model.encoder.parameters(), lr=LEARNING_RATE)
     for _ in range(STEPS):
         x, domains = draw(ROWS)
-        loss = calibration_loss(x, model.encoder(x), domains, len(items), beta=beta, normalised=normalised).loss
+        z = model.encoder(x)
+        loss = calibration_loss(x, z, domains, len(items), form=form, beta=beta, normalised=normalised).loss
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

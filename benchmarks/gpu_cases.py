@@ -152,7 +152,9 @@ def residual_encode(name: str, shape: tuple[int, ...], device: str) -> Case:
         Level(f"{level.name}, fast", partial(level.call, precision="fast"))
         for level in ours("residual_encode", uk.residual_encode, device)
     ]
-    every = [*ours("residual_encode", uk.residual_encode, device), *fast, *chains(books, device)]
+    kept = uk.pack_codebooks(books)
+    packed = [Level("ours, packed", lambda z, _: uk.residual_encode(z, kept))] if kept.packed.numel() else []
+    every = [*ours("residual_encode", uk.residual_encode, device), *packed, *fast, *chains(books, device)]
     right = ChainCheck(z, books)
 
     def check(level: Level, result: Any) -> None:

@@ -15,10 +15,12 @@ if TYPE_CHECKING:
     from unitok.report import Report
     from unitok.semantic_id import SemanticIds
     from unitok.tokenizer import Tokenizer
+    from unitok.zero_shot import DomainCheck
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "DomainCheck": "zero_shot",
     "EmbeddingInfo": "data.catalogue",
     "LossWeights": "config",
     "Report": "report",
@@ -28,7 +30,16 @@ _HOME = {
     "UniTokModel": "model",
 }
 
-__all__ = ["EmbeddingInfo", "LossWeights", "Report", "SemanticIds", "Tokenizer", "UniTokConfig", "UniTokModel"]
+__all__ = [
+    "DomainCheck",
+    "EmbeddingInfo",
+    "LossWeights",
+    "Report",
+    "SemanticIds",
+    "Tokenizer",
+    "UniTokConfig",
+    "UniTokModel",
+]
 
 
 def __getattr__(name: str) -> Any:

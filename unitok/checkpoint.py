@@ -36,7 +36,12 @@ def save_checkpoint(
                 tensors[f"optimizer.{key}.{name}"] = state[key]
     partial = path.with_suffix(".partial")
     try:
-        save_file({k: v.contiguous() for k, v in tensors.items()}, partial, {"progress": json.dumps(progress)})
+        # Cloned, since weights may be tied, and a file holds each of its tensors apart.
+        save_file(
+            {k: v.clone(memory_format=torch.contiguous_format) for k, v in tensors.items()},
+            partial,
+            {"progress": json.dumps(progress)},
+        )
     except SafetensorError as error:
         raise OSError(f"checkpoint: {path} must be writable, got {error}. Free space, or mend its rights.") from error
     with partial.open("rb") as written:
@@ -90,4 +95,4 @@ def load_checkpoint(path: Path, model: torch.nn.Module, optimizer: torch.optim.O
     for name, parameter in model.named_parameters():
         kept = {key: tensors[f"optimizer.{key}.{name}"] for key in _STATE if f"optimizer.{key}.{name}" in tensors}
         if kept:
-            optimizer.state[parameter] = kept
+            optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in kept.items()}

@@ -10,12 +10,14 @@ from typer.core import TyperGroup
 
 from unitok import __version__
 from unitok.commands.add_domain import add_domain
+from unitok.commands.check_domain import check_domain
 from unitok.commands.decode import decode
 from unitok.commands.demo import demo
 from unitok.commands.doctor import doctor
 from unitok.commands.embed import embed
 from unitok.commands.fit import fit
 from unitok.commands.import_ import import_
+from unitok.commands.recommend import recommend
 from unitok.commands.report import report
 from unitok.commands.terminal import Refusal, say
 from unitok.commands.tokenize import tokenize
@@ -47,8 +49,9 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, import_, embed, fit, tokenize, decode, add_domain, report, doctor):
+for command in (demo, import_, embed, fit, tokenize, decode, check_domain, add_domain, report, doctor):
     app.command(command.__name__.strip("_").replace("_", "-"))(command)
+app.add_typer(recommend, name="recommend")
 
 
 def _print_version(asked: bool) -> None:

@@ -36,6 +36,7 @@ PRESETS = {
     "shared_first": Preset("first", renormalise=True),
     "public_code": Preset("parallel", routed_scale=0.95, shared_weight=0.05, dense=True),
 }
+CALIBRATIONS = ("paper", "variation")
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,10 @@ class LossWeights:
         reconstruction: of L_rec = |x - x_hat|^2.
         quantisation: of L_rq.
         commitment: of the commitment term inside L_rq.
-        calibration: of L_mi = Var_k[I_k] - beta Mean_k[I_k], I_k the HSIC of domain k.
+        calibration: of L_mi = Var_k[I_k] - beta Mean_k[I_k], I_k the HSIC of domain k, or of its other form.
         beta: weight of the mean inside L_mi. The paper gives none. At 1 the mean's pull is a thousand times the
             variance's, and the raw form raises the variance that it is to lower; at 1e-3 both forms lower it
-            (docs/results/presets.md).
+            (docs/results/calibration.md).
 
     Raises:
         ValueError: a weight is negative or no finite number.
@@ -93,6 +94,9 @@ class UniTokConfig:
         min_domain_rows: fewest items of every domain in a batch.
         bandwidth: sigma of HSIC's kernels, or "median".
         normalised_hsic: calibrate on CKA instead of the raw estimate.
+        calibration: form of L_mi. "paper" is Var - beta Mean, which at its weight of .03 is too small to move anything.
+            "variation" is sqrt(Var) / Mean on equally many rows a domain, which has no scale: at a weight of .01 it
+            brings Var down several times at a small price in L_rec (docs/results/calibration.md).
 
     Raises:
         ValueError: a setting is out of its range or unknown.
@@ -121,6 +125,7 @@ class UniTokConfig:
     min_domain_rows: int = 32
     bandwidth: float | str = "median"
     normalised_hsic: bool = False
+    calibration: str = "paper"
 
     def __post_init__(self) -> None:
         if isinstance(self.encoder_widths, list):
@@ -130,6 +135,8 @@ class UniTokConfig:
             object.__setattr__(self, "weights", LossWeights(**self.weights))
         if self.preset not in PRESETS:
             _fail("preset", f"one of {', '.join(PRESETS)}", repr(self.preset))
+        if self.calibration not in CALIBRATIONS:
+            _fail("calibration", f"one of {', '.join(CALIBRATIONS)}", repr(self.calibration))
         if not isinstance(self.weights, LossWeights):
             _fail("weights", "LossWeights", repr(self.weights))
         for name in ("epochs", "batch_size", "num_levels", "codebook_size", "codebook_dim", "top_k"):

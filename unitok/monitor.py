@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -62,16 +63,20 @@ def describe(seen: Snapshot, domains: Tensor, names: list[str], num_experts: int
 
     Returns:
         dict: plain data: `router_entropy` (bits, a domain), `expert_load` (share of the items, an expert),
+        `expert_by_domain` (expert by domain, share of the domain's items),
         `utilisation` and `perplexity` (expert by level), `dead_codes` (a level, over all experts), `level_entropy`
         (bits given the expert, a level), `redundant_levels` (level -> why) and `collision_rate`.
     """
     codes, top = seen.quantized.codes[:, 0], seen.routing.experts[:, 0]
     probs = seen.routing.probs.double().clamp(min=1e-300)
     entropy = -(probs * probs.log2()).sum(1)
+    parts = [top[domains == k] for k in range(len(names))]
+    shares = [torch.bincount(part, minlength=num_experts) / max(len(part), 1) for part in parts]
     some = slice(None, None, -(-len(codes) // _LEVEL_ROWS))
     return {
         "router_entropy": {n: float(entropy[domains == k].mean()) for k, n in enumerate(names)},
         "expert_load": (torch.bincount(top, minlength=num_experts) / len(top)).tolist(),
+        "expert_by_domain": torch.stack(shares, 1).tolist(),
         "utilisation": metrics.utilisation(codes, codebook_size, top, num_experts).tolist(),
         "perplexity": metrics.perplexity(codes, top, num_experts).tolist(),
         "dead_codes": metrics.dead_codes(codes, codebook_size, top, num_experts).sum(0).tolist(),
@@ -82,7 +87,9 @@ def describe(seen: Snapshot, domains: Tensor, names: list[str], num_experts: int
 
 
 @torch.no_grad()
-def equal_hsic(x: Tensor, z: Tensor, domains: Tensor, names: list[str]) -> dict[str, float]:
+def equal_hsic(
+    x: Tensor, z: Tensor, domains: Tensor, names: Sequence[str], most: int = _MOST_EQUAL
+) -> dict[str, float]:
     """Measure each domain's HSIC on equally many rows.
 
     The estimate has a bias of the order of 1/n: those of a batch compare domains only as far as they have as many rows.
@@ -92,10 +99,11 @@ def equal_hsic(x: Tensor, z: Tensor, domains: Tensor, names: list[str]) -> dict[
         z: (N, D) float32 latents.
         domains: (N,) int64.
         names: of the domains.
+        most: rows a domain at the most.
 
     Returns:
-        dict: name -> HSIC on as many strided rows as the smallest domain of at least 32 has, at most 512; smaller
-        domains are left out.
+        dict: name -> HSIC on as many strided rows as the smallest domain of at least 32 has; smaller domains are left
+        out.
 
     Source:
         Gretton et al., "Measuring statistical dependence with Hilbert-Schmidt norms", 2005 (the bias).
@@ -103,7 +111,7 @@ def equal_hsic(x: Tensor, z: Tensor, domains: Tensor, names: list[str]) -> dict[
     members = [rows for k in range(len(names)) if len(rows := (domains == k).nonzero().squeeze(1)) >= _LEAST_EQUAL]
     if not members:
         return {}
-    count = min(_MOST_EQUAL, *map(len, members))
+    count = min(most, *map(len, members))
     rows = torch.cat([m[:: len(m) // count][:count] for m in members])
     values = hsic(x[rows], z[rows], domains[rows], num_segments=len(names)).tolist()
     measured = set(domains[rows].tolist())

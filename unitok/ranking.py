@@ -34,8 +34,7 @@ def recall(ranked: Tensor, targets: Tensor, groups: Tensor, k: int, level: str =
     Source:
         The protocol of TIGER, arXiv 2305.05065, made to rank items.
     """
-    rank, credit = _found(ranked, targets, groups, k, level)
-    return float((credit * (rank < k)).mean())
+    return float(recalls(*ranks(ranked, targets, groups, level), k).mean())
 
 
 def ndcg(ranked: Tensor, targets: Tensor, groups: Tensor, k: int, level: str = "item") -> float:
@@ -59,16 +58,27 @@ def ndcg(ranked: Tensor, targets: Tensor, groups: Tensor, k: int, level: str = "
     Source:
         Jarvelin and Kekalainen, "Cumulated gain-based evaluation of IR techniques", 2002.
     """
-    rank, credit = _found(ranked, targets, groups, k, level)
-    return float((credit * (rank < k) / (rank + 2).log2()).mean())
+    return float(ndcgs(*ranks(ranked, targets, groups, level), k).mean())
 
 
-def _found(ranked: Tensor, targets: Tensor, groups: Tensor, k: int, level: str) -> tuple[Tensor, Tensor]:
-    """(rank of the target's ID, R where it isn't named; credit), both (Q,) float64."""
+def ranks(ranked: Tensor, targets: Tensor, groups: Tensor, level: str = "item") -> tuple[Tensor, Tensor]:
+    """Find each query's target among the names.
+
+    Args:
+        ranked: (Q, R) int64, the IDs named for each query, best first, as numbers of `SemanticIds.groups`; -1 is none.
+        targets: (Q,) int64, the item that each query is after.
+        groups: (N,) int64, the ID of each item.
+        level: "item" | "token"; the latter is inflated by collisions.
+
+    Returns:
+        rank (Q,) float64, names that stand before the target's, inf where it isn't named; credit (Q,) float64,
+        1 / (items of the target's ID) at the item level, 1 at the token level.
+
+    Raises:
+        ValueError: shapes don't fit, or the level is unknown.
+    """
     if level not in LEVELS:
         raise ValueError(f"ranking: level must be one of {', '.join(LEVELS)}, got {level!r}. Pick one of them.")
-    if k < 1:
-        raise ValueError(f"ranking: k must be at least 1, got {k}. 5 and 10 are usual.")
     if ranked.dim() != 2 or targets.shape != ranked.shape[:1]:
         shapes = f"{tuple(ranked.shape)} and {tuple(targets.shape)}"
         raise ValueError(f"ranking: ranked and targets must be (Q, R) and (Q,), got {shapes}. Pass a list a query.")
@@ -78,3 +88,39 @@ def _found(ranked: Tensor, targets: Tensor, groups: Tensor, k: int, level: str) 
     rank[rank == ranked.shape[1]] = torch.inf
     sizes = torch.bincount(groups)[wanted].double()
     return rank, 1 / sizes if level == "item" else torch.ones_like(sizes)
+
+
+def recalls(rank: Tensor, credit: Tensor, k: int) -> Tensor:
+    """Recall@k of each query: credit_q [rank_q < k].
+
+    Args:
+        rank: (Q,) float64, as from `ranks`.
+        credit: (Q,) float64, as from `ranks`.
+        k: names that count.
+
+    Returns:
+        (Q,) float64 in [0, 1].
+
+    Raises:
+        ValueError: k is below 1.
+    """
+    if k < 1:
+        raise ValueError(f"ranking: k must be at least 1, got {k}. 5 and 10 are usual.")
+    return credit * (rank < k)
+
+
+def ndcgs(rank: Tensor, credit: Tensor, k: int) -> Tensor:
+    """NDCG@k of each query: credit_q [rank_q < k] / log2(rank_q + 2).
+
+    Args:
+        rank: (Q,) float64, as from `ranks`.
+        credit: (Q,) float64, as from `ranks`.
+        k: names that count.
+
+    Returns:
+        (Q,) float64 in [0, 1].
+
+    Raises:
+        ValueError: k is below 1.
+    """
+    return recalls(rank, credit, k) / (rank + 2).log2()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from unitok import metrics
+from unitok.monitor import equal_hsic
 from unitok.semantic_id import SemanticIds
 from unitok_kernels import hsic
 
@@ -74,7 +75,7 @@ class Report:
         dead_codes: (E, L).
         expert_load: (E,) share of the items.
         expert_by_domain: (E, domains) share of each domain's items.
-        hsic_variance: Var over domains of HSIC.
+        hsic_variance: Var over domains of HSIC on equally many rows, at most 2,048; domains under 32 items left out.
         redundant_levels: level -> why.
     """
 
@@ -172,20 +173,21 @@ def make_report(tokenizer: Tokenizer, parts: Mapping[str, Tensor], known: Mappin
         Report: the figures.
     """
     model = tokenizer.model
-    seen = {name: tokenizer.encode(x, known[name]) for name, x in parts.items()}
+    seen = {name: tokenizer.encode(rows, known[name]) for name, rows in parts.items()}
     ids = {name: encoded.ids for name, encoded in seen.items()}
     everything = SemanticIds.concatenate(list(ids.values()))
     by_id = {name: model.latents(replace(i, shared_codes=None, slot_codes=None)) for name, i in ids.items()}
-    figures = {name: _figures(x, seen[name], by_id[name], model.decoder) for name, x in parts.items()}
+    figures = {name: _figures(rows, seen[name], by_id[name], model.decoder) for name, rows in parts.items()}
     total = sum(f.items for f in figures.values())
     weighted = {
         name: sum(getattr(f, name) * f.items for f in figures.values() if f.items) / total
         for name in ("reconstruction", "reconstruction_by_id", "own_expert")
     }
+    x = torch.cat(list(parts.values()))
     z, z_hat = (torch.cat(values) for values in zip(*((e.z, e.z_hat) for e in seen.values()), strict=True))
     overall = DomainReport(
         items=total,
-        **_collisions(everything, torch.cat(list(parts.values()))),
+        **_collisions(everything, x),
         error_of_latents=metrics.relative_error(z, z_hat),
         error_of_latents_by_id=metrics.relative_error(z, torch.cat(list(by_id.values()))),
         hsic=math.nan,
@@ -212,7 +214,7 @@ def make_report(tokenizer: Tokenizer, parts: Mapping[str, Tensor], known: Mappin
         dead_codes=metrics.dead_codes(codes, *sizes).tolist(),
         expert_load=(torch.bincount(experts, minlength=model.num_experts) / total).tolist(),
         expert_by_domain=torch.stack(shares, 1).tolist(),
-        hsic_variance=_variance([f.hsic for f in figures.values() if not math.isnan(f.hsic)]),
+        hsic_variance=_variance(list(equal_hsic(x, z, labels, list(parts), _HSIC_ROWS).values())),
         redundant_levels=metrics.redundant_levels(codes, experts),
     )
 

@@ -23,6 +23,7 @@ from unitok.semantic_id import SemanticIds
 from unitok.start import kmeans_chain
 from unitok.storage import NOT_WHOLE, SETTINGS, not_whole, read_pair, write_pair
 from unitok.trainer import Progress, Trainer
+from unitok.zero_shot import DomainCheck, Familiarity, check_domain, familiarity
 from unitok_kernels import checks, residual_encode
 
 ADD_MODES = ("new_expert", "frozen")
@@ -76,6 +77,7 @@ class Tokenizer:
         self.domains = {domain.name: domain for domain in domains}
         self.embedding = embedding
         self.history: list[dict[str, Any]] = []
+        self.familiar: dict[str, Familiarity] = {}
 
     @property
     def config(self) -> UniTokConfig:
@@ -145,6 +147,8 @@ class Tokenizer:
         model.remember_means(seen.routing, seen.quantized)
         tokenizer = cls(model, [DomainInfo(name, len(p)) for name, p in parts.items()], embedding)
         tokenizer.history = history
+        measured = {name: familiarity(tokenizer, rows) for name, rows in parts.items()}
+        tokenizer.familiar = {name: figures for name, figures in measured.items() if figures is not None}
         return tokenizer
 
     @torch.no_grad()
@@ -208,6 +212,26 @@ class Tokenizer:
         checks.at_least("report", "x's rows", sum(map(len, parts.values())), 1, "Give it items to measure.")
         known = {name: name if name in self.domains else None for name in parts}
         return make_report(self, parts, known)
+
+    def check_domain(self, x: Rows, *, embedding: EmbeddingInfo | None = None) -> DomainCheck:
+        """Say whether the IDs of an unseen catalogue will be any good: go or no-go, before it is tokenized.
+
+        score = min over figures of the worst training domain's value / the catalogue's, at most 1. The figures are the
+        shares of variance that the ID misses of latents and embeddings, collisions, and, the other way up, the router's
+        confidence. It passes from .5 on; below, `advice` says whether `add_domain` will do.
+
+        Args:
+            x: (N, D_in) float embeddings of at least 32 distinct items; 2,048 of them are looked at.
+            embedding: what made x.
+
+        Returns:
+            DomainCheck: score, threshold, figures and advice.
+
+        Raises:
+            ValueError: as `tokenize` does; too few items; the tokenizer was fitted on domains of too few items.
+        """
+        self.check_embedding("check_domain", embedding)
+        return check_domain(self, self._input("check_domain", x), self.familiar)
 
     @torch.no_grad()
     def add_domain(
@@ -273,6 +297,7 @@ class Tokenizer:
             "domains": [dataclasses.asdict(domain) for domain in self.domains.values()],
             "embedding": None if self.embedding is None else dataclasses.asdict(self.embedding),
             "history": self.history,
+            "familiar": {name: dataclasses.asdict(figures) for name, figures in self.familiar.items()},
         }
         state = {name: value.cpu().contiguous().numpy() for name, value in self.model.state_dict().items()}
         write_pair(folder, state, settings)
@@ -306,6 +331,8 @@ class Tokenizer:
             model.load_state_dict(state)
             tokenizer = cls(model, domains, embedding)
             tokenizer.history = settings["history"]
+            familiar = settings.get("familiar", {})  # tokenizers of before have none
+            tokenizer.familiar = {name: Familiarity(**figures) for name, figures in familiar.items()}
         except NOT_WHOLE as error:
             raise not_whole("from_pretrained", folder, error) from error
         return tokenizer

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from unitok_kernels.ops.kmeans import kmeans
     from unitok_kernels.ops.moe_residual_encode import MoEResidualCodes, moe_residual_encode
     from unitok_kernels.ops.nearest_codeword import NearestCodeword, nearest_codeword
+    from unitok_kernels.ops.pack_codebooks import PackedCodebooks, pack_codebooks
     from unitok_kernels.ops.residual_decode import residual_decode
     from unitok_kernels.ops.residual_encode import ResidualCodes, residual_encode
     from unitok_kernels.ops.residual_loss import moe_residual_loss, residual_loss
@@ -31,6 +32,8 @@ _HOME = {
     "moe_residual_encode": "ops.moe_residual_encode",
     "NearestCodeword": "ops.nearest_codeword",
     "nearest_codeword": "ops.nearest_codeword",
+    "PackedCodebooks": "ops.pack_codebooks",
+    "pack_codebooks": "ops.pack_codebooks",
     "residual_decode": "ops.residual_decode",
     "ResidualCodes": "ops.residual_encode",
     "residual_encode": "ops.residual_encode",
@@ -44,6 +47,7 @@ __all__ = [
     "EncodeStats",
     "MoEResidualCodes",
     "NearestCodeword",
+    "PackedCodebooks",
     "ResidualCodes",
     "backends",
     "codeword_statistics",
@@ -52,6 +56,7 @@ __all__ = [
     "moe_residual_encode",
     "moe_residual_loss",
     "nearest_codeword",
+    "pack_codebooks",
     "residual_decode",
     "residual_encode",
     "residual_loss",

@@ -15,33 +15,10 @@
 #include <climits>
 
 #include "candidates.cuh"
-#include "encode.h"
-#include "packed.cuh"
+#include "ring.cuh"
 #include "rows.cuh"
 
 namespace unitok {
-
-constexpr int kTileRows = 16;  // of a warp: what a product takes
-
-// Warps of a block: as many as have the registers.
-template <int Width>
-constexpr int kWarps = Width == 32   ? 16
-                       : Width == 64 ? 12
-                                     : 8;
-
-// Shared memory of a block: a ring of chunks, then for each warp what it writes down.
-template <int Width>
-struct Room {
-  int chunk;   // codewords that are copied together
-  int chunks;  // of the ring
-  int levels;
-
-  __host__ __device__ int chunk_bytes() const { return chunk * Width * 2; }
-  __host__ __device__ int per_warp() const {
-    return 4 * (chunk + 8 * Width + 64 + (levels * (kTileRows + 1) + 3 + 3) / 4 * 4);
-  }
-  __host__ __device__ int64_t bytes() const { return int64_t{chunks} * chunk_bytes() + kWarps<Width> * per_warp(); }
-};
 
 // Four bytes, of four values: byte 0, or byte 1, of each.
 __device__ __forceinline__ uint32_t gather_bytes(const uint32_t (&x)[4], uint32_t which) {
@@ -61,37 +38,15 @@ __global__ void __launch_bounds__(32 * kWarps<Width>, 1)
   const int tiles = layout.codewords / 32;
   const int tile_bits = tiles > 1 ? (1 << (32 - __clz(tiles - 1))) - 1 : 0;
 
-  const int chunk_bytes = room.chunk_bytes();
   UNITOK_SHARED(unsigned char, shared);
-  unsigned char* const mine = shared + int64_t{room.chunks} * chunk_bytes + warp * room.per_warp();
+  unsigned char* const mine = shared + int64_t{room.chunks} * room.chunk_bytes() + warp * room.per_warp();
   int* const biases = reinterpret_cast<int*>(mine);
   float* const kept_rows = reinterpret_cast<float*>(biases + room.chunk);
   uint32_t* const kept = reinterpret_cast<uint32_t*>(kept_rows + 8 * Width);
   int* const kept_codes = reinterpret_cast<int*>(kept + 64);
   float* const left = reinterpret_cast<float*>(kept_codes + levels * kTileRows);
 
-  // The ring: chunks of a group's codebooks, level by level, copied by the whole block.
-  const int chunks = (layout.codewords + room.chunk - 1) / room.chunk;
-  const bool resident = chunks * levels <= room.chunks;
-  const unsigned char* codebooks = nullptr;
-  int next_level = 0, next_chunk = 0, next_place = 0;
-  const auto copy_next = [&] {
-    if (next_level < levels) {
-      const unsigned char* const from =
-          codebooks + next_level * layout.bytes() + layout.digits() + int64_t{next_chunk} * chunk_bytes;
-      const int bytes = min(chunk_bytes, (layout.codewords - next_chunk * room.chunk) * Width * 2);
-      for (int i = 16 * threadIdx.x; i < bytes; i += 16 * blockDim.x)
-        copy_async(shared + next_place * chunk_bytes + i, from + i);
-      if (++next_chunk == chunks) next_chunk = 0, ++next_level;
-      if (++next_place == room.chunks) next_place = 0;
-    }
-    copy_async_commit();
-  };
-  const auto start_copying = [&] {
-    next_level = next_chunk = next_place = 0;
-    for (int i = 0; i < (resident ? chunks * levels : room.chunks - 1); ++i) copy_next();
-  };
-
+  Ring<Width> ring(room, shared, layout, levels);
   for (int i = lane; i < levels + 3; i += 32) left[i] = 0;
   const float width_root = sqrtf(static_cast<float>(width));
 
@@ -109,16 +64,8 @@ __global__ void __launch_bounds__(32 * kWarps<Width>, 1)
 #pragma unroll 1
   for (int tile = static_cast<int>(int64_t{all} * blockIdx.x / gridDim.x); tile < end; ++tile) {
     while (tile >= groups_first + tiles_of(group)) groups_first += tiles_of(group++);
-    const unsigned char* const wanted = chains.packed + int64_t{group} * levels * layout.bytes();
-    if (!resident || wanted != codebooks) {
-      codebooks = wanted;
-      __syncthreads();
-      start_copying();
-      if (resident) {
-        copy_async_wait<0>();
-        __syncthreads();
-      }
-    }
+    ring.begin(chains.packed + int64_t{group} * levels * layout.bytes());
+    const unsigned char* const codebooks = ring.codebooks();
 
     // Items of this lane, in the order by group; their rows.
     const int64_t begin = chains.order == nullptr ? 0 : chains.starts[group];
@@ -157,7 +104,6 @@ __global__ void __launch_bounds__(32 * kWarps<Width>, 1)
     const int good_rows = __reduce_add_sync(~0u, t == 0 ? __popc(good) : 0);
     if (lane == 0) left[levels] += static_cast<float>(good_rows);
 
-    int at = 0;  // the chunk's place in the ring
 #pragma unroll 1
     for (int level = 0; level < levels; ++level) {
       const unsigned char* const book = codebooks + level * layout.bytes();
@@ -219,15 +165,8 @@ __global__ void __launch_bounds__(32 * kWarps<Width>, 1)
       }
       int number = 0;  // of the tile of codewords
 #pragma unroll 1
-      for (int chunk = 0; chunk < chunks; ++chunk) {
-        if (!resident) {
-          if (room.chunks == 2)
-            copy_async_wait<0>();
-          else
-            copy_async_wait<1>();
-          __syncthreads();
-          copy_next();
-        }
+      for (int chunk = 0; chunk < ring.chunks(); ++chunk) {
+        const unsigned char* digits = ring.next() + 16 * lane;
         const int span = min(room.chunk, layout.codewords - chunk * room.chunk);
         __syncwarp();
 #pragma unroll 4
@@ -236,9 +175,7 @@ __global__ void __launch_bounds__(32 * kWarps<Width>, 1)
               __float2int_rn(load_vector<float>(book + layout.halves() + 4 * (chunk * room.chunk + i)) * per_step);
         }
         __syncwarp();
-        const unsigned char* digits = shared + at * chunk_bytes + 16 * lane;
         const int* bias = biases + 2 * t;
-        if (++at == room.chunks) at = 0;
 #pragma unroll 1
         for (const int last = number + span / 32; number < last; ++number, digits += 64 * Width, bias += 32) {
           int scores[4][4] = {};
@@ -460,7 +397,7 @@ __global__ void __launch_bounds__(32 * kWarps<Width>, 1)
     }
     __syncwarp();
   }
-  if (!resident) copy_async_wait<0>();
+  ring.end();
 
   __syncwarp();
   float* const part = chains.parts + (int64_t{blockIdx.x} * kWarps<Width> + warp) * (levels + 3);

@@ -1,16 +1,11 @@
 #include "encode.h"
 
-#include <algorithm>
-
 #include "chain.cuh"
 
 namespace unitok {
 namespace {
 
 constexpr int kMostWarps = 16;  // of a block
-
-// Codewords that are copied into shared memory together.
-constexpr int kLargestChunk = 256, kSmallestChunk = 64;
 
 struct Device {
   int processors, shared_bytes;
@@ -28,20 +23,7 @@ Device this_device() {
 template <int Width>
 void launch(const Rows& rows, const Chains* chains, int count, bool exact, bool stats, cudaStream_t stream) {
   const Device device = this_device();
-  Room<Width> room{};
-  for (int i = 0; i < count; ++i) room.levels = std::max(room.levels, chains[i].levels);
-  // As large a chunk as leaves room for two, or for all codebooks of a group.
-  for (room.chunk = kLargestChunk; room.chunk >= kSmallestChunk; room.chunk /= 2) {
-    int wanted = 0;
-    for (int i = 0; i < count; ++i) {
-      const int codewords = PackedLayout(chains[i].codewords, static_cast<int>(rows.width)).codewords;
-      wanted = std::max(wanted, static_cast<int>(ceil_div(codewords, room.chunk)) * chains[i].levels);
-    }
-    const int fit = (device.shared_bytes - kWarps<Width> * room.per_warp()) / room.chunk_bytes();
-    room.chunks = wanted <= fit ? wanted : std::min(fit, 3);
-    if (room.chunks == wanted || room.chunks >= 2) break;
-  }
-  if (room.chunk < kSmallestChunk) check(cudaErrorInvalidConfiguration);
+  const auto room = room_for<Width>(chains, count, device.shared_bytes);
   const bool whole = rows.width % 8 == 0 && in_packs<uint16_t>(rows.width, rows.data, chains[0].quantized);
   const EncodeCall call{rows, {chains[0], chains[count - 1]}, exact, stats, whole};
   const auto kernel = encode<Width>;

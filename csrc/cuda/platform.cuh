@@ -46,16 +46,10 @@ __device__ __forceinline__ uint32_t shared_address(const void* shared) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
 }
 
-// Starts copying 16 bytes from global to shared memory, both aligned to 16; the other form reads the first `bytes` (0
-// to 16) and writes zeros after them. The thread's own copies can be read after commit and wait, all threads' after a
-// barrier that follows.
+// Starts copying 16 bytes from global to shared memory, both aligned to 16. The thread's own copies can be read after
+// commit and wait, all threads' after a barrier that follows.
 __device__ __forceinline__ void copy_async(void* shared, const void* global) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(shared)), "l"(global) : "memory");
-}
-
-__device__ __forceinline__ void copy_async(void* shared, const void* global, int bytes) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(bytes)
-               : "memory");
 }
 
 // Closes the group of the copies started since the last one.
@@ -67,58 +61,15 @@ __device__ __forceinline__ void copy_async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory");
 }
 
-// Waits until `threads` threads (whole warps) have come to barrier `id`, 1 to 15.
-__device__ __forceinline__ void named_barrier(int id, int threads) {
-  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
-}
-
-// Four 8 x 8 matrices of 16-bit values, or 8 x 16 of bytes. Lane 8 i + j names the 16 bytes, in shared memory, of row j
-// of matrix i, and gets of each matrix 4 bytes: row lane / 4, from byte 4 (lane % 4). These are the fragments that the
-// products below take. Transposed: the 16-bit values at rows 2 (lane % 4) and the one after, column lane / 4.
-__device__ __forceinline__ void load_matrices(uint32_t (&to)[4], const void* row) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-               : "r"(shared_address(row))
-               : "memory");
-}
-
-__device__ __forceinline__ void load_matrices_transposed(uint32_t (&to)[4], const void* row) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-               : "r"(shared_address(row))
-               : "memory");
-}
-
-// c (16, 8) += a (16, K) b (K, 8), by a warp. With g = lane / 4 and t = lane % 4, a lane holds
+// c (16, 8) += a (16, 32) b (32, 8), by a warp. With g = lane / 4 and t = lane % 4, a lane holds
 //   a: four words: row g, word t; row g + 8, word t; row g, word t + 4; row g + 8, word t + 4
 //   b: two words: column g, word t; column g, word t + 4
 //   c: row g, columns 2 t and 2 t + 1; row g + 8, the same columns
-// where a word is 4 bytes of neighbours in K: four int8 (K = 32), two bfloat16 (K = 16) or one tf32 (K = 8).
+// where a word is four int8, of neighbouring columns of a or rows of b.
 __device__ __forceinline__ void multiply_s8(int (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
       : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-}
-
-__device__ __forceinline__ void multiply_bf16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-      "{%0, %1, %2, %3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-}
-
-__device__ __forceinline__ void multiply_tf32(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-      "{%0, %1, %2, %3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-}
-
-// To the 10 bits of mantissa that multiply_tf32 reads, to nearest, halves away from zero.
-__device__ __forceinline__ uint32_t to_tf32(float x) {
-  uint32_t bits;
-  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
-  return bits;
 }
 
 // To a relative error of 2^-22.

@@ -92,9 +92,7 @@ T update(T* at, Function function) {
 
 }  // namespace emulator
 
-inline void __syncthreads(emulator::Site site = emulator::Site::here()) {
-  emulator::meet_block(0, 0, "__syncthreads", site);
-}
+inline void __syncthreads(emulator::Site site = emulator::Site::here()) { emulator::meet_block("__syncthreads", site); }
 
 inline void __syncwarp(unsigned mask = ~0u, emulator::Site site = emulator::Site::here()) {
   emulator::meet_warp(mask, {}, true, "__syncwarp", site);

@@ -90,24 +90,60 @@ void check_lanes() {
   }
 }
 
-// Thread i reads i bytes, in groups of two threads' worth each.
-__global__ void copy_parts(const uint8_t* in, uint8_t* out) {
-  UNITOK_STATIC_SHARED(uint8_t, bytes, [17 * 16]);
+// Of two groups of copies the first is waited for.
+__global__ void copy_in_groups(const int4* in, int4* out) {
+  UNITOK_STATIC_SHARED(int4, values, [2 * 32]);
   const int i = static_cast<int>(threadIdx.x);
-  copy_async(bytes + 16 * i, in, i);
-  copy_async_commit();
-  copy_async_commit();
+  for (int group = 0; group < 2; ++group) {
+    copy_async(values + 32 * group + i, in + 32 * group + i);
+    copy_async_commit();
+  }
   copy_async_wait<1>();
-  for (int j = 0; j < 16; ++j) out[16 * i + j] = bytes[16 * i + j];
+  store_vector(out + i, load_vector<int4>(values + i));
+  copy_async_wait<0>();
+  __syncwarp();
+  store_vector(out + 32 + i, load_vector<int4>(values + 32 + 31 - i));
 }
 
-void check_parts() {
-  Array<uint8_t> in(16), out(17 * 16);
-  for (int j = 0; j < 16; ++j) in[j] = static_cast<uint8_t>(100 + j);
-  UNITOK_LAUNCH(copy_parts, 1, 17, 0, nullptr, in.data(), out.data());
+void check_copies() {
+  Array<int4> in(64), out(64);
+  for (int i = 0; i < 64; ++i) in[i] = {i, -i, 2 * i, 7};
+  UNITOK_LAUNCH(copy_in_groups, 1, 32, 0, nullptr, in.data(), out.data());
   launched();
-  for (int i = 0; i <= 16; ++i)
-    for (int j = 0; j < 16; ++j) CHECK(out[16 * i + j] == (j < i ? in[j] : 0));
+  for (int i = 0; i < 64; ++i) CHECK(std::memcmp(&out[i], &in[i < 32 ? i : 95 - i], sizeof(int4)) == 0);
+}
+
+// A product of int8, from words of four that lie row by row in a and column by column in b.
+__global__ void multiply(const uint32_t* a, const uint32_t* b, int* c) {
+  const int lane = static_cast<int>(threadIdx.x), g = lane / 4, t = lane % 4;
+  const uint32_t rows[4] = {a[8 * g + t], a[8 * (g + 8) + t], a[8 * g + t + 4], a[8 * (g + 8) + t + 4]};
+  const uint32_t columns[2] = {b[8 * g + t], b[8 * g + t + 4]};
+  int sums[4] = {c[8 * g + 2 * t], c[8 * g + 2 * t + 1], c[8 * (g + 8) + 2 * t], c[8 * (g + 8) + 2 * t + 1]};
+  multiply_s8(sums, rows, columns);
+  for (int i = 0; i < 4; ++i) c[8 * (g + i / 2 * 8) + 2 * t + i % 2] = sums[i];
+}
+
+void check_products() {
+  std::mt19937 engine(1);
+  for (int turn = 0; turn < 6; ++turn) {
+    std::vector<uint32_t> a(16 * 8), b(8 * 8);
+    std::vector<int> start(16 * 8);
+    for (uint32_t& word : a) word = static_cast<uint32_t>(engine());
+    for (uint32_t& word : b) word = static_cast<uint32_t>(engine());
+    for (int& value : start) value = static_cast<int>(engine() % 1000) - 500;
+    const Array<uint32_t> left(a), right(b);
+    Array<int> found(start);
+    UNITOK_LAUNCH(multiply, 1, 32, 0, nullptr, left.data(), right.data(), found.data());
+    launched();
+    const auto value = [](const std::vector<uint32_t>& words, std::size_t line, std::size_t k) {
+      return static_cast<int>(static_cast<int8_t>(words[8 * line + k / 4] >> 8 * (k % 4)));
+    };
+    for (std::size_t i = 0; i < 128; ++i) {
+      int expected = start[i];
+      for (std::size_t k = 0; k < 32; ++k) expected += value(a, i / 8, k) * value(b, i % 8, k);
+      CHECK(found[static_cast<int64_t>(i)] == expected);
+    }
+  }
 }
 
 // Threads that have returned aren't waited for.
@@ -120,27 +156,8 @@ __global__ void meet_with_some_gone(int* out) {
   out[i] = values[kThreads - 1 - i];
 }
 
-// Pairs of warps hand values to each other, more often than a barrier has phases of its own; all meet at the end.
-__global__ void meet_in_pairs(int* out) {
-  UNITOK_STATIC_SHARED(int, values, [2][128]);
-  const int i = static_cast<int>(threadIdx.x);
-  int mine = i;
-  for (int turn = 0; turn < 5; ++turn) {
-    values[turn % 2][i] = mine;
-    named_barrier(1 + i / 64, 64);
-    mine = values[turn % 2][i ^ 32] + 1;
-  }
-  __syncthreads();
-  values[1][i] = mine;
-  __syncthreads();
-  out[i] = values[1][127 - i];
-}
-
 void check_barriers() {
-  Array<int> out(128);
-  UNITOK_LAUNCH(meet_in_pairs, 1, 128, 0, nullptr, out.data());
-  launched();
-  for (int i = 0; i < 128; ++i) CHECK(out[i] == ((127 - i) ^ 32) + 5);
+  Array<int> out(kThreads);
   UNITOK_LAUNCH(meet_with_some_gone, 1, kThreads, 0, nullptr, out.data());
   launched();
   for (int i = 0; i < kThreads; ++i) CHECK(i % 3 == 0 || out[i] == kThreads - 1 - i);
@@ -178,11 +195,10 @@ __global__ void convert(const float* in, int count, uint32_t* out) {
        i += static_cast<int>(gridDim.x * blockDim.x)) {
     const float x = in[i];
     const uint16_t f16 = narrow_f16(x), bf16 = narrow_bf16(x);
-    out[5 * i] = f16;
-    out[5 * i + 1] = bf16;
-    out[5 * i + 2] = __float_as_uint(widen_f16(f16));
-    out[5 * i + 3] = __float_as_uint(widen_bf16(bf16));
-    out[5 * i + 4] = to_tf32(x);
+    out[4 * i] = f16;
+    out[4 * i + 1] = bf16;
+    out[4 * i + 2] = __float_as_uint(widen_f16(f16));
+    out[4 * i + 3] = __float_as_uint(widen_bf16(bf16));
   }
 }
 
@@ -195,15 +211,12 @@ void check_conversions(Effort effort) {
         if (std::isfinite(float_of(bits_of(x) + more))) values.push_back(float_of(bits_of(x) + more));
   }
   const Array<float> in(values);
-  Array<uint32_t> out(5 * in.size());
+  Array<uint32_t> out(4 * in.size());
   UNITOK_LAUNCH(convert, 3, 32, 0, nullptr, in.data(), static_cast<int>(in.size()), out.data());
   launched();
   for (int64_t i = 0; i < in.size(); ++i) {
-    CHECK(out[5 * i] == to_f16(in[i]) && out[5 * i + 1] == to_bf16(in[i]));
-    CHECK(out[5 * i + 2] == bits_of(from_f16(to_f16(in[i]))) && out[5 * i + 3] == bits_of(from_bf16(to_bf16(in[i]))));
-    const double scale = std::ldexp(1.0, std::max(std::ilogb(in[i] == 0 ? 1.0f : in[i]), -126) - 10);
-    const double expected = std::round(static_cast<double>(in[i]) / scale) * scale;  // halves away from zero
-    if (std::fabs(expected) < 0x1p128) CHECK(static_cast<double>(float_of(out[5 * i + 4])) == expected);
+    CHECK(out[4 * i] == to_f16(in[i]) && out[4 * i + 1] == to_bf16(in[i]));
+    CHECK(out[4 * i + 2] == bits_of(from_f16(to_f16(in[i]))) && out[4 * i + 3] == bits_of(from_bf16(to_bf16(in[i]))));
   }
 }
 
@@ -288,7 +301,8 @@ int main(int count, char** arguments) {
   in_every_order(effort(count, arguments), [](Effort effort) {
     check_every_thread_runs_once();
     check_lanes();
-    check_parts();
+    check_copies();
+    check_products();
     check_barriers();
     check_atomics();
     check_conversions(effort);

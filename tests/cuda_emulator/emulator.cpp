@@ -134,7 +134,7 @@ void Worker::run_thread() {
   release(&ended_);
   self->done = true;
   --block_.alive;
-  finish_if_all_came(block_.barriers[0]);
+  finish_if_all_came(block_.barrier);
 }
 
 void Worker::wait() { fibers[self->number].switch_to(fibers.own); }
@@ -303,11 +303,11 @@ const Slot* meet_warp(unsigned mask, const Slot& mine, bool ordered, const char*
   return slots;
 }
 
-void meet_block(int barrier, int threads, const char* what, Site site) {
-  Meeting& meeting = worker->block().barriers[barrier];
-  if (barrier == 0 && meeting.come > 0 && (meeting.site.line != site.line || meeting.site.file != site.file))
+void meet_block(const char* what, Site site) {
+  Meeting& meeting = worker->block().barrier;
+  if (meeting.come > 0 && (meeting.site.line != site.line || meeting.site.file != site.file))
     fail("%s meets %s", named(what, site).c_str(), named(meeting.what, meeting.site).c_str());
-  worker->meet(meeting, threads, true, what, site);
+  worker->meet(meeting, 0, true, what, site);
 }
 
 void fence() {

@@ -13,20 +13,11 @@ namespace emulator {
 
 enum class Order { forward, reverse, random };
 
-// How a matrix unit adds: the products of so many bytes of operands in a step, each of which is cut off at `bits` below
-// the largest, as is the accumulator. No known unit keeps less than the default; sm_80 has {16, 24}, later ones {32,
-// 25}. Source: Xie, Wang, Yang and Yang, "MMA-Sim: Bit-accurate reference model of tensor cores and matrix cores",
-// 2025.
-struct MatrixUnit {
-  int bytes = 32, bits = 23;
-};
-
 struct Settings {
   // In order, each warp goes as far as it can before the next one starts; at random, warps overtake each other.
   Order order = Order::forward;
   uint64_t seed = 0;   // of random orders
   int os_threads = 2;  // they take turns with the blocks, so that a race between blocks is one between OS threads
-  MatrixUnit unit;
   std::size_t shared_bytes = std::size_t{227} << 10;  // that a launch may ask for: as on sm_90 and sm_100
 };
 
@@ -60,7 +51,6 @@ struct Meeting {
 struct Copy {
   void* to;
   const void* from;
-  int bytes;
 };
 
 struct Block;
@@ -88,7 +78,7 @@ struct Block {
   dim3 grid, size;
   uint3 index;
   int alive;
-  Meeting barriers[16];  // the first one is __syncthreads
+  Meeting barrier;  // __syncthreads
   std::vector<SharedMemory> shared;
 };
 
@@ -101,8 +91,8 @@ inline thread_local Thread* self = nullptr;
 // again. What the lanes did before is only known to be done if `ordered`.
 const Slot* meet_warp(unsigned mask, const Slot& mine, bool ordered, const char* what, Site site);
 
-// Waits for so many threads of the block (0: all that haven't returned) at one of the barriers.
-void meet_block(int barrier, int threads, const char* what, Site site);
+// Waits for all threads of the block that haven't returned.
+void meet_block(const char* what, Site site);
 
 // What the thread did before is done for whoever passes a fence later: more than CUDA says, which asks for an atomic
 // operation that tells of it.

@@ -14,59 +14,12 @@ inline void require_shared(const void* place, std::size_t bytes, const char* wha
   if (!is_shared(place, bytes)) fail("%s: %zu bytes at %p aren't in shared memory", what, bytes, place);
 }
 
-inline void move(const Copy& copy) {
-  unsigned char bytes[16] = {};
-  std::memcpy(bytes, copy.from, static_cast<std::size_t>(copy.bytes));
-  std::memcpy(copy.to, bytes, 16);
-}
+inline void move(const Copy& copy) { std::memcpy(copy.to, copy.from, 16); }
 
-// Lane's part of the operands of a product, and the words of a row or column of theirs.
+// A lane's part of the operands of a product.
 struct Operands {
   uint32_t a[4], b[2];
 };
-
-struct Words {
-  uint32_t a[8], b[8];
-};
-
-int32_t dot_s8(int32_t total, const Words& words);
-float dot_bf16(float total, const Words& words);
-float dot_tf32(float total, const Words& words);
-
-template <class T, class Dot>
-void multiply(T (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], const char* what, Site site, Dot dot) {
-  Operands mine;
-  std::memcpy(mine.a, a, sizeof a);
-  std::memcpy(mine.b, b, sizeof b);
-  const Values<Operands> all(~0u, mine, what, site);
-  const int lane = self->lane();
-  for (int i = 0; i < 4; ++i) {
-    const int row = lane / 4 + 8 * (i / 2), column = 2 * (lane % 4) + i % 2;
-    Words words;
-    for (int word = 0; word < 8; ++word) {
-      words.a[word] = all.of(row % 8 * 4 + word % 4).a[row / 8 + word / 4 * 2];
-      words.b[word] = all.of(column * 4 + word % 4).b[word / 4];
-    }
-    c[i] = dot(c[i], words);
-  }
-}
-
-struct MatrixRow {
-  uint16_t values[8];
-};
-
-template <class Pick>
-void load_matrices(uint32_t (&to)[4], const void* row, const char* what, Site site, Pick pick) {
-  require_aligned(row, 16, what);
-  require_shared(row, 16, what);
-  MatrixRow mine;
-  std::memcpy(&mine, row, 16);
-  const Values<MatrixRow> rows(~0u, mine, what, site);
-  for (int matrix = 0; matrix < 4; ++matrix) {
-    const auto at = [&](int i, int j) { return uint32_t{rows.of(8 * matrix + i).values[j]}; };
-    to[matrix] = pick(at, self->lane() / 4, 2 * (self->lane() % 4));
-  }
-}
 
 }  // namespace emulator
 
@@ -87,19 +40,16 @@ void store_vector(void* to, const Vector& value) {
 }
 
 // As late as can be: until then nobody can count on what is there.
-inline void copy_async(void* shared, const void* global, int bytes) {
+inline void copy_async(void* shared, const void* global) {
   emulator::require_aligned(shared, 16, "copy_async");
   emulator::require_aligned(global, 16, "copy_async");
   emulator::require_shared(shared, 16, "copy_async");
-  if (bytes < 0 || bytes > 16) emulator::fail("copy_async: of 16 bytes %d can't be read", bytes);
-  if (bytes > 0 && emulator::is_shared(global, 1)) emulator::fail("copy_async: the source is in shared memory");
+  if (emulator::is_shared(global, 1)) emulator::fail("copy_async: the source is in shared memory");
   const uint16_t p = emulator::kPoison;
   const uint16_t nothing[8] = {p, p, p, p, p, p, p, p};
   std::memcpy(shared, nothing, 16);
-  emulator::self->copies.push_back({shared, global, bytes});
+  emulator::self->copies.push_back({shared, global});
 }
-
-inline void copy_async(void* shared, const void* global) { copy_async(shared, global, 16); }
 
 inline void copy_async_commit() {
   std::vector<std::size_t>& groups = emulator::self->groups;
@@ -120,40 +70,21 @@ void copy_async_wait() {
   }
 }
 
-inline void named_barrier(int id, int threads, emulator::Site site = emulator::Site::here()) {
-  if (id < 1 || id > 15 || threads < 32 || threads % 32 != 0)
-    emulator::fail("named_barrier: there is no barrier %d of %d threads", id, threads);
-  emulator::meet_block(id, threads, "named_barrier", site);
-}
-
-inline void load_matrices(uint32_t (&to)[4], const void* row, emulator::Site site = emulator::Site::here()) {
-  emulator::load_matrices(to, row, "load_matrices", site,
-                          [](auto at, int i, int j) { return at(i, j) | at(i, j + 1) << 16; });
-}
-
-inline void load_matrices_transposed(uint32_t (&to)[4], const void* row, emulator::Site site = emulator::Site::here()) {
-  emulator::load_matrices(to, row, "load_matrices_transposed", site,
-                          [](auto at, int i, int j) { return at(j, i) | at(j + 1, i) << 16; });
-}
-
 inline void multiply_s8(int (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
                         emulator::Site site = emulator::Site::here()) {
-  emulator::multiply(c, a, b, "multiply_s8", site, emulator::dot_s8);
-}
-
-inline void multiply_bf16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
-                          emulator::Site site = emulator::Site::here()) {
-  emulator::multiply(c, a, b, "multiply_bf16", site, emulator::dot_bf16);
-}
-
-inline void multiply_tf32(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
-                          emulator::Site site = emulator::Site::here()) {
-  emulator::multiply(c, a, b, "multiply_tf32", site, emulator::dot_tf32);
-}
-
-inline uint32_t to_tf32(float x) {
-  const uint32_t bits = bits_of(x);
-  return (bits & 0x7f800000) == 0x7f800000 ? bits : (bits + 0x1000) & ~0x1fffu;
+  emulator::Operands mine;
+  std::memcpy(mine.a, a, sizeof a);
+  std::memcpy(mine.b, b, sizeof b);
+  const emulator::Values<emulator::Operands> all(~0u, mine, "multiply_s8", site);
+  const int lane = emulator::self->lane();
+  for (int i = 0; i < 4; ++i) {
+    const int row = lane / 4 + 8 * (i / 2), column = 2 * (lane % 4) + i % 2;
+    for (int word = 0; word < 8; ++word) {
+      const uint32_t of_row = all.of(row % 8 * 4 + word % 4).a[row / 8 + word / 4 * 2];
+      const uint32_t of_column = all.of(column * 4 + word % 4).b[word / 4];
+      c[i] = __dp4a(static_cast<int>(of_row), static_cast<int>(of_column), c[i]);
+    }
+  }
 }
 
 // As far below the root as a device may come, the more so as bounds are made of it.

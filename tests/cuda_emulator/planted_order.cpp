@@ -123,18 +123,6 @@ void barrier_in_one_branch(bool right) {
   check_each(run(wait_in_part, kThreads, right), [](int i) { return i ^ 1; });
 }
 
-__global__ void wait_in_pairs(int* out, bool right) {
-  UNITOK_STATIC_SHARED(int, values, [4 * 32]);
-  const int i = static_cast<int>(threadIdx.x);
-  values[i] = i;
-  named_barrier(1 + i / 64, right ? 64 : 96);
-  out[i] = values[i ^ 32];
-}
-
-void named_barrier_counts_too_many(bool right) {
-  check_each(run(wait_in_pairs, 128, right), [](int i) { return i ^ 32; });
-}
-
 __global__ void count_threads(int* count, bool right) {
   if (right)
     atomicAdd(count, 1);
@@ -186,7 +174,6 @@ std::vector<Fault> faults_of_order() {
       {"lanes_in_different_calls", lanes_in_different_calls, "meets", nullptr, nullptr},
       {"barriers_in_two_branches", barriers_in_two_branches, "__syncthreads", nullptr, nullptr},
       {"barrier_in_one_branch", barrier_in_one_branch, kStuck, nullptr, nullptr},
-      {"named_barrier_counts_too_many", named_barrier_counts_too_many, kStuck, nullptr, nullptr},
       {"threads_race", threads_race, nullptr, nullptr, kRace},
       {"blocks_race", blocks_race, nullptr, nullptr, kRace},
       {"fence_missing", fence_missing, nullptr, nullptr, kRace},

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -147,6 +148,19 @@ def test_a_copy_is_swapped_on_its_own():
     restore_quantizers(twin)
     assert torch.equal(codes_and_audio(twin, audio)[0], swapped)
     assert not torch.equal(swapped, before)
+
+
+@pytest.mark.parametrize("name", ["encodec", "mimi", "dac"])
+def test_a_quantizer_can_be_pickled(name):
+    quantizer = model(name).quantizer
+    replace_quantizers(quantizer)
+    again = pickle.loads(pickle.dumps(quantizer))
+    x = normal(2, 16 if name != "dac" else quantizer.quantizers[0].in_proj.in_channels, 9)
+    expected, found = (made(x)[1] if name == "dac" else made.encode(x) for made in (quantizer, again))
+    assert torch.equal(found, expected)
+    for part in again.parameters() if name == "dac" else again.buffers():
+        part.data.mul_(-1)  # the copy reads its own codebooks
+    assert restore_quantizers(again)
 
 
 def test_what_has_no_quantizer_is_refused():

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import inspect
+import pickle
 import random
 
 import pytest
@@ -184,6 +185,61 @@ def test_a_start_is_kept_by_the_state():
     assert not torch.equal(fresh.codebooks, layer.codebooks)
 
 
+@pytest.mark.parametrize("kind", ["rows", "mask", "heads"])
+def test_a_start_waits_for_rows(kind):
+    if kind == "heads":
+        layer = VectorQuantize(16, 8, codebook_dim=8, heads=2, separate_codebook_per_head=True, kmeans_init=True)
+        book = layer._codebook
+    else:
+        layer = made(kmeans_init=True, threshold_ema_dead_code=2)
+        book = layer.layers[0]._codebook
+    if kind == "mask":
+        layer(normal(2, 50, 16), mask=torch.zeros(2, 50, dtype=torch.bool))
+    else:
+        layer(torch.empty(2, 0, 16))
+    assert not book.initted
+    assert book.embed.eq(0).all()
+    x = normal(2, 200, 16)
+    layer(x)
+    assert book.initted
+    assert layer.eval()(x)[0].sub(x).square().mean() < 0.95 * x.square().mean()
+
+
+def test_averages_without_a_row_move_nothing():
+    layer = made(decay=0.0)
+    before = layer.codebooks.clone()
+    layer(torch.empty(2, 0, 16))
+    assert torch.equal(layer.codebooks, before)
+
+
+def test_layers_can_be_tied():
+    one, other, x = VectorQuantize(16, 32), VectorQuantize(16, 32), normal(2, 50, 16)
+    other._codebook = one._codebook
+    assert torch.equal(other.eval()(x)[1], one.eval()(x)[1])
+    chain = made()
+    chain.layers[1]._codebook = chain.layers[0]._codebook
+    assert int(chain(x)[1].max()) < 32
+    assert torch.equal(chain.codebooks[0], chain.codebooks[1])
+
+
+def test_copies_hold_no_step():
+    layer = made()
+    size = len(pickle.dumps(layer))
+    layer(normal(2, 50, 16))
+    for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert len(pickle.dumps(twin)) <= size + 100
+        assert torch.equal(twin.eval()(normal(2, 50, 16))[1], layer.eval()(normal(2, 50, 16))[1])
+
+
+@pytest.mark.parametrize("options", [{}, {"commitment_weight": 0.0}])
+def test_the_loss_of_a_step_takes_backward_where_nothing_learns_by_it(options):
+    for layer in (made(**options), VectorQuantize(16, 32, **options)):
+        layer(normal(2, 5, 16))[2].sum().backward()
+        assert not layer.eval()(normal(2, 5, 16))[2].requires_grad
+        with torch.no_grad():
+            assert not layer.train()(normal(2, 5, 16))[2].requires_grad
+
+
 def test_a_codebook_can_be_set():
     layer = VectorQuantize(16, 32)
     layer.codebook = normal(32, 16)
@@ -219,9 +275,10 @@ def test_every_option_of_theirs_is_known_with_its_default(kind):
     theirs = pytest.importorskip("vector_quantize_pytorch", reason="vector-quantize-pytorch isn't installed")
     config = {"VectorQuantize": VectorQuantizeConfig, "ResidualVQ": ResidualVQConfig}[kind]
     own = {field.name: field.default for field in dataclasses.fields(config)} | config.off
-    for name, parameter in inspect.signature(getattr(theirs, kind)).parameters.items():
-        if name == "vq_kwargs":
-            continue
+    parameters = dict(inspect.signature(getattr(theirs, kind)).parameters)
+    if parameters.pop("vq_kwargs", None):  # theirs hands the rest on to its levels
+        parameters = {**inspect.signature(theirs.VectorQuantize).parameters, **parameters}
+    for name, parameter in parameters.items():
         assert name in own, name
         if parameter.default is not inspect.Parameter.empty:
             assert own[name] == parameter.default, name
@@ -238,7 +295,14 @@ def test_every_option_of_theirs_is_known_with_its_default(kind):
         ({"learnable_codebook": True, "ema_update": False, "use_cosine_sim": True}, ValueError, "use_cosine_sim must"),
         ({"eval_beam_size": 3}, ValueError, "beam_size must be an int"),
         ({"beam_score_quantizer_weights": (1.0,)}, ValueError, "beam_score_quantizer_weights must be of 3 weights"),
-        ({"quantize_dropout_cutoff_index": 3}, ValueError, "quantize_dropout_cutoff_index must be between 0 and 2"),
+        ({"quantize_dropout": True, "quantize_dropout_cutoff_index": 3}, ValueError, "quantize_dropout_cutoff_index"),
+        ({"quantize_dropout_cutoff_index": -1}, ValueError, "quantize_dropout_cutoff_index must be between 0 and 2"),
+        ({"quantize_dropout_multiple_of": 0}, ValueError, "quantize_dropout_multiple_of must be at least 1"),
+        ({"codebook_dim": 0}, ValueError, "codebook_dim must be at least 1"),
+        ({"codebook_size": 8.0}, TypeError, "codebook_size must be an int, got float"),
+        ({"num_quantizers": 2.0}, TypeError, "num_quantizers must be an int, got float"),
+        ({"decay": "slow"}, TypeError, "decay must be a float or an int, got str"),
+        ({"kmeans_init": "yes"}, TypeError, "kmeans_init must be a bool, got str"),
         ({"precision": "low"}, ValueError, "precision must be one of 'exact', 'fast'"),
         ({"dim": 1.5}, TypeError, "dim must be an int"),
     ],
@@ -248,12 +312,48 @@ def test_options_that_do_not_fit(options, error, message):
         made(**options)
 
 
+def test_an_estimator_is_asked_for_once():
+    with raises("VectorQuantize: rotation_trick must be left out beside directional_reparam"):
+        VectorQuantize(16, 32, directional_reparam=True, rotation_trick=True)
+
+
+def test_a_cutoff_is_free_where_nothing_is_dropped():
+    assert (
+        made(num_quantizers=1, quantize_dropout=True, quantize_dropout_cutoff_index=1)(normal(2, 5, 16))[1].ge(0).all()
+    )
+
+
+@pytest.mark.parametrize("sizes", [32, (8, 32, 32)])
+def test_indices_that_do_not_fit(sizes):
+    layer = made(codebook_size=sizes)
+    for decode in (layer.get_codes_from_indices, layer.get_output_from_indices):
+        with raises("ResidualVQ: indices must be of at most 3 levels, got 4"):
+            decode(torch.zeros(2, 5, 4, dtype=torch.int64))
+        with raises("codes must be between -1 and "):
+            decode(torch.full((2, 5, 3), 31 if sizes != 32 else 32))
+    with raises("codes must be between -1 and 31, got 32"):
+        VectorQuantize(16, 32).get_output_from_indices(torch.full((2, 5), 32))
+
+
+def test_levels_of_several_sizes_decode():
+    layer = made(codebook_size=(8, 32, 16)).eval()
+    quantized, codes, _ = layer(normal(2, 5, 16))
+    torch.testing.assert_close(layer.get_output_from_indices(codes), quantized)
+    groups = GroupedResidualVQ(dim=16, codebook_size=(8, 32), groups=2).codebooks
+    assert [[tuple(book.shape) for book in group] for group in groups] == 2 * [[(8, 8), (32, 8)]]
+
+
 def test_inputs_that_do_not_fit():
     layer, x = made(), normal(2, 5, 16)
     with raises("ResidualVQ: x must be of width 16"):
         layer(x[..., :8])
     with raises("ResidualVQ: mask must be of shape .2, 5., got .2, 4."):
         layer(x, torch.ones(2, 4, dtype=torch.bool))
+    with raises("ResidualVQ: mask must be of bools, got torch.int64", TypeError):
+        layer(x, torch.ones(2, 5, dtype=torch.int64))
+    for rows, lens in ((x, 3), (x[0], 5)):
+        with raises("ResidualVQ: lens must be of shape .B,., beside x of shape .B, T, D."):
+            layer(rows, lens=torch.ones(lens, dtype=torch.int64))
     with raises("ResidualVQ: lens must be left out beside mask"):
         layer(x, torch.ones(2, 5, dtype=torch.bool), lens=torch.tensor([1, 2]))
     with raises("ResidualVQ: x must be of shape .B, D, H, W."):

@@ -139,6 +139,34 @@ def test_a_checkpoint_of_learnt_codebooks_keeps_their_gradients():
     copy.deepcopy(again)
 
 
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_checkpoint_of_what_stays_as_it_is_takes_the_codebooks_of_its_call(frozen):
+    layer, after, x = nn.ResidualVQ(**CHAIN), torch.nn.Linear(16, 16), normal(2, 50, 16)
+    layer(x)  # a step that moves them
+    layer.train(frozen)
+    gradients = []
+    for through in (lambda call, x: call(x), lambda call, x: checkpoint(call, x, use_reentrant=False)):
+        after.zero_grad()
+        out = through(lambda x: after(layer(x, freeze_codebook=frozen)[0]), x.clone().requires_grad_())
+        out.square().sum().backward()
+        gradients.append(after.weight.grad.clone())
+    assert torch.equal(*gradients)
+
+
+def test_what_draws_after_a_checkpointed_layer_draws_the_same_again():
+    plain = nn.ResidualVQ(**CHAIN, threshold_ema_dead_code=2, quantize_dropout=True, stochastic_sample_codes=True)
+    again, x, gradients = copy.deepcopy(plain), normal(2, 50, 16), []
+    for layer, through in (
+        (plain, lambda call, x: call(x)),
+        (again, lambda call, x: checkpoint(call, x, use_reentrant=False)),
+    ):
+        torch.manual_seed(1)
+        rows = x.clone().requires_grad_()
+        through(lambda x, layer=layer: torch.dropout(layer(x)[0], 0.5, True), rows).sum().backward()
+        gradients.append(rows.grad)
+    assert torch.equal(*gradients)
+
+
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_a_checkpoint_learns_once(reentrant):
     def train(layer, through):
@@ -167,6 +195,22 @@ def test_evaluation_adds_no_noise():
     quantized, codes, _ = own(x)
     torch.testing.assert_close(quantized, own.get_output_from_indices(codes))
     assert not torch.allclose(peer(x)[0], peer.get_output_from_indices(codes), atol=1e-2)
+
+
+def test_gradients_on_rows_that_need_none():
+    # Theirs asks the rows of the layer, not those that it has projected; and an embedding that the orthogonal loss
+    # alone is to teach gets the output's gradients as well.
+    peer, own = pair("VectorQuantize", dim=16, codebook_size=32, codebook_dim=4)
+    for layer, learns in ((peer, False), (own, True)):
+        layer(normal(2, 50, 16))[0].square().sum().backward()
+        assert (layer.project_in.weight.grad is not None) is learns
+    peer, own = pair("VectorQuantize", dim=16, codebook_size=32, orthogonal_reg_weight=1.0)
+    gradients = []
+    for layer in (peer, own):
+        quantized, _, loss = layer(normal(2, 50, 16))
+        (quantized.square().sum() + loss).backward()
+        gradients.append(layer._codebook.embed.grad.abs().max())
+    assert gradients[0] > 100 * gradients[1]
 
 
 def test_groups_of_images_decode():

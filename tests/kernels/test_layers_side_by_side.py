@@ -40,6 +40,9 @@ CASES = {
     ),
     "video": ("VectorQuantize", {**SINGLE, "accept_3d_fmap": True}, (2, 16, 3, 4, 5)),
     "no time": ("VectorQuantize", SINGLE, (40, 16)),
+    "no time, heads": ("VectorQuantize", {**SINGLE, "codebook_dim": 4, "heads": 2}, (40, 16)),
+    "rows of width 1": ("VectorQuantize", {**SINGLE, "dim": 1, "codebook_dim": 8}, (2, 50, 1)),
+    "chain, codewords of width 1": ("ResidualVQ", {**CHAIN, "codebook_dim": 1, "num_quantizers": 1}, SHAPE),
     "chain": ("ResidualVQ", CHAIN, SHAPE),
     "chain, straight-through": ("ResidualVQ", {**CHAIN, "rotation_trick": False}, SHAPE),
     "chain, cosine": ("ResidualVQ", {**CHAIN, "use_cosine_sim": True}, SHAPE),
@@ -80,6 +83,15 @@ def test_masks(kind, options):
     layers = pair(kind, **options)
     trained(layers, shape, mask=mask)
     evaluated(layers, shape, mask=mask)
+
+
+@pytest.mark.parametrize("dim", [1, 16])
+@pytest.mark.parametrize("codebook_dim", [1, 8])
+def test_gradients_are_rotated_by_default_where_theirs_are(dim, codebook_dim):
+    peer, own = pair("VectorQuantize", dim=dim, codebook_size=8, codebook_dim=codebook_dim)
+    assert (own.config.estimator == "rotation") is peer.rotation_trick
+    peer, own = pair("ResidualVQ", dim=dim, codebook_size=8, num_quantizers=1, codebook_dim=codebook_dim)
+    assert (own.config.estimator == "rotation") is peer.layers[0].rotation_trick
 
 
 def test_lengths():
@@ -139,11 +151,61 @@ def test_dropped_levels(options):
     torch.testing.assert_close(own.get_codes_from_indices(coarse), peer.get_codes_from_indices(coarse))
 
 
-@pytest.mark.parametrize("options", [{}, {"use_cosine_sim": True}, {"beam_score_quantizer_weights": [1.0, 0.5, 0.25]}])
-def test_beams(options):
+def also_later_levels(layer):
+    """Have their layer learn at every level under a beam: its own loop ends after the first."""
+    forward = layer.forward
+
+    def learn(x, mask=None, **call):
+        before = layer.codebooks.clone()
+        out = forward(x, mask=mask, **call)
+        residual = x.detach()
+        for level, (vq, codes) in enumerate(zip(layer.layers, out[1].unbind(-1), strict=True)):
+            if layer.training and level and bool((codes >= 0).any()):
+                vq.update_indices(residual, codes, mask=mask)
+            residual = residual - before[level][codes.clamp(min=0)]
+        return out
+
+    layer.forward = learn
+
+
+BEAMS = [{}, {"use_cosine_sim": True}, {"beam_score_quantizer_weights": [1.0, 0.5, 0.25]}, {"commitment_weight": 0.25}]
+
+
+@pytest.mark.parametrize("options", [*BEAMS, {"commitment_weight": 0.0}])
+@pytest.mark.parametrize("masked", [False, True])
+def test_beams(options, masked):
     layers = pair("ResidualVQ", **CHAIN, beam_size=4, **options)
-    evaluated(layers, SHAPE)
-    evaluated(layers, SHAPE, beam_size=2)
+    mask = {"mask": torch.arange(50) < torch.tensor([[30], [41]])} if masked else {}
+    evaluated(layers, SHAPE, **mask)
+    evaluated(layers, SHAPE, beam_size=2, return_all_codes=True, **mask)
+
+
+@pytest.mark.parametrize("options", [*BEAMS, {"rotation_trick": False}, {"quantize_dropout": True}])
+@pytest.mark.parametrize("masked", [False, True])
+def test_beams_learn(options, masked):
+    layers = pair("ResidualVQ", **CHAIN, beam_size=4, **options)
+    also_later_levels(layers[0])
+    mask = {"mask": torch.arange(50) < torch.tensor([[30], [41]])} if masked else {}
+    seed = {"rand_quantize_dropout_fixed_seed": 3} if options.get("quantize_dropout") else {}
+    trained(layers, SHAPE, **mask, **seed)
+    evaluated(layers, SHAPE, **mask)
+
+
+@pytest.mark.parametrize("cosine", [False, True])
+def test_a_beam_of_drawn_codes(cosine, monkeypatch):
+    # The same noise for every row: theirs and ours keep the chains of a beam in another order.
+    noise = {size: torch.randn(size, generator=torch.Generator().manual_seed(size)) for size in (32,)}
+    monkeypatch.setattr("unitok_kernels.nn.search.gumbel", lambda scores: noise[scores.shape[-1]].expand_as(scores))
+    monkeypatch.setattr(
+        "vector_quantize_pytorch.vector_quantize_pytorch.gumbel_noise", lambda t: noise[t.shape[-1]].expand_as(t)
+    )
+    options = {"beam_size": 3, "use_cosine_sim": cosine, "stochastic_sample_codes": True, "sample_codebook_temp": 0.5}
+    layers = pair("ResidualVQ", **CHAIN, **options)
+    also_later_levels(layers[0])
+    trained(layers, SHAPE, steps=5)
+    nearest = pair("ResidualVQ", **{**CHAIN, **options, "stochastic_sample_codes": False})[1]
+    x, _ = batch(0, *SHAPE)
+    assert not torch.equal(nearest(x)[1], pair("ResidualVQ", **CHAIN, **options)[1](x)[1])
 
 
 def test_a_beam_of_its_own_in_evaluation():
@@ -159,8 +221,10 @@ def test_orthogonality_of_some_codewords(used_alone, monkeypatch):
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_a_beam_ends_where_levels_are_dropped(seed):
-    peer, own = pair("ResidualVQ", **{**CHAIN, "num_quantizers": 5}, beam_size=4, quantize_dropout=True)
+@pytest.mark.parametrize("multiple", [1, 3])
+def test_a_beam_ends_where_levels_are_dropped(seed, multiple):
+    options = {"beam_size": 4, "quantize_dropout": True, "quantize_dropout_multiple_of": multiple}
+    peer, own = pair("ResidualVQ", **{**CHAIN, "num_quantizers": 5}, **options)
     x, _ = batch(0, *SHAPE)
     expected, found = (layer(x, rand_quantize_dropout_fixed_seed=seed) for layer in (peer, own))
     close(found, expected, "a cut beam")

@@ -161,7 +161,7 @@ def grads(values):
     "arguments",
     [
         grads(mixture(rows=5, slots=1)[:4]),
-        (*grads(mixture(rows=5)), 0.5, "fast", False, True, "reference"),
+        (*grads(mixture(rows=5)), 0.5, "fast", False, True, None, None, "reference"),
         (*mixture(rows=0), 0.5),
         (*mixture(rows=5, dtype=torch.bfloat16)[:4], None),
         grads(mixture(rows=5, dtype=torch.float64)),

@@ -39,3 +39,11 @@ def test_onnxruntime_gives_equal_codes(name, tmp_path):
         expected = layer(x)
         assert torch.equal(torch.from_numpy(found[1]), expected[1])
         torch.testing.assert_close(torch.from_numpy(found[0]), expected[0].detach())
+
+
+def test_each_part_of_a_model_gets_its_mode_back():
+    model = torch.nn.Sequential(torch.nn.BatchNorm1d(20).eval(), ResidualVQ(**CHAIN))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter's own
+        to_onnx(model, (normal(2, 20, 16),), verbose=False)
+    assert [part.training for part in model] == [False, True]

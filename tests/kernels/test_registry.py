@@ -15,6 +15,7 @@ OPERATIONS = [
     "moe_residual_encode",
     "moe_residual_loss",
     "nearest_codeword",
+    "pack_codebooks",
     "residual_decode",
     "residual_encode",
     "sinkhorn_assign",

@@ -190,7 +190,7 @@ def test_options_that_do_not_exist():
     [
         (normal(9, 4), normal(2, 5, 4)),
         (normal(0, 4), normal(1, 5, 4)),
-        (normal(4, 9).T, normal(2, 4, 5).mT.half(), "fast", False, True, "reference"),
+        (normal(4, 9).T, normal(2, 4, 5).mT.half(), "fast", False, True, None, "reference"),
         (normal(9, 4).bfloat16(), normal(2, 5, 4)),
         (normal(3, 4).double(), normal(2, 5, 4).double()),
     ],

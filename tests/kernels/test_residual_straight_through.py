@@ -142,6 +142,15 @@ def test_bad_rows_without_a_code_reach_nothing(run):
     assert all(bool(value.isfinite().all()) for value in (rows.grad, *step))
 
 
+def test_a_second_derivative_is_refused():
+    z, codes, codebooks = case()
+    weights = torch.ones(6, requires_grad=True)
+    quantized = residual_straight_through(z.requires_grad_(), codes, codebooks).quantized
+    (gradient,) = torch.autograd.grad((quantized * weights).sin().sum(), z, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        gradient.square().sum().backward()
+
+
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_opcheck(estimator):
     z, codes, codebooks = case()

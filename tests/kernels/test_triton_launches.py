@@ -84,6 +84,7 @@ ARGUMENTS: dict[str, list[Callable[[int], tuple[Any, ...]]]] = {
         lambda n: (rows(n, 384), rows(64, 384), rows(64), False),
         lambda n: (rows(n, 64, dtype=torch.float64), rows(32, 64), rows(32), True),
     ],
+    "pack_codebooks": [],  # each search packs its own
     "residual_decode": [lambda n: (integers(n, 4), rows(*BOOKS), None)],
     "residual_decode_backward": [lambda n: (rows(n, *Z), integers(n, 4), 256)],
     "residual_encode": [

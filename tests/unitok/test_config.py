@@ -45,6 +45,8 @@ def test_presets_are_those_of_the_equations() -> None:
         ("encoder_widths", 64),
         ("validation_fraction", 1.0),
         ("validation_fraction", -0.1),
+        ("calibration", "median"),
+        ("calibration", None),
         ("bandwidth", "mean"),
         ("bandwidth", 0.0),
         ("bandwidth", None),

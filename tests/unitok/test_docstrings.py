@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import unitok
-from unitok import data, metrics, trie
+from unitok import data, metrics, recommender, trie
 
 PACKAGES = ("unitok", "unitok_kernels.checks", "unitok_kernels.rules")  # what is raised elsewhere is documented there
 SOURCED = {"SemanticIds", "Tokenizer", "UniTokModel", "PrefixTrie", *metrics.__all__}  # the paper's, or published
@@ -25,14 +25,14 @@ def ours(module: str) -> bool:
 
 def public_names() -> Iterator[tuple[str, Any]]:
     """Name and object: functions, classes and the public methods that a class takes from this package."""
-    for module in (unitok, metrics, trie, data):
+    for module in (unitok, metrics, trie, data, recommender):
         for name in getattr(module, "__all__", ["PrefixTrie"]):
             value = getattr(module, name)
             yield name, value
             if inspect.isclass(value):
                 for method in sorted({name for base in value.__mro__ if ours(base.__module__) for name in vars(base)}):
                     found = getattr(value, method)
-                    if not method.startswith("_") and inspect.isroutine(found):
+                    if not method.startswith("_") and inspect.isroutine(found) and callable(found):
                         yield f"{name}.{method}", found
 
 
@@ -78,7 +78,7 @@ def faults(name: str, value: Any) -> list[str]:
     found = [] if said[""].strip().split("\n")[0].endswith((".", ":")) else ["a first sentence"]
     if inspect.isclass(value) and issubclass(value, Exception):
         return found
-    parameters = inspect.signature(value).parameters
+    parameters = () if getattr(value, "_is_protocol", False) else inspect.signature(value).parameters
     listed = said.get("Args", "") + (said.get("Attributes", "") if inspect.isclass(value) else "")
     found += [
         f"Args: {p}" for p in parameters if not re.search(rf"^ +{p}: \S", listed, re.M) and p not in ("self", "cls")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from unitok import LossWeights, UniTokModel
+from unitok import LossWeights, Tokenizer, UniTokModel
 from unitok.losses import calibration_loss, losses, reconstruction_loss
 
 
@@ -99,6 +99,78 @@ def test_a_domain_of_few_rows_is_dropped_and_said(batch) -> None:
     nothing = calibration_loss(x[:2], z[:2], domains[:2], 3)
     assert (nothing.loss, nothing.variance) == (0, 0)
     assert nothing.values.isnan().all()
+
+
+@pytest.fixture
+def unequal() -> tuple[Tensor, Tensor, Tensor]:
+    """Rows of four domains in any order, in float64: 17, 40, 52 and 5 of them."""
+    generator = torch.Generator().manual_seed(0)
+    domains = torch.tensor([0] * 17 + [1] * 40 + [2] * 52 + [3] * 5)[torch.randperm(114, generator=generator)]
+    x = torch.randn(114, 6, generator=generator, dtype=torch.float64)
+    z = x[:, :3] * torch.tensor([1.0, 0.3, 2.0, 1.0], dtype=torch.float64)[domains, None]
+    return x, z + 0.5 * torch.randn(114, 3, generator=generator, dtype=torch.float64), domains
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+def test_variation_is_that_of_groups_of_equally_many_rows(unequal, normalised: bool) -> None:
+    x, z, domains = unequal
+    values = []
+    for domain in range(3):  # the fourth has too few rows, and doesn't make the others' groups small
+        a, b = x[domains == domain], z[domains == domain]
+        found = []
+        for start in range(0, len(a) - 16, 17):
+            u, v = a[start : start + 17], b[start : start + 17]
+            value = hsic_by_the_equation(u, v, None)
+            if normalised:
+                value /= (hsic_by_the_equation(u, u, None) * hsic_by_the_equation(v, v, None)).sqrt()
+            found.append(float(value))
+        assert len(found) == (1, 2, 3)[domain]
+        values.append(sum(found) / len(found))
+    mean = sum(values) / 3
+    variance = sum((value - mean) ** 2 for value in values) / 3
+    found = calibration_loss(x, z, domains, 4, form="variation", beta=7.0, normalised=normalised)
+    assert found.values[:3].tolist() == pytest.approx(values, rel=1e-9)
+    assert found.values[3].isnan()
+    assert found.variance.item() == pytest.approx(variance, rel=1e-9)
+    assert found.loss.item() == pytest.approx(math.sqrt(variance) / mean, rel=1e-4)
+
+
+def test_variation_passes_gradcheck_and_has_no_scale(unequal) -> None:
+    x, z, domains = unequal
+    z = z.clone().requires_grad_()
+
+    def loss(latents: Tensor) -> Tensor:
+        return calibration_loss(x, latents, domains, 4, form="variation", bandwidth=1.5).loss
+
+    assert torch.autograd.gradcheck(loss, (z,), atol=1e-7)
+    assert torch.autograd.grad(loss(z), z)[0].abs().max() > 1e-3
+
+
+def test_variation_of_one_domain_or_none_is_nothing(unequal) -> None:
+    x, z, domains = unequal
+    for rows in (domains == 1, domains == 3):
+        latents = z[rows].clone().requires_grad_()
+        found = calibration_loss(x[rows], latents, domains[rows], 4, form="variation")
+        assert found.loss < 1e-3
+        assert found.variance == 0
+        assert not torch.autograd.grad(found.loss, latents)[0].any()
+
+
+def test_variation_makes_domains_equal_where_the_paper_form_does_nothing(make_config) -> None:
+    """Beside the other losses: domains of 16, of 11 and of 8 dimensions, whose estimates differ by nature."""
+    generator = torch.Generator().manual_seed(0)
+    rows = {n: torch.randn(256, n, generator=generator) @ torch.randn(n, 16, generator=generator) for n in (16, 11, 8)}
+    items = {str(n): torch.nn.functional.normalize(x, dim=1) for n, x in rows.items()}
+
+    def spread(form: str, weight: float) -> float:
+        weights = LossWeights(calibration=weight)
+        config = make_config(epochs=12, calibration=form, weights=weights, min_domain_rows=32)
+        equal = torch.tensor(list(Tokenizer.fit(items, config).history[-1]["equal_hsic"].values()))
+        return float(equal.std(correction=0) / equal.mean())
+
+    without = spread("paper", 0.0)
+    assert spread("paper", 0.03) > 0.8 * without
+    assert spread("variation", 0.3) < 0.5 * without
 
 
 @pytest.mark.parametrize("preset", ["paper", "normalised", "shared_first"])

@@ -54,6 +54,7 @@ def test_the_record_is_that_of_the_items() -> None:
     record = record_of(planted(codes=codes, probs=probs))
     assert [record["router_entropy"][name] for name in NAMES] == pytest.approx([1.0, 1.5, 0.0], abs=1e-6)
     assert record["expert_load"] == pytest.approx([1 / 3] * 3)
+    assert record["expert_by_domain"] == torch.eye(3).tolist()  # domains and experts are both i mod 3
     experts = torch.arange(ROWS) % EXPERTS
     for expert in range(EXPERTS):
         for level in range(LEVELS):

@@ -156,6 +156,7 @@ def test_hsic_and_its_variance(tokenizer: Tokenizer, report: Report, items) -> N
         assert report.domains[name].hsic == pytest.approx(values[-1], rel=1e-5)
         scale = math.sqrt(hsic_by_the_equation(x, x) * hsic_by_the_equation(z, z))
         assert report.domains[name].cka == pytest.approx(values[-1] / scale, rel=1e-5)
+        values[-1] = hsic_by_the_equation(x[:33], z[:33])  # on as many items as the smaller domain has
     mean = sum(values) / 2
     assert report.hsic_variance == pytest.approx(sum((v - mean) ** 2 for v in values) / 2, rel=1e-4)
     assert math.isnan(report.overall.hsic)

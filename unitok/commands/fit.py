@@ -12,7 +12,7 @@ from unitok.commands.fitting import REPORT, fit_and_save, report_and_save, show_
 from unitok.commands.inputs import check_embedding, counted, split_names, stated_embedding
 from unitok.commands.options import Items, Json, choice
 from unitok.commands.terminal import Refusal, console, print_json
-from unitok.config import PRESETS, LossWeights, UniTokConfig
+from unitok.config import CALIBRATIONS, PRESETS, LossWeights, UniTokConfig
 
 DEFAULT = UniTokConfig()
 
@@ -43,6 +43,9 @@ def fit(
     calibration_weight: Annotated[
         float, typer.Option(min=0, metavar="W", help="Weight of the mutual-information calibration.")
     ] = DEFAULT.weights.calibration,
+    calibration: Annotated[
+        str, choice("Its form; 'variation' makes the domains equal, at a weight of .01.", *CALIBRATIONS)
+    ] = DEFAULT.calibration,
     normalised_hsic: Annotated[
         bool, typer.Option("--normalised-hsic", help="Calibrate on the normalised HSIC (CKA).")
     ] = False,
@@ -95,6 +98,7 @@ def fit(
             num_experts=num_experts,
             weights=LossWeights(calibration=calibration_weight),
             normalised_hsic=normalised_hsic,
+            calibration=calibration,
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error

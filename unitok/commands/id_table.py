@@ -93,31 +93,61 @@ class IdTable:
             ValueError: a code, expert or suffix is out of range.
         """
         levels = tokenizer.config.num_levels
-        numbers = ("item_id", *(f"c{level}" for level in range(levels)), "expert")
-        names = ("domain", "item_id", "semantic_id", *numbers[1:], "suffix")
-        table = read_table(file, names)
+        table = read_table(file, _names(levels))
         _check_note(file, (table.schema.metadata or {}).get(_NOTE), tokenizer, resolver)
         if f"c{levels}" in table.column_names:
             rule = f"IDs must have {levels} levels, as the tokenizer's"
             raise fault(file, rule, "more", "Use the tokenizer that made them")
+        if resolver not in (None, "none"):
+            integers(file, table, "suffix")
+        return cls._checked(file, table, levels, tokenizer.config.codebook_size, tokenizer.model.num_experts)
+
+    @classmethod
+    def read_alone(cls, file: Path) -> IdTable:
+        """Read IDs without their tokenizer, for what needs no more of it than how they are written.
+
+        Args:
+            file: the parquet file.
+
+        Returns:
+            IdTable: with sizes that hold the codes and experts that there are.
+
+        Raises:
+            CatalogueError: the file is broken.
+        """
+        table = read_table(file, _names(1))
+        levels = next(level for level in range(1, table.num_columns + 1) if f"c{level}" not in table.column_names)
+        experts, *codes = (integers(file, table, name) for name in ("expert", *_names(levels)[3:-2]))
+        sizes = (
+            1 + max((int(column.max()) for column in columns if column.size), default=0)
+            for columns in (codes, [experts])
+        )
+        return cls._checked(file, table, levels, *sizes)
+
+    @classmethod
+    def _checked(cls, file: Path, table: Any, levels: int, codebook_size: int, num_experts: int) -> IdTable:
+        """Take a table whose columns are there, if their values are of the right kinds."""
         for name in ("domain", "semantic_id"):
             column = table[name]
             if not pa.types.is_string(column.type) or column.null_count:
                 got = f"{column.null_count} nulls" if column.null_count else column.type
                 raise fault(file, f"{name} must be text in every row", got, "Write the column again")
-        for name in numbers:
+        for name in ("item_id", *_names(levels)[3:-1]):
             integers(file, table, name)
         if not pa.types.is_integer(table["suffix"].type):
             got = table["suffix"].type
             raise fault(file, "suffix must be an integer or null in every row", got, "Write the column again")
-        if resolver not in (None, "none"):
-            integers(file, table, "suffix")
-        read = cls(table.select(names), tokenizer.config.codebook_size, tokenizer.model.num_experts)
+        read = cls(table.select(_names(levels)), codebook_size, num_experts)
         try:
             _ = read.ids
         except ValueError as error:
             raise CatalogueError(f"{file}: {error}") from error
         return read
+
+
+def _names(levels: int) -> tuple[str, ...]:
+    """The columns of IDs of so many levels."""
+    return (*_OTHERS[:3], *(f"c{level}" for level in range(levels)), *_OTHERS[3:])
 
 
 def item_keys(domains: Iterable[str], items: Iterable[int]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import MethodType
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -64,7 +64,7 @@ def replace_quantizers(
         if not methods:
             continue
         for method, function in methods.items():
-            setattr(module, method, MethodType(function, module))
+            setattr(module, method, partial(function, module))  # a bound method couldn't be pickled
         setattr(module, _MARK, {"methods": tuple(methods), "settings": settings})
         levels = len(module.layers) if hasattr(module, "layers") else 1
         done.append(Replacement(name, type(module).__name__, tuple(methods), levels))
@@ -106,7 +106,8 @@ def _decode_levels(module: Any, codes: Tensor) -> Tensor:
     """Embeddings (B, D, T) of codes (L, B, T)."""
     levels, batch, time = codes.shape
     tables = torch.stack([layer.codebook.embed for layer in module.layers[:levels]])
-    rows = uk.residual_decode(codes.reshape(levels, -1).t(), tables, backend=_settings(module)["backend"])
+    settings = {name: value for name, value in _settings(module).items() if name != "precision"}
+    rows = uk.residual_decode(codes.reshape(levels, -1).t(), tables, **settings)
     return rows.view(batch, time, -1).transpose(1, 2)
 
 

@@ -63,17 +63,16 @@ class Chain:
     """
 
     def __init__(self, books: Sequence[Codebook], options: CodebookOptions, head: int = 0) -> None:
-        self.books, self.options, self.head = list(books), options, head
-        self.sizes = tuple(book.codebook_size for book in self.books)
-        self.is_shared = len(self.books) > 1 and self.books[0] is self.books[1]
-        self._used: Tensor | None = None  # codebooks of the last training step, for a checkpoint's second forward
+        self.books, self.options, self.head = books, options, head
+        self.sizes = tuple(book.codebook_size for book in books)
+        self.is_shared = len(books) > 1 and books[0] is books[1]
 
-    def tables(self) -> Tensor:
-        """Copy the codebooks into one tensor (L, K, D).
+    def tables(self, again: bool = False) -> Tensor:
+        """Copy the codebooks into one tensor (L, K, D); `again` takes those that the last step began with.
 
         Smaller ones are filled up by their first codeword: among ties it is the one that is taken.
         """
-        tables = [book.embed[self.head] for book in self.books]
+        tables = [book.table(self.head, again) for book in self.books]
         if len({*self.sizes}) > 1:
             most = max(self.sizes)
             tables = [torch.cat((table, table[:1].expand(most - len(table), -1))) for table in tables]
@@ -83,27 +82,32 @@ class Chain:
         """Quantise rows (N, D)."""
         rows = rows if call.valid is None else torch.where(call.valid[:, None], rows, 0)
         if not all(book.is_started() for book in self.books):
-            self._start(rows, call.valid)
-        again = _is_recomputed()
-        tables = self.tables()
-        if again and self._used is not None:  # the values of the first forward, with gradients to the codebooks
-            tables = self._used + (tables - tables.detach())
+            with torch.no_grad():
+                self._start(rows, call.valid)
+        options, again = self.options, _is_recomputed()
+        tables = self.tables(again)
+        moves = call.training and not call.is_frozen and (options.updates_ema or options.threshold_ema_dead_code > 0)
+        if not again and not torch.compiler.is_compiling():
+            for book, table in zip(self.books, tables.detach(), strict=True):
+                book.remember(self.head, table if moves else None)
         if not call.training:
             return self._evaluated(rows, tables, call)
-        codes = self._codes(rows.detach(), tables.detach(), call)
-        options = self.options
-        learns = options.updates_ema or options.threshold_ema_dead_code > 0
+        with torch.no_grad():
+            codes = self._codes(rows, tables, call)
         step = residual_straight_through(
             rows,
             codes,
             tables if options.learns_by_gradient and not call.is_frozen else tables.detach(),
             estimator=options.estimator if rows.requires_grad else "none",
             cosine=options.use_cosine_sim,
-            statistics=learns and not call.is_frozen and not again,
+            statistics=moves and not again,
+            backend=options.backend if options.backend in ("reference", "cpu") else None,  # others have no kernel of it
         )
-        if learns and not call.is_frozen and not again:
-            self._used = None if torch.compiler.is_compiling() else tables.detach()
-            self._learn(rows.detach(), codes, tables.detach(), step.sums, step.counts, call)
+        if moves:
+            numbers = self._numbers(tables, synced=distributed.is_synced(options.sync_codebook) and not again)
+            if not again:
+                with torch.no_grad():
+                    self._learn(rows, codes, tables, step.sums, step.counts, numbers, call)
         return ChainOutput(step.quantized, codes, step.level_error)
 
     def _evaluated(self, rows: Tensor, tables: Tensor, call: Call) -> ChainOutput:
@@ -111,47 +115,64 @@ class Chain:
         if is_greedy and call.valid is None and not tables.requires_grad:
             found = search.nearest(rows.detach(), tables, self.options)
             return ChainOutput(found.quantized, found.codes, _zeros(rows, len(self.books)))
-        codes = self._codes(rows.detach(), tables.detach(), call)
+        with torch.no_grad():
+            codes = self._codes(rows, tables, call)
         cosine = self.options.use_cosine_sim
         step = residual_straight_through(rows.detach(), codes, tables, estimator="none", cosine=cosine)
         # A beam's errors are what it was chosen by: they are told in evaluation too.
         errors = _zeros(rows, len(self.books)) if is_greedy else step.level_error
         return ChainOutput(step.quantized, codes, errors)
 
-    @torch.no_grad()
     def _codes(self, rows: Tensor, tables: Tensor, call: Call) -> Tensor:
         """Find the codes (N, L) that the call asks for, without those of padding and dropped levels."""
         options, cosine = self.options, self.options.use_cosine_sim
         levels = len(self.books)
+        draws = call.training and options.stochastic_sample_codes
+        temperature = call.temperature if draws else None
         if call.beam is not None and call.beam > 1:
-            best = search.beam(rows, tables, self.sizes, call.beam, call.weights, cosine)
+            best = search.beam(rows, tables, self.sizes, call.beam, call.weights, cosine, temperature)
             last = levels - 1 if call.cut is None else call.cut
             # a tensor as an index would be read by the host
             codes = best.index_select(0, last.view(1))[0] if isinstance(last, Tensor) else best[last]
-        elif call.training and options.stochastic_sample_codes and call.temperature:
-            codes = search.drawn(rows, tables, self.sizes, call.temperature, cosine)
+        elif temperature:
+            codes = search.drawn(rows, tables, self.sizes, temperature, cosine)
         else:
             codes = search.nearest(rows, tables, options).codes
         if call.cut is not None:
             codes = torch.where(torch.arange(levels, device=rows.device) <= call.cut, codes, -1)
         return codes if call.valid is None else torch.where(call.valid[:, None], codes, -1)
 
-    @torch.no_grad()
     def _start(self, rows: Tensor, valid: Tensor | None) -> None:
         """Start the codebooks that k-means is to start, each on what the levels before it leave."""
-        options, residual = self.options, wide(rows.detach())
+        options, residual = self.options, wide(rows)
         synced = distributed.is_synced(options.sync_codebook)
         for book in self.books:
             x = unit(residual) if options.use_cosine_sim else residual
             if not book.is_started():
                 book.start(self.head, x, valid, synced)
-                if self.head == book.embed.shape[0] - 1:
-                    book.started()
             codes = search.nearest(x, book.embed.detach()[self.head][None], options).codes[:, 0]
             residual = residual - search.codeword_of(wide(book.embed.detach()[self.head]), codes)
 
-    @torch.no_grad()
-    def _learn(self, rows: Tensor, codes: Tensor, tables: Tensor, sums: Tensor, counts: Tensor, call: Call) -> None:
+    def _numbers(self, tables: Tensor, synced: bool) -> Tensor | None:
+        """Draw what a revival takes, (L + 1, K) between 0 and 1.
+
+        A checkpoint's second forward draws them too, and leaves them: what draws after the layer draws as before.
+        """
+        if self.options.threshold_ema_dead_code <= 0:
+            return None
+        levels, size, _ = tables.shape
+        return distributed.uniform((levels + 1, size), tables.device, synced)
+
+    def _learn(
+        self,
+        rows: Tensor,
+        codes: Tensor,
+        tables: Tensor,
+        sums: Tensor,
+        counts: Tensor,
+        numbers: Tensor | None,
+        call: Call,
+    ) -> None:
         """Move every codebook by the step's statistics, and revive those codewords that hardly any row chooses."""
         options, levels = self.options, len(self.books)
         synced = distributed.is_synced(options.sync_codebook)
@@ -165,9 +186,9 @@ class Chain:
                 book.follow(self.head, active[level])
         if options.updates_ema and self.is_shared:
             self.books[0].follow(self.head)
-        if options.threshold_ema_dead_code <= 0:
+        if numbers is None:
             return
-        x, found = self._proposals(rows, codes, tables, call.valid, synced)
+        x, found = self._proposals(rows, codes, tables, numbers, call.valid, synced)
         if self.is_shared:  # a codeword takes its row from one of the levels
             place = torch.arange(self.sizes[0], device=rows.device)
             self.books[0].revive(self.head, x[place % levels, place], found[place % levels, place], None)
@@ -176,16 +197,14 @@ class Chain:
             book.revive(self.head, x[level, :size], found[level, :size], active[level])
 
     def _proposals(
-        self, rows: Tensor, codes: Tensor, tables: Tensor, valid: Tensor | None, synced: bool
+        self, rows: Tensor, codes: Tensor, tables: Tensor, numbers: Tensor, valid: Tensor | None, synced: bool
     ) -> tuple[Tensor, Tensor]:
-        """Draw a row for each codeword: the inputs of its level (L, K, D), and whether there was one (L, K)."""
-        levels, size, _ = tables.shape
-        numbers = distributed.uniform((levels + 1, size), rows.device, synced)
+        """Take a row for each codeword: the inputs of its level (L, K, D), and whether there was one (L, K)."""
         draw = distributed.draw_rows(numbers[0], rows.shape[0], valid, synced)
         residual = distributed.gathered(wide(rows), draw, synced)
         chosen = distributed.gathered(codes + 1, draw, synced) - 1  # zeros of the other ranks add nothing
         inputs = []
-        for level in range(levels):
+        for level in range(len(tables)):
             inputs.append(unit(residual) if self.options.use_cosine_sim else residual)
             residual = residual - search.codeword_of(wide(tables[level]), chosen[:, level])
         order = numbers[1:].argsort(1)  # levels share the rows, not which codeword gets which

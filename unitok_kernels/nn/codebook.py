@@ -53,6 +53,23 @@ class Codebook(nn.Module):
         else:
             self.register_buffer("embed", embed)
         self._is_started = not options.kmeans_init  # spares reading the buffer, which would wait for a device
+        self._before: dict[int, Tensor] = {}  # codewords of each head before they last moved, for checkpoints
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy or a file holds: no step is under way in it."""
+        return {**self.__dict__, "_before": {}}
+
+    def table(self, head: int, again: bool) -> Tensor:
+        """Codewords (K, D) of a head; `again`, a checkpoint's second forward gets the values that its first one had."""
+        table, before = self.embed[head], self._before.get(head) if again else None
+        return table if before is None else before[: self.codebook_size] + (table - table.detach())
+
+    def remember(self, head: int, table: Tensor | None) -> None:
+        """Keep the codewords that a forward begins with, or None if it leaves them where they are."""
+        if table is None:
+            self._before.pop(head, None)
+        else:
+            self._before[head] = table
 
     def is_started(self) -> bool:
         """Tell whether the codewords are there; the buffer is read until it says so."""
@@ -71,7 +88,8 @@ class Codebook(nn.Module):
     def start(self, head: int, x: Tensor, valid: Tensor | None, synced: bool) -> None:
         """Make codewords of rows by k-means, over all ranks; a codeword without rows stays where it is.
 
-        What has been started is left as it is: a graph has this in it, whatever `initted` says when it runs.
+        What has been started is left as it is: a graph has this in it, whatever `initted` says when it runs. Without a
+        row to start from, the next batch is waited for.
 
         Args:
             head: which codebook.
@@ -93,11 +111,10 @@ class Codebook(nn.Module):
         self.embed_avg[head].copy_(torch.where(self.initted, self.embed_avg[head], sums.to(self.embed_avg)))
         self.cluster_size[head].copy_(torch.where(self.initted, self.cluster_size[head], counts))
         self.follow(head, ~self.initted)
-
-    def started(self) -> None:
-        """Note that every head has its start."""
-        self.initted.fill_(True)
-        self._is_started = True
+        if head == len(self.embed) - 1:
+            self.initted.logical_or_(counts.sum() > 0)
+            # A graph can't ask, and takes it that a batch with rows, be it another rank's, has started the codebook.
+            self._is_started = synced or x.shape[0] > 0 if torch.compiler.is_compiling() else bool(self.initted)
 
     @torch.no_grad()
     def track(self, head: int, sums: Tensor, counts: Tensor, active: Tensor | None) -> None:
@@ -111,7 +128,8 @@ class Codebook(nn.Module):
     def follow(self, head: int, active: Tensor | None = None) -> None:
         """Put the codewords where their averages are, the counts smoothed so that none is divided by zero."""
         size, eps = wide(self.cluster_size[head]), self.options.eps
-        total = size.sum()
+        total = size.sum()  # 0 where no row has ever counted, or none does and decay is 0: then nothing is moved
+        active = total > 0 if active is None else active & (total > 0)
         smoothed = (size + eps) / (total + self.codebook_size * eps) * total
         embed = wide(self.embed_avg[head]) / smoothed[:, None]
         self._write(head, unit(embed) if self.options.use_cosine_sim else embed, active)

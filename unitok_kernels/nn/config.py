@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, TypeVar
 
@@ -25,7 +26,17 @@ _LAYER_OFF: dict[str, Any] = {
     "sync_update_v": 0.0,
     "vq_bridge": None,
 }
-_CHAIN_OFF: dict[str, Any] = {**_LAYER_OFF, "implicit_neural_codebook": False, "mlp_kwargs": {}, "quant_grad_frac": 0.0}
+_CHAIN_OFF: dict[str, Any] = {
+    **_LAYER_OFF,
+    "directional_reparam": False,
+    "implicit_neural_codebook": False,
+    "layernorm_after_project_in": False,
+    "mlp_kwargs": {},
+    "quant_grad_frac": 0.0,
+    "separate_codebook_per_head": False,
+}
+_TYPES: dict[str, Callable[..., None]] = {"bool": checks.flag, "int": checks.whole, "float": checks.number}
+_LEAST = ("dim", "codebook_dim", "codebook_size", "heads", "groups", "kmeans_iters", "quantize_dropout_multiple_of")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,9 +79,12 @@ class CodebookOptions:
 
     def __post_init__(self) -> None:
         name = self.layer
-        checks.whole(name, dim=self.dim, kmeans_iters=self.kmeans_iters)
-        checks.at_least(name, "dim", self.dim, 1, "Pass the width of the rows.")
-        checks.at_least(name, "kmeans_iters", self.kmeans_iters, 1, "One turn is the least.")
+        for field in fields(self):
+            kind, value = str(field.type).removesuffix(" | None"), getattr(self, field.name)
+            if kind in _TYPES and value is not None:
+                _TYPES[kind](name, **{field.name: value})
+            if field.name in _LEAST and isinstance(value, int):
+                checks.at_least(name, field.name, value, 1, "Pass a positive number.")
         checks.settings(name, check_finite=self.check_finite, backend=self.backend, precision=self.precision)
         checks.one_of(name, "precision", self.precision, PRECISIONS)
         if self.learns_by_gradient and self.updates_ema:
@@ -110,8 +124,13 @@ class CodebookOptions:
         """How gradients get to the rows; see `residual_straight_through`."""
         if not self.route_gradients_to_input or self.is_directional:
             return "none"
-        rotates = self.width > 1 if self.rotation_trick is None else self.rotation_trick
+        rotates = self.input_width > 1 if self.rotation_trick is None else self.rotation_trick
         return "rotation" if rotates else "straight"
+
+    @property
+    def input_width(self) -> int:
+        """Width that decides whether gradients are rotated where `rotation_trick` doesn't."""
+        return self.width
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,14 +145,18 @@ class VectorQuantizeConfig(CodebookOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        checks.whole(self.layer, codebook_size=self.codebook_size, heads=self.heads)
-        checks.at_least(self.layer, "codebook_size", self.codebook_size, 1, "Ask for at least one codeword.")
-        checks.at_least(self.layer, "heads", self.heads, 1, "One head quantises whole rows.")
+        if self.directional_reparam and self.rotation_trick:
+            checks.fail(self.layer, "rotation_trick", "left out beside directional_reparam", True, "Use one of them.")
 
     @property
     def is_directional(self) -> bool:
         """See `CodebookOptions`."""
         return self.directional_reparam
+
+    @property
+    def input_width(self) -> int:
+        """That of the layer's rows, as in vector-quantize-pytorch: projections may change it afterwards."""
+        return self.dim
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +182,10 @@ class ResidualVQConfig(CodebookOptions):
         name = self.layer
         if self.heads != 1:
             checks.fail(name, "heads", "1", self.heads, "Use GroupedResidualVQ for several chains.", TypeError)
-        if self.num_quantizers is None and isinstance(self.codebook_size, int):
+        is_one = not isinstance(self.codebook_size, (tuple, list))
+        if is_one:
+            checks.whole(name, codebook_size=self.codebook_size)
+        if self.num_quantizers is None and is_one:
             checks.fail(name, "num_quantizers", "an int beside one codebook_size", None, "Say how many levels.")
         checks.at_least(name, "num_quantizers", len(self.sizes), 1, "One level is the least.")
         if self.num_quantizers not in (None, len(self.sizes)):
@@ -170,7 +196,7 @@ class ResidualVQConfig(CodebookOptions):
         if self.shared_codebook and len({*self.sizes}) > 1:
             checks.fail(name, "codebook_size", "one where the codebook is shared", self.sizes, "Give all one size.")
         cutoff, levels = self.quantize_dropout_cutoff_index, len(self.sizes)
-        if not 0 <= cutoff < levels:
+        if cutoff < 0 or (self.drops and cutoff >= levels):
             step = "Levels up to it are never dropped."
             checks.fail(name, "quantize_dropout_cutoff_index", f"between 0 and {levels - 1}", cutoff, step)
         if self.eval_beam_size is not None and self.beam_size is None:
@@ -185,10 +211,15 @@ class ResidualVQConfig(CodebookOptions):
         return self.diveq
 
     @property
+    def drops(self) -> bool:
+        """Whether the last levels are dropped in training; a single level never is."""
+        return self.quantize_dropout and len(self.sizes) > 1
+
+    @property
     def sizes(self) -> tuple[int, ...]:
         """Codewords of each level."""
         size = self.codebook_size
-        return (size,) * (self.num_quantizers or 0) if isinstance(size, int) else tuple(size)
+        return tuple(size) if isinstance(size, (tuple, list)) else (size,) * (self.num_quantizers or 0)
 
     @property
     def score_weights(self) -> tuple[float, ...]:
@@ -205,8 +236,6 @@ class GroupedResidualVQConfig(ResidualVQConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        checks.whole(self.layer, groups=self.groups)
-        checks.at_least(self.layer, "groups", self.groups, 1, "One group is a ResidualVQ.")
         if self.dim % self.groups:
             checks.fail(self.layer, "dim", f"a multiple of groups = {self.groups}", self.dim, "Change one of them.")
 

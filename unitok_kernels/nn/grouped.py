@@ -46,9 +46,11 @@ class GroupedResidualVQ(nn.Module):
         return 1 if moved else -1
 
     @property
-    def codebooks(self) -> Tensor:
-        """Codewords (G, L, K, D)."""
-        return torch.stack([torch.stack(tuple(group.codebooks)) for group in self._chains()])
+    def codebooks(self) -> Tensor | tuple[tuple[Tensor, ...], ...]:
+        """Codewords (G, L, K, D), or a tuple a group of those of each level (K, D) where the levels differ in size."""
+        groups = [group.codebooks for group in self._chains()]
+        tensors = [books for books in groups if isinstance(books, Tensor)]
+        return torch.stack(tensors) if tensors else tuple(books for books in groups if isinstance(books, tuple))
 
     def get_codes_from_indices(self, indices: Tensor) -> Tensor:
         """Look codewords up: indices (G, B, ..., L) to (G, L, B, ..., D)."""

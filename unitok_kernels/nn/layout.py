@@ -1,6 +1,8 @@
-"""Where the channels and the padding of a layer's input are: what a layer sees is rows (..., D)."""
+"""What goes into a layer and comes out of it: where channels and padding are, and what its user expects of a loss."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,7 +40,24 @@ def mask_of(rows: Tensor, mask: Tensor | None, lens: Tensor | None, layer: str) 
     if mask is not None and lens is not None:
         checks.fail(layer, "lens", "left out beside mask", "both", "Give one of them.")
     if lens is not None:
+        if rows.ndim < 3 or lens.shape != rows.shape[:1]:
+            checks.fail(
+                layer, "lens", "of shape (B,), beside x of shape (B, T, D)", tuple(lens.shape), "One a sequence."
+            )
         mask = torch.arange(rows.shape[1], device=rows.device) < lens[:, None]
     if mask is not None and mask.shape != rows.shape[:-1]:
         checks.fail(layer, "mask", f"of shape {tuple(rows.shape[:-1])}", tuple(mask.shape), "One value a row.")
+    if mask is not None and mask.dtype != torch.bool:
+        checks.fail(layer, "mask", "of bools", mask.dtype, "Convert it with mask.bool().", TypeError)
     return mask
+
+
+def decoding(options: CodebookOptions) -> dict[str, Any]:
+    """Settings of a layer's `residual_decode`."""
+    return {"check_finite": options.check_finite, "backend": options.backend}
+
+
+def with_gradients(loss: Tensor, training: bool) -> Tensor:
+    """Let backward be called on a training step's loss even where it reaches nothing that learns, as theirs does."""
+    asks = training and torch.is_grad_enabled() and not loss.requires_grad
+    return loss.requires_grad_() if asks and not torch.compiler.is_compiling() else loss

@@ -31,7 +31,7 @@ def to_onnx(module: nn.Module, arguments: tuple[Any, ...], *, dynamic_shapes: An
     """Export a module with drop-in layers in evaluation to ONNX.
 
     Args:
-        module: a layer, or a model that holds some; its mode is put back afterwards.
+        module: a layer, or a model that holds some; the modes of its parts are put back afterwards.
         arguments: an example of its inputs.
         dynamic_shapes: as `torch.export.export` takes it.
         options: of `torch.onnx.export`.
@@ -39,11 +39,12 @@ def to_onnx(module: nn.Module, arguments: tuple[Any, ...], *, dynamic_shapes: An
     Returns:
         torch.onnx.ONNXProgram: call `save` on it.
     """
-    was_training = module.training
+    modes = [(part, part.training) for part in module.modules()]
     try:
         program = torch.export.export(module.eval(), arguments, dynamic_shapes=dynamic_shapes)
     finally:
-        module.train(was_training)
+        for part, was_training in modes:
+            part.training = was_training
     table = {**torch.export.default_decompositions(), **decompositions()}
     return torch.onnx.export(program.run_decompositions(table), dynamo=True, **options)
 

@@ -7,13 +7,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from unitok_kernels import checks
 from unitok_kernels.nn import distributed, layout
 from unitok_kernels.nn.chain import Call, Chain
 from unitok_kernels.nn.codebook import Codebook
 from unitok_kernels.nn.config import ResidualVQConfig, configured
 from unitok_kernels.nn.regularizers import directional, orthogonality
-from unitok_kernels.nn.search import codeword_of
+from unitok_kernels.ops.common import wide
 from unitok_kernels.ops.residual_decode import residual_decode
 
 
@@ -58,7 +60,11 @@ class ResidualVQ(nn.Module):
         first = Codebook(config, config.sizes[0])
         rest = [first if config.shared_codebook else Codebook(config, size) for size in config.sizes[1:]]
         self.layers = nn.ModuleList([Level(book) for book in (first, *rest)])
-        self._chain = Chain([first, *rest], config)
+
+    @property
+    def _chain(self) -> Chain:
+        """The codebooks as they are now: a model may tie layers by giving one the codebook of another."""
+        return Chain([level._codebook for level in self.layers], self.config)  # type: ignore[misc]
 
     @property
     def codebook_size(self) -> int:
@@ -79,20 +85,35 @@ class ResidualVQ(nn.Module):
 
         Returns:
             Tensor: (L, B, ..., D).
+
+        Raises:
+            ValueError: there are more levels than the layer has, or a code isn't one of its level.
         """
-        given = indices.reshape(-1, indices.shape[-1])
-        rows = []
-        for level, book in enumerate(self._chain.books):
-            codes = given[:, level] if level < given.shape[1] else given.new_full((given.shape[0],), -1)
-            rows.append(codeword_of(book.embed[0], codes))
-        return torch.stack(rows).view(len(rows), *indices.shape[:-1], self.codebook_dim)
+        levels = self.num_quantizers
+        given = F.pad(self._flat(indices), (0, levels - indices.shape[-1]), value=-1)
+        rows = [
+            residual_decode(codes[:, None], book.embed[:1], **layout.decoding(self.config))
+            for book, codes in zip(self._chain.books, given.unbind(1), strict=True)
+        ]
+        return torch.stack(rows).view(levels, *indices.shape[:-1], self.codebook_dim)
 
     def get_output_from_indices(self, indices: Tensor) -> Tensor:
         """Decode indices (B, ..., L), as `get_codes_from_indices` takes them, to (B, ..., D)."""
-        tables = self._chain.tables()[: indices.shape[-1]]
-        codes = indices.reshape(-1, indices.shape[-1])
-        decoded = residual_decode(codes, tables, check_finite=False, backend=self.config.backend)
+        if len({*self.config.sizes}) == 1:
+            codes = self._flat(indices)
+            tables = self._chain.tables()[: codes.shape[1]]
+            decoded = residual_decode(codes, tables, **layout.decoding(self.config))
+        else:  # each level is held to its own codes
+            levels = self.get_codes_from_indices(indices)
+            decoded = wide(levels).sum(0).to(levels.dtype)
         return self.project_out(decoded.view(*indices.shape[:-1], self.codebook_dim))
+
+    def _flat(self, indices: Tensor) -> Tensor:
+        """Rows of codes (N, L)."""
+        if (got := indices.shape[-1]) > self.num_quantizers:
+            rule = f"of at most {self.num_quantizers} levels"
+            checks.fail(self.config.layer, "indices", rule, got, "Leave the others out.")
+        return indices.reshape(-1, got)
 
     def forward(
         self,
@@ -161,7 +182,8 @@ class ResidualVQ(nn.Module):
             quantized = torch.where(mask[..., None], quantized, padding)
         indices = codes.view(*rows.shape[:-1], self.num_quantizers)
         weight = 0.0 if config.diveq else config.commitment_weight
-        losses = self._regularised(weight * errors, codes)
+        weight = weight or float(not self.training)  # in evaluation, a beam's errors are told without a weight then
+        losses = layout.with_gradients(self._regularised(weight * errors, codes), self.training)
         result = (layout.channels_back(quantized, x, config), indices, losses)
         return (*result, self.get_codes_from_indices(indices)) if return_all_codes else result
 
@@ -179,7 +201,7 @@ class ResidualVQ(nn.Module):
     def draw_cut(self, device: torch.device, seed: int | None = None) -> Tensor | int | None:
         """Draw the last level that isn't dropped: on the device, and equal on every rank; None drops none."""
         config, levels = self.config, self.num_quantizers
-        if not (self.training and config.quantize_dropout and levels > 1):
+        if not (self.training and config.drops):
             return None
         first, multiple = config.quantize_dropout_cutoff_index, config.quantize_dropout_multiple_of
         if seed is not None:
@@ -187,7 +209,8 @@ class ResidualVQ(nn.Module):
         else:
             number = distributed.uniform((1,), device, distributed.is_synced(config.sync_codebook))[0]
             drawn = first + (number * (levels - first)).long().clamp(max=levels - first - 1)
-        return drawn if multiple == 1 else (drawn + multiple) // multiple * multiple - 1
+        drawn = (drawn + multiple) // multiple * multiple - 1
+        return drawn.clamp(max=levels - 1) if isinstance(drawn, Tensor) else min(drawn, levels - 1)
 
     def extra_repr(self) -> str:
         """Sizes in the module's printed form."""

@@ -58,18 +58,21 @@ def drawn(rows: Tensor, codebooks: Tensor, sizes: tuple[int, ...], temperature: 
     """
     residual, codes = wide(rows), []
     for codebook, size in zip(codebooks, sizes, strict=True):
-        parts = []
-        for part in _blocks(unit(residual) if cosine else residual, size):
-            scores = _scores(part, codebook[:size], cosine)
-            scores = scores if cosine else -(-scores).clamp(min=1e-8).sqrt()
-            parts.append((scores / temperature + gumbel(scores)).argmax(1))
-        codes.append(torch.cat(parts))
+        blocks = _blocks(unit(residual) if cosine else residual, size)
+        scores = (_noisy(_scores(part, codebook[:size], cosine), temperature, cosine) for part in blocks)
+        codes.append(torch.cat([part.argmax(1) for part in scores]))
         residual = residual - codeword_of(codebook, codes[-1])
     return torch.stack(codes, 1)
 
 
 def beam(
-    rows: Tensor, codebooks: Tensor, sizes: tuple[int, ...], width: int, weights: tuple[float, ...], cosine: bool
+    rows: Tensor,
+    codebooks: Tensor,
+    sizes: tuple[int, ...],
+    width: int,
+    weights: tuple[float, ...],
+    cosine: bool,
+    temperature: float | None = None,
 ) -> Tensor:
     """Find the chain of the lowest sum_l weight_l |x_l - q_l|^2 among `width` that are kept at each level.
 
@@ -80,12 +83,13 @@ def beam(
         width: chains kept.
         weights: (L,) of the levels.
         cosine: compare directions.
+        temperature: draw each chain's candidates, as `drawn` does; None or 0 takes the nearest.
 
     Returns:
         Tensor: codes (L, N, L) int64: the best chain after each level, -1 where it hasn't got to.
     """
     blocks = _blocks(wide(rows), width * max(sizes))
-    return torch.cat([_beam(part, codebooks, sizes, width, weights, cosine) for part in blocks], 1)
+    return torch.cat([_beam(part, codebooks, sizes, width, weights, cosine, temperature) for part in blocks], 1)
 
 
 def codeword_of(codebook: Tensor, codes: Tensor) -> Tensor:
@@ -100,7 +104,13 @@ def gumbel(like: Tensor) -> Tensor:
 
 
 def _beam(
-    rows: Tensor, codebooks: Tensor, sizes: tuple[int, ...], width: int, weights: tuple[float, ...], cosine: bool
+    rows: Tensor,
+    codebooks: Tensor,
+    sizes: tuple[int, ...],
+    width: int,
+    weights: tuple[float, ...],
+    cosine: bool,
+    temperature: float | None,
 ) -> Tensor:
     count, levels = rows.shape[0], len(sizes)
     residual, cost, chains = rows[:, None], rows.new_zeros(count, 1), rows.new_zeros(count, 1, 0, dtype=torch.int64)
@@ -108,7 +118,9 @@ def _beam(
     for level, (codebook, size) in enumerate(zip(codebooks, sizes, strict=True)):
         x = unit(residual) if cosine else residual
         kept = min(width, size)
-        codes = _scores(x.flatten(0, 1), codebook[:size], cosine).topk(kept, 1).indices.view(count, x.shape[1], kept)
+        scores = _scores(x.flatten(0, 1), codebook[:size], cosine)
+        scores = _noisy(scores, temperature, cosine) if temperature else scores
+        codes = scores.topk(kept, 1).indices.view(count, x.shape[1], kept)
         codeword = codebook[codes]
         error = (x[:, :, None] - codeword).square().mean(3)
         cost = (cost[:, :, None] + weights[level] * error).flatten(1)
@@ -136,6 +148,12 @@ def _scores(x: Tensor, codebook: Tensor, cosine: bool) -> Tensor:
         return (rows @ table.t()).to(x.dtype)
     norms = rows.square().sum(1, keepdim=True) + table.square().sum(1)
     return torch.addmm(norms, rows, table.t(), beta=-1, alpha=2).clamp(max=0).to(x.dtype)
+
+
+def _noisy(scores: Tensor, temperature: float, cosine: bool) -> Tensor:
+    """Scores whose largest is a draw from softmax(-distance / temperature), or of the cosines."""
+    scores = scores if cosine else -(-scores).clamp(min=1e-8).sqrt()
+    return scores / temperature + gumbel(scores)
 
 
 def _blocks(x: Tensor, scores: int) -> tuple[Tensor, ...]:

@@ -67,7 +67,11 @@ class VectorQuantize(nn.Module):
             self.project_out = nn.Linear(inner, config.dim)
         books = config.heads if config.separate_codebook_per_head else 1
         self._codebook = Codebook(config, config.codebook_size, books)
-        self._chains = [Chain([self._codebook], config, head) for head in range(books)]
+
+    @property
+    def _chains(self) -> list[Chain]:
+        """A chain a codebook, as it is now: a model may tie layers by giving one the codebook of another."""
+        return [Chain([self._codebook], self.config, head) for head in range(len(self._codebook.embed))]
 
     @property
     def codebook(self) -> Tensor:
@@ -89,11 +93,18 @@ class VectorQuantize(nn.Module):
 
         Returns:
             Tensor: (B, ..., H * D), the channels where the input has them.
+
+        Raises:
+            ValueError: a code isn't one of the codebook.
         """
         embed, separate = self._codebook.embed, self.config.separate_codebook_per_head
         codes = indices if self.heads > 1 else indices[..., None]
         parts = [
-            residual_decode(codes[..., head].reshape(-1, 1), embed[head if separate else 0][None], check_finite=False)
+            residual_decode(
+                codes[..., head].reshape(-1, 1),
+                embed[head if separate else 0][None],
+                **layout.decoding(self.config),
+            )
             for head in range(codes.shape[-1])
         ]
         found = torch.cat(parts, 1).view(*codes.shape[:-1], self.heads * self.config.width)
@@ -161,6 +172,7 @@ class VectorQuantize(nn.Module):
             quantized = torch.where(mask[..., None], quantized, padding)
         parts = self._losses(error, indices)
         loss = config.commitment_weight * parts.commitment + config.orthogonal_reg_weight * parts.orthogonal_reg
+        loss = layout.with_gradients(loss, self.training)
         result = (layout.channels_back(quantized, x, config), indices, loss)
         return (*result, parts) if return_loss_breakdown else result
 

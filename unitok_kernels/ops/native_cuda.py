@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import math
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 from unitok_kernels import backends
 from unitok_kernels.ops.common import FLOATS
 
-__all__ = ["FLOATS", "MOST", "instead", "kernels", "pack_codebooks", "place", "takes", "workspace"]
+__all__ = ["FLOATS", "MOST", "instead", "kernels", "place", "takes", "workspace"]
 
 EMULATED = backends.emulated()
 kernels: Any = importlib.import_module("unitok_kernels._cuda")
@@ -43,14 +42,3 @@ def takes(*codebooks: Tensor | None) -> bool:
     return all(
         c is None or (c.shape[-1] <= kernels.widest and c.shape[-2] <= kernels.most_codewords) for c in codebooks
     )
-
-
-def pack_codebooks(codebooks: Tensor) -> Tensor:
-    """Pack codebooks (..., K, D) one after another, as csrc/cuda/packed.cuh says."""
-    *tables, codewords, width = codebooks.shape
-    count = math.prod(tables)
-    packed = workspace(codebooks, count * kernels.packed_bytes(codewords, width))
-    kernels.pack_codebooks(
-        codebooks.data_ptr(), FLOATS[codebooks.dtype], count, codewords, width, packed.data_ptr(), *place(codebooks)
-    )
-    return packed

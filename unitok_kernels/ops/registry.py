@@ -52,6 +52,7 @@ def define(
     fake: Callable[..., Any],
     folder: str | None = None,
     takes_float64: bool = False,
+    sized_by_backend: bool = False,
     setup: Callable[..., None] | None = None,
     backward: Callable[..., Any] | None = None,
 ) -> Callable[..., Any]:
@@ -64,6 +65,7 @@ def define(
         fake: builds the outputs' shapes; called with the arguments, backend left out.
         folder: folder under `ops/` that holds the kernels, where it isn't `name`.
         takes_float64: its kernels do; otherwise float64 runs on the reference alone.
+        sized_by_backend: its outputs' shapes are; `fake` is called with the chosen one, too.
         setup: keeps what `backward` needs; see `torch.library.register_autograd`.
         backward: the gradient; without it no output requires one, whatever the inputs do.
 
@@ -92,25 +94,27 @@ def define(
             given = [_plain(value) if isinstance(value, Tensor) else value for value in given]
         chosen = backends.choose(home, backend, given[tensors[0]].device, is_float64 and not takes_float64)
         kernel = getattr(backends.kernels(home, chosen), name)
+        if packed and chosen != "cuda":
+            del given[-packed:]
         if not traced:
             return kernel(*given)
         with torch.no_grad():  # a gradient is what `backward` gives, never a trace through a kernel
             return kernel(*given)
 
     def run_fake(*arguments: Any, **keywords: Any) -> Any:
-        *given, _ = _positional(arguments, keywords)
+        *given, backend = _positional(arguments, keywords)
         check(*given)
-        return fake(*given)
+        return fake(*given, choice(given, backend)) if sized_by_backend else fake(*given)
 
     def run_traced(mode: Any, operation: Any, types: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
         *given, backend = _positional(arguments, keywords)
-        device = given[tensors[0]].device
-        decomposes = device.type == "cuda" and torch._functorch.config.decompose_custom_triton_ops  # export doesn't
+        is_cuda = given[tensors[0]].device.type == "cuda"
+        decomposes = is_cuda and torch._functorch.config.decompose_custom_triton_ops  # export doesn't
         decomposes = decomposes and True not in [given[place] for place in reads]  # a value that is read ends a trace
-        is_float64 = any(given[place] is not None and given[place].dtype == torch.float64 for place in tensors)
-        if not decomposes or backends.choose(home, backend, device, is_float64 and not takes_float64) != "triton":
+        if not decomposes or choice(given, backend) != "triton":
             return mode.__torch_dispatch__(operation, types, arguments, keywords)
         check(*given)
+        given = given[: len(given) - packed]
         try:
             with mode, traced_launches():
                 given = [_plain(value) if isinstance(value, Tensor) else value for value in given]
@@ -124,6 +128,11 @@ def define(
     defaults = tuple(a.default_value for a in declared)  # None for an argument that has none
     tensors = [place for place, a in enumerate(declared) if "Tensor" in str(a.type)]
     reads = [place for place, a in enumerate(declared) if a.name == "check_finite"]
+    packed = sum(a.name.startswith("packed") for a in declared)  # the last ones, for the backend that packs
+
+    def choice(given: list[Any], backend: str | None) -> str:
+        is_float64 = any(given[place] is not None and given[place].dtype == torch.float64 for place in tensors)
+        return backends.choose(home, backend, given[tensors[0]].device, is_float64 and not takes_float64)
 
     def _positional(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> list[Any]:
         return [*arguments, *(keywords.get(a.name, a.default_value) for a in declared[len(arguments) :])]

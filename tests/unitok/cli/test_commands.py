@@ -26,7 +26,7 @@ from unitok_kernels import backends
 def test_help_is_quick_and_teaches() -> None:
     script = (
         "import sys; from typer.testing import CliRunner; from unitok.cli import app\n"
-        "names = 'import', 'embed', 'fit', 'tokenize', 'decode', 'add-domain', 'report', 'doctor', 'demo'\n"
+        "names = 'import embed fit tokenize decode check-domain add-domain report doctor demo recommend'.split()\n"
         "for args in ([], *([name] for name in names)):\n"
         "    result = CliRunner().invoke(app, [*args, '--help'])\n"
         "    assert result.exit_code == 0 and f'unitok {\" \".join(args)}' in result.stdout, result.output\n"
@@ -190,6 +190,22 @@ def test_decode_finds_the_items_that_an_id_means(catalogue: Path, fitted: Path, 
     assert len(cosines) == 5
     assert cosines == sorted(cosines, reverse=True)
     assert {"domain", "item_id", "title"} <= found["items"][0].keys()
+
+
+def test_check_domain_says_go_or_no_go(tmp_path: Path, domain: Path, fitted: Path) -> None:
+    said = unitok("check-domain", fitted, domain).stdout
+    for text in ("worst training domain", "router confidence", "go: score 1.00, threshold 0.5. Tokenize it as it is."):
+        assert text in said
+    beauty = np.array(read_domain(domain).embeddings[:])
+    noise = np.random.default_rng(0).standard_normal(beauty.shape)
+    write_domain(tmp_path / "far", (beauty[:1] + 1e-2 * noise).astype(np.float16))
+    assert "no go: score 0." in unitok("check-domain", fitted, tmp_path / "far").stdout
+    found = json.loads(unitok("check-domain", fitted, tmp_path / "far", "--json").stdout)
+    assert (found["domain"], found["passes"]) == ("far", False)
+    assert found["score"] == min(found["parts"].values()) < found["threshold"]
+    few = tmp_path / "few"
+    write_domain(few, beauty[:20])
+    assert "at least 32 distinct items, got 20 rows" in refused("check-domain", fitted, few)
 
 
 def test_add_domain_changes_no_id(tmp_path: Path, catalogue: Path, domain: Path, fitted: Path, table: Path) -> None:

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from unitok_kernels import checks
 from unitok_kernels.ops.moe_residual_encode import reference
-from unitok_kernels.ops.native_cuda import FLOATS, MOST, instead, kernels, pack_codebooks, place, takes, workspace
+from unitok_kernels.ops.native_cuda import FLOATS, MOST, instead, kernels, place, takes, workspace
+from unitok_kernels.ops.pack_codebooks.cuda import packing
 
 
 def moe_residual_encode(
@@ -20,8 +21,10 @@ def moe_residual_encode(
     precision: str,
     check_finite: bool | None,
     stats: bool,
+    packed: Tensor | None = None,
+    packed_shared: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Pack the codebooks and launch the kernels; what is wider than they take goes to the next backend."""
+    """Launch the kernels; what is wider than they take goes to the next backend."""
     if not takes(codebooks, shared_codebooks) or expert_ids.numel() > MOST:
         chains_of = (z, codebooks, expert_ids, expert_weights, shared_codebooks, shared_weight)
         return instead("moe_residual_encode").moe_residual_encode(*chains_of, precision, check_finite, stats)
@@ -36,8 +39,10 @@ def moe_residual_encode(
     level_error = z.new_empty(levels, dtype=torch.float32)
     shared_error = z.new_empty(shared_levels, dtype=torch.float32)
     counts = z.new_empty(2, dtype=torch.int64)
-    packed = pack_codebooks(codebooks)
-    packed_shared = None if shared_codebooks is None else pack_codebooks(shared_codebooks)
+    packed = packing("moe_residual_encode", codebooks, packed)
+    packed_shared = (
+        None if shared_codebooks is None else packing("moe_residual_encode", shared_codebooks, packed_shared)
+    )
     chains = (packed.data_ptr(), experts, levels, codewords)
     shared = (0 if packed_shared is None else packed_shared.data_ptr(), 1, shared_levels, shared_codewords)
     device, stream = place(z)

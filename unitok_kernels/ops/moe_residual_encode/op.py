@@ -9,6 +9,7 @@ from torch import Tensor
 
 from unitok_kernels import checks
 from unitok_kernels.ops.common import PRECISIONS, wide_dtype
+from unitok_kernels.ops.pack_codebooks import PackedCodebooks, check_packed, parts
 from unitok_kernels.ops.registry import define
 from unitok_kernels.ops.stats import as_record
 
@@ -35,6 +36,8 @@ def _check(
     precision: str,
     check_finite: bool | None,
     stats: bool,
+    packed: Tensor | None,
+    packed_shared: Tensor | None,
 ) -> None:
     checks.floating(OP, "z", z, "(N, D)")
     checks.floating(OP, "codebooks", codebooks, "(E, L, K, D)")
@@ -50,6 +53,7 @@ def _check(
         checks.floating(OP, "shared_codebooks", shared_codebooks, "(L, K, D)")
         checks.not_empty(OP, "shared_codebooks", shared_codebooks, "LKD")
         checks.same(OP, "shared_codebooks", shared_codebooks.shape[2], "z", z.shape[1], "width")
+        check_packed(OP, "shared_codebooks", shared_codebooks, packed_shared)
     checks.no_mixed_float64(
         OP, z=z, codebooks=codebooks, expert_weights=expert_weights, shared_codebooks=shared_codebooks
     )
@@ -62,6 +66,7 @@ def _check(
         shared_codebooks=shared_codebooks,
     )
     checks.one_of(OP, "precision", precision, PRECISIONS)
+    check_packed(OP, "codebooks", codebooks, packed)
 
 
 def _fake(
@@ -152,14 +157,15 @@ def _backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         None,
         by_weights.to(expert_weights.dtype),
         by_shared.to(shared_codebooks.dtype) if with_codebooks and shared_codebooks is not None else None,
-        *[None] * 5,
+        *[None] * 7,
     )
 
 
 _operation = define(
     OP,
     "(Tensor z, Tensor codebooks, Tensor expert_ids, Tensor expert_weights, Tensor? shared_codebooks=None, "
-    "float shared_weight=1.0, str precision='exact', bool? check_finite=None, bool stats=False, str? backend=None) "
+    "float shared_weight=1.0, str precision='exact', bool? check_finite=None, bool stats=False, "
+    "Tensor? packed=None, Tensor? packed_shared=None, str? backend=None) "
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     check=_check,
     fake=_fake,
@@ -170,10 +176,10 @@ _operation = define(
 
 def moe_residual_encode(
     z: Tensor,
-    codebooks: Tensor,
+    codebooks: Tensor | PackedCodebooks,
     expert_ids: Tensor,
     expert_weights: Tensor,
-    shared_codebooks: Tensor | None = None,
+    shared_codebooks: Tensor | PackedCodebooks | None = None,
     shared_weight: float = 1.0,
     *,
     precision: str = "exact",
@@ -189,7 +195,8 @@ def moe_residual_encode(
 
     Args:
         z: (N, D) float; the rows. N = 0 works.
-        codebooks: (E, L, K, D) float; one chain an expert.
+        codebooks: (E, L, K, D) float; one chain an expert. Packed ones are taken too, and shared ones; see
+            `pack_codebooks`.
         expert_ids: (N, S) integer in 0 .. E - 1; the experts of each row.
         expert_weights: (N, S) float; their weights.
         shared_codebooks: (L, K, D) float or None; the chain of the shared expert; its L and K may differ.
@@ -212,6 +219,8 @@ def moe_residual_encode(
     Source:
         UniTok (TokenMoE), arXiv 2511.12922.
     """
+    codebooks, packed = parts(codebooks)
+    shared_codebooks, packed_shared = parts(shared_codebooks)
     checks.tensors(OP, z=z, codebooks=codebooks, expert_ids=expert_ids, expert_weights=expert_weights)
     checks.number(OP, shared_weight=shared_weight)
     checks.settings(OP, check_finite=check_finite, backend=backend, precision=precision, stats=stats)
@@ -227,6 +236,8 @@ def moe_residual_encode(
         precision,
         check_finite,
         stats,
+        packed,
+        packed_shared,
         backend,
     )
     has_shared = shared_codebooks is not None

@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 
 from unitok_kernels import checks
-from unitok_kernels.ops.native_cuda import FLOATS, instead, kernels, pack_codebooks, place, takes, workspace
+from unitok_kernels.ops.native_cuda import FLOATS, instead, kernels, place, takes, workspace
+from unitok_kernels.ops.pack_codebooks.cuda import packing
 
 
 def nearest_codeword(
-    x: Tensor, codebook: Tensor, precision: str, check_finite: bool | None, stats: bool
+    x: Tensor, codebook: Tensor, precision: str, check_finite: bool | None, stats: bool, packed: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Pack the codebook and launch the kernel; what is wider than it takes goes to the next backend."""
+    """Launch the kernels; what is wider than they take goes to the next backend."""
     if not takes(codebook):
         return instead("nearest_codeword").nearest_codeword(x, codebook, precision, check_finite, stats)
     if checks.reads_data(check_finite, x):
@@ -23,7 +24,7 @@ def nearest_codeword(
     distance = x.new_empty(rows, dtype=torch.float32)
     error = x.new_empty(1, dtype=torch.float32)
     counts = x.new_empty(2, dtype=torch.int64)
-    packed, (device, stream) = pack_codebooks(codebook), place(x)
+    packed, (device, stream) = packing("nearest_codeword", codebook, packed), place(x)
     kept = workspace(x, kernels.residual_encode_workspace(1, device))
     kernels.residual_encode(
         x.data_ptr(),

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from unitok_kernels import checks
 from unitok_kernels.ops.common import PRECISIONS, wide_dtype
+from unitok_kernels.ops.pack_codebooks import PackedCodebooks, check_packed, parts
 from unitok_kernels.ops.registry import define
 from unitok_kernels.ops.stats import as_record
 
@@ -20,7 +21,9 @@ class NearestCodeword(NamedTuple):
     squared_distance: Tensor
 
 
-def _check(x: Tensor, codebook: Tensor, precision: str, check_finite: bool | None, stats: bool) -> None:
+def _check(
+    x: Tensor, codebook: Tensor, precision: str, check_finite: bool | None, stats: bool, packed: Tensor | None
+) -> None:
     op = "nearest_codeword"
     checks.floating(op, "x", x, "(N, D)")
     checks.floating(op, "codebook", codebook, "(K, D)")
@@ -29,6 +32,7 @@ def _check(x: Tensor, codebook: Tensor, precision: str, check_finite: bool | Non
     checks.no_mixed_float64(op, x=x, codebook=codebook)
     checks.one_device(op, x=x, codebook=codebook)
     checks.one_of(op, "precision", precision, PRECISIONS)
+    check_packed(op, "codebook", codebook, packed)
 
 
 def _fake(x: Tensor, codebook: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -43,7 +47,7 @@ def _fake(x: Tensor, codebook: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]
 _operation = define(
     "nearest_codeword",
     "(Tensor x, Tensor codebook, str precision='exact', bool? check_finite=None, bool stats=False, "
-    "str? backend=None) -> (Tensor, Tensor, Tensor)",
+    "Tensor? packed=None, str? backend=None) -> (Tensor, Tensor, Tensor)",
     check=_check,
     fake=_fake,
 )
@@ -51,7 +55,7 @@ _operation = define(
 
 def nearest_codeword(
     x: Tensor,
-    codebook: Tensor,
+    codebook: Tensor | PackedCodebooks,
     *,
     precision: str = "exact",
     check_finite: bool | None = None,
@@ -64,7 +68,7 @@ def nearest_codeword(
 
     Args:
         x: (N, D) float; the rows. N = 0 works.
-        codebook: (K, D) float, K >= 1; may differ from x in dtype.
+        codebook: (K, D) float, K >= 1; may differ from x in dtype. A packed one is taken too; see `pack_codebooks`.
         precision: "exact" gives the float64 argmin unless the two best squared distances differ by less than 1e-5 of
             the best; "fast" lets a backend skip the proof. On Triton, which of two codewords a row gets may then depend
             on the rows beside it, where rounding can't tell them apart.
@@ -84,8 +88,9 @@ def nearest_codeword(
     Source:
         Linde, Buzo and Gray, "An algorithm for vector quantizer design", 1980.
     """
+    codebook, packed = parts(codebook)
     checks.tensors("nearest_codeword", x=x, codebook=codebook)
     checks.settings("nearest_codeword", check_finite=check_finite, backend=backend, precision=precision, stats=stats)
-    codes, distance, counts = _operation(x, codebook, precision, check_finite, stats, backend)
+    codes, distance, counts = _operation(x, codebook, precision, check_finite, stats, packed, backend)
     result = NearestCodeword(codes, distance)
     return (*result, as_record(counts)) if stats else result

@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 
 from unitok_kernels import checks
-from unitok_kernels.ops.native_cuda import FLOATS, instead, kernels, pack_codebooks, place, takes, workspace
+from unitok_kernels.ops.native_cuda import FLOATS, instead, kernels, place, takes, workspace
+from unitok_kernels.ops.pack_codebooks.cuda import packing
 
 
 def residual_encode(
-    z: Tensor, codebooks: Tensor, precision: str, check_finite: bool | None, stats: bool
+    z: Tensor, codebooks: Tensor, precision: str, check_finite: bool | None, stats: bool, packed: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Pack the codebooks and launch the kernel; what is wider than it takes goes to the next backend."""
+    """Launch the kernels; what is wider than they take goes to the next backend."""
     if not takes(codebooks):
         return instead("residual_encode").residual_encode(z, codebooks, precision, check_finite, stats)
     if checks.reads_data(check_finite, z):
@@ -23,7 +24,7 @@ def residual_encode(
     quantized = torch.empty_like(z)
     level_error = z.new_empty(levels, dtype=torch.float32)
     counts = z.new_empty(2, dtype=torch.int64)
-    packed, (device, stream) = pack_codebooks(codebooks), place(z)
+    packed, (device, stream) = packing("residual_encode", codebooks, packed), place(z)
     kept = workspace(z, kernels.residual_encode_workspace(levels, device))
     kernels.residual_encode(
         z.data_ptr(),

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from unitok_kernels import checks
 from unitok_kernels.ops.common import PRECISIONS, wide_dtype
+from unitok_kernels.ops.pack_codebooks import PackedCodebooks, check_packed, parts
 from unitok_kernels.ops.registry import define
 from unitok_kernels.ops.stats import as_record
 
@@ -21,7 +22,9 @@ class ResidualCodes(NamedTuple):
     level_error: Tensor
 
 
-def _check(z: Tensor, codebooks: Tensor, precision: str, check_finite: bool | None, stats: bool) -> None:
+def _check(
+    z: Tensor, codebooks: Tensor, precision: str, check_finite: bool | None, stats: bool, packed: Tensor | None
+) -> None:
     op = "residual_encode"
     checks.floating(op, "z", z, "(N, D)")
     checks.floating(op, "codebooks", codebooks, "(L, K, D)")
@@ -30,6 +33,7 @@ def _check(z: Tensor, codebooks: Tensor, precision: str, check_finite: bool | No
     checks.no_mixed_float64(op, z=z, codebooks=codebooks)
     checks.one_device(op, z=z, codebooks=codebooks)
     checks.one_of(op, "precision", precision, PRECISIONS)
+    check_packed(op, "codebooks", codebooks, packed)
 
 
 def _fake(z: Tensor, codebooks: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -45,7 +49,7 @@ def _fake(z: Tensor, codebooks: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor
 _operation = define(
     "residual_encode",
     "(Tensor z, Tensor codebooks, str precision='exact', bool? check_finite=None, bool stats=False, "
-    "str? backend=None) -> (Tensor, Tensor, Tensor, Tensor)",
+    "Tensor? packed=None, str? backend=None) -> (Tensor, Tensor, Tensor, Tensor)",
     check=_check,
     fake=_fake,
 )
@@ -53,7 +57,7 @@ _operation = define(
 
 def residual_encode(
     z: Tensor,
-    codebooks: Tensor,
+    codebooks: Tensor | PackedCodebooks,
     *,
     precision: str = "exact",
     check_finite: bool | None = None,
@@ -66,7 +70,7 @@ def residual_encode(
 
     Args:
         z: (N, D) float; the rows. N = 0 works.
-        codebooks: (L, K, D) float; may differ from z in dtype.
+        codebooks: (L, K, D) float; may differ from z in dtype. Packed ones are taken too; see `pack_codebooks`.
         precision: "exact" | "fast"; see `nearest_codeword`.
         check_finite: raise for NaN and infinity; None means on, except on CUDA, where it would synchronise. Unchecked
             bad rows get code -1 on every level, decode to nothing and are left out of level_error.
@@ -85,8 +89,9 @@ def residual_encode(
     Source:
         Juang and Gray, "Multiple stage vector quantization for speech coding", 1982.
     """
+    codebooks, packed = parts(codebooks)
     checks.tensors("residual_encode", z=z, codebooks=codebooks)
     checks.settings("residual_encode", check_finite=check_finite, backend=backend, precision=precision, stats=stats)
-    *values, counts = _operation(z, codebooks, precision, check_finite, stats, backend)
+    *values, counts = _operation(z, codebooks, precision, check_finite, stats, packed, backend)
     result = ResidualCodes(*values)
     return (*result, as_record(counts)) if stats else result

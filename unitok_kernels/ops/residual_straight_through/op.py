@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from unitok_kernels import checks
 from unitok_kernels.ops.common import wide_dtype
@@ -68,6 +69,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> Non
     ctx.save_for_backward(z, codes, codebooks)
 
 
+@once_differentiable
 def _backward(ctx: Any, gradient: Tensor, by_error: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
     learns = ctx.needs_input_grad[2]
     by_z, by_codebooks = _backward_operation(

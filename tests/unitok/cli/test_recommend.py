@@ -1,0 +1,170 @@
+"""`unitok recommend`: train, evaluate and next on a small catalogue."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.unitok.cli.runs import DOMAINS, refused, unitok
+from unitok.checkpoint import read_progress
+from unitok.recommender import SequenceRecommender
+from unitok.recommender.sequence_model import SETTINGS
+from unitok.recommender.training import BEST, CHECKPOINT
+
+QUICK = ("--epochs", 1, "--history", 8, "--beam", 12)
+
+
+@pytest.fixture(scope="module")
+def trained(home: Path, catalogue: Path, table: Path) -> Path:
+    unitok("recommend", "train", catalogue, table, "--out", home / "causal", *QUICK)
+    return home / "causal"
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "next"])
+def test_help_teaches(command: str) -> None:
+    shown = unitok("recommend", command, "--help").stdout
+    assert "For example" in shown
+    assert f"unitok recommend {command} " in shown
+
+
+def test_train_leaves_a_recommender_and_says_where(home: Path, catalogue: Path, table: Path) -> None:
+    out = home / "talkative"
+    result = unitok("recommend", "train", catalogue, table, "--out", out, *QUICK)
+    assert "epoch 1/1  loss" in result.stderr
+    assert "NDCG@10" in result.stderr
+    assert "120 items" in result.stdout
+    assert f"unitok recommend evaluate {out}" in " ".join(result.stdout.split())
+    assert not [name for name in (CHECKPOINT, BEST) if (out / name).exists()]
+    recommender = SequenceRecommender.from_pretrained(out)
+    assert (recommender.history, recommender.beam, len(recommender.table)) == (8, 12, 120)
+    assert recommender.about["domains"] == dict.fromkeys(DOMAINS, 60)
+    assert "must hold no recommender" in refused("recommend", "train", catalogue, table, "--out", out)
+    unitok("recommend", "train", catalogue, table, "--out", out, *QUICK, "--force")
+
+
+@pytest.mark.parametrize("model", ["t5", "sasrec"])
+def test_other_models(model: str, tmp_path: Path, catalogue: Path, fitted: Path) -> None:
+    ids = () if model == "sasrec" else (fitted,)
+    options = (*QUICK, "--model", model, "--domains", "kitchen", "--json")
+    result = unitok("recommend", "train", catalogue, *ids, "--out", tmp_path / model, *options)
+    found = json.loads(result.stdout)
+    assert found["best"] == found["epochs"][0]
+    recommender = SequenceRecommender.from_pretrained(tmp_path / model)
+    assert recommender.kind == ("t5" if model == "t5" else "causal")
+    assert len(recommender.table) == 60
+    assert (recommender.table.width == 1) == (model == "sasrec")
+
+
+def test_a_checkpoint_of_a_language_model(tmp_path: Path, catalogue: Path, table: Path) -> None:
+    from tests.unitok.recommender.test_token_table import language_model, tokenizer
+
+    folder = tmp_path / "llama"
+    language_model("llama", 7).save_pretrained(folder)
+    train = ("recommend", "train", catalogue, table, "--model", folder, *QUICK, "--out")
+    assert "must hold a causal language model" in refused(*train, tmp_path / "broken")
+    tokenizer(bos_token="<s>").save_pretrained(folder)
+    unitok(*train, tmp_path / "extended")
+    assert SequenceRecommender.from_pretrained(tmp_path / "extended").table.vocab_size > 7 + 3 * 16
+    (folder / "model.safetensors").unlink()
+    unitok(*train, tmp_path / "fresh")
+    assert SequenceRecommender.from_pretrained(tmp_path / "fresh").table.start == 1
+
+
+def test_evaluate_counts_by_item_and_by_token(trained: Path, catalogue: Path) -> None:
+    result = unitok("recommend", "evaluate", trained, catalogue)
+    for text in (*DOMAINS, "by item", "by token", "collisions inflate them", "causal", "popularity", "Markov chain"):
+        assert text in result.stdout
+    found = json.loads(unitok("recommend", "evaluate", trained, catalogue, "--users", 20, "--json").stdout)
+    assert [each["domain"] for each in found["domains"]] == list(DOMAINS)
+    for each in found["domains"]:
+        assert each["queries"] == 20
+        figures = each["figures"]["causal"]
+        assert figures["token"]["recall@10"]["mean"] >= figures["item"]["recall@10"]["mean"]
+    again = unitok("recommend", "evaluate", trained, catalogue, "--users", 20, "--json").stdout
+    assert json.loads(again)["domains"] == found["domains"]
+    part = unitok("recommend", "evaluate", trained, catalogue, "--part", "validation", "--json").stdout
+    assert json.loads(part)["part"] == "validation"
+
+
+def test_next_names_items(trained: Path, catalogue: Path) -> None:
+    command = ("recommend", "next", trained, catalogue, "--domain", "kitchen")
+    found = json.loads(unitok(*command, "--users", "3,5", "--top", 4, "--json").stdout)
+    assert [each["user"] for each in found] == [3, 5]
+    titles = pq.read_table(catalogue / "kitchen" / "items.parquet")["title"].to_pylist()
+    for each in found:
+        assert [row["rank"] for row in each["next"]] == [1, 2, 3, 4]
+        assert all(titles[row["item_id"]] == row["title"] for row in each["next"])
+    met = pq.read_table(catalogue / "kitchen" / "interactions.parquet").to_pylist()
+    own = [row["item_id"] for row in sorted(met, key=lambda row: row["position"]) if row["user_id"] == 3]
+    listed = ("--items", ",".join(map(str, own)), "--top", 4)
+    assert json.loads(unitok(*command, *listed, "--json").stdout)[0]["next"] == found[0]["next"]
+    shown = unitok(*command, *listed).stdout
+    assert titles[found[0]["next"][0]["item_id"]] in shown
+
+
+def test_what_does_not_fit_is_refused(
+    tmp_path: Path, trained: Path, catalogue: Path, table: Path, fitted: Path
+) -> None:
+    new = ("--out", tmp_path / "new")
+    assert "whole recommender" in refused("recommend", "evaluate", tmp_path, catalogue)
+    assert "--device" in refused("recommend", "evaluate", trained, catalogue, "--device", "nowhere")
+    assert "must hold the domain" in refused("recommend", "evaluate", trained, catalogue / "beauty")
+    next_of = ("recommend", "next", trained, catalogue)
+    assert "--domain" in refused(*next_of, "--items", 1)
+    assert "--domain" in refused(*next_of, "--items", 1, "--domain", "garden")
+    assert "--items" in refused(*next_of, "--items", "60", "--domain", "beauty")
+    assert "--users" in refused(*next_of, "--users", "100000", "--domain", "beauty")
+    assert "--users" in refused(*next_of, "--users", "me", "--domain", "beauty")
+    rows = pq.read_table(table)
+    pq.write_table(rows.slice(0, 100), tmp_path / "few.parquet")
+    assert "must have an ID for every item" in refused("recommend", "train", catalogue, tmp_path / "few.parquet", *new)
+    pq.write_table(rows.drop_columns("c0"), tmp_path / "less.parquet")
+    assert "c0" in refused("recommend", "train", catalogue, tmp_path / "less.parquet", *new)
+    (tmp_path / "file").touch()
+    assert "must be a folder" in refused("recommend", "train", catalogue, table, "--out", tmp_path / "file")
+    for args in (
+        ("train", catalogue, *new),
+        ("train", catalogue, table),
+        ("train", catalogue, table, *new, "--model", tmp_path),
+        ("train", catalogue, table, *new, "--learning-rate", 0),
+        ("next", trained, catalogue),
+        ("next", trained, catalogue, "--users", 1, "--items", 1),
+        ("evaluate", trained, catalogue, "--part", "all"),
+    ):
+        assert not unitok("recommend", *args, code=2).stdout
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_interrupted_training_ends_where_it_would_have(tmp_path: Path, catalogue: Path, table: Path) -> None:
+    long: tuple[Any, ...] = ("--epochs", 6, "--history", 8, "--beam", 12, "--threads", 1, "--patience", 0)
+    train = ("recommend", "train", catalogue, table, *long, "--out")
+    whole = json.loads(unitok(*train, tmp_path / "whole", "--json").stdout)
+    out = tmp_path / "out"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "unitok", *map(str, (*train, out))], stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if (out / CHECKPOINT).exists() and read_progress(out / CHECKPOINT)["epoch"] > 0:
+            break
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    stderr = process.communicate(timeout=120)[1]
+    assert process.returncode == 130, stderr
+    assert "goes on from there" in stderr.splitlines()[-1]
+    assert (out / CHECKPOINT).exists()
+    assert not (out / SETTINGS).exists()
+    assert "same settings" in refused(*train, out, "--seed", 1)
+    result = unitok(*train, out, "--json")
+    assert "going on from step" in result.stderr.splitlines()[0]
+    again = json.loads(result.stdout)
+    assert [each["loss"] for each in again["epochs"]] == [each["loss"] for each in whole["epochs"]]
+    assert (out / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()

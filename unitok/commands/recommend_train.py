@@ -1,0 +1,207 @@
+"""`unitok recommend train`: a sequence model over the IDs of a catalogue, with a checkpoint to go on from."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from unitok.commands.inputs import counted, split_names
+from unitok.commands.options import Items, Json
+from unitok.commands.recommending import Device, check_device, join, quiet, read_histories, read_ids
+from unitok.commands.terminal import Refusal, StepBar, console, print_json
+
+if TYPE_CHECKING:
+    from unitok import SemanticIds
+    from unitok.recommender import SequenceRecommender, TrainingConfig
+
+MODELS = ("causal", "t5", "sasrec")
+# What each model is trained with where nothing is said: T5 as TIGER has it.
+_SETTINGS: dict[str, dict[str, Any]] = {
+    "t5": {"learning_rate": 5e-4, "weight_decay": 0.01, "warmup": 0.01, "batch_size": 256},
+    "sasrec": {"learning_rate": 1e-3, "epochs": 50},
+}
+_HISTORY, _BEAM = 20, 50
+
+
+def train(
+    data: Items,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the recommender.", show_default=False)
+    ],
+    ids: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[IDS]",
+            help="A parquet file of `unitok tokenize`, or the folder of a tokenizer; sasrec does without.",
+            show_default=False,
+        ),
+    ] = None,
+    model: Annotated[
+        str,
+        typer.Option(
+            metavar="causal|t5|sasrec|PATH",
+            help="A decoder, an encoder-decoder, a decoder over items without IDs; or the folder of a causal language "
+            "model of transformers: with its tokenizer and weights, or config.json alone.",
+        ),
+    ] = "causal",
+    domains: Annotated[
+        str | None, typer.Option(metavar="A,B,C", help="Train on these domains alone.", show_default="all, as one")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, metavar="N", help="Passes over the histories, at most.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, metavar="N", help="Items a step asks for.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(metavar="R", help="The highest; it falls to 0.")] = None,
+    patience: Annotated[
+        int | None, typer.Option(min=0, metavar="N", help="Epochs without a better NDCG@10 before the end; 0: none.")
+    ] = None,
+    history: Annotated[int, typer.Option(min=1, metavar="N", help="The latest items that are looked at.")] = _HISTORY,
+    beam: Annotated[int, typer.Option(min=1, metavar="N", help="Prefixes that the search keeps.")] = _BEAM,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of weights, batches and dropout.")] = 0,
+    precision: Annotated[
+        str | None, typer.Option(metavar="float32|bfloat16", help="What is multiplied.", show_default="float32")
+    ] = None,
+    device: Device = "cpu",
+    threads: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="CPU threads.", show_default="torch's choice")
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace a finished recommender; start over where a run was interrupted.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a recommender on the histories of a catalogue: all of a user's items but the last two.
+
+    The last but one is for validation: training stops where NDCG@10 by item gets no better, and the best weights are
+    kept. The last is left to `unitok recommend evaluate`. Several domains are one catalogue to the model.
+
+    Ctrl-C leaves a checkpoint in --out: the same command goes on from it, to the same weights.
+
+    For example:
+
+        unitok recommend train catalogue ids.parquet --out runs/causal
+        unitok recommend train catalogue runs/tokenizer --domains beauty --model t5 --out runs/tiger
+        unitok recommend train catalogue --model sasrec --out runs/sasrec
+        unitok recommend train catalogue ids.parquet --model checkpoints/llama --out runs/llama --device cuda
+    """
+    if ids is None and model != "sasrec":
+        raise typer.BadParameter("IDs are needed by every model but sasrec: pass a file or a tokenizer.")
+    from unitok.recommender import TrainingConfig
+
+    given: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
+    given |= {"patience": patience, "precision": precision, "seed": seed}
+    settings = _SETTINGS.get(model, {}) | {name: value for name, value in given.items() if value is not None}
+    try:
+        config = TrainingConfig(**settings)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    if model not in MODELS and not Path(model, "config.json").is_file():
+        raise typer.BadParameter(f"--model must be {', '.join(MODELS)} or a folder with config.json, got {model!r}.")
+    _check_output(out, force)
+
+    import torch
+
+    from unitok.data import read_catalogue
+
+    quiet()
+    check_device(device)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    parts = read_catalogue(data, split_names(domains))
+    sizes = {name: len(part.keys) for name, part in parts.items()}
+    histories = join(read_histories(data, sizes))
+    known = None if ids is None else read_ids(ids, data, parts)
+    recommender = _create(model, known, sum(sizes.values()), history, beam, seed).to(device)
+    if force:
+        _forget(out)
+    began = time.perf_counter()
+    records = _fit(recommender, histories, config, out)
+    seconds = time.perf_counter() - began
+    best = max(records, key=lambda record: record["ndcg"])
+    recommender.about = {"model": model, "domains": sizes, "epochs": records}
+    recommender.save_pretrained(out, force=True)
+    _forget(out)
+    if as_json:
+        print_json({"out": str(out), "seconds": round(seconds, 3), "best": best, "epochs": records})
+        return
+    console().print(
+        f"Trained on {counted(len(histories), 'user')} and {counted(sum(sizes.values()), 'item')} in {seconds:.0f} s; "
+        f"best was epoch {best['epoch'] + 1}, NDCG@10 {best['ndcg']:.4f} of validation.\n"
+        f"Next: unitok recommend evaluate {out} {data}",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _create(
+    model: str, ids: SemanticIds | None, num_items: int, history: int, beam: int, seed: int
+) -> SequenceRecommender:
+    from unitok.recommender import CausalRecommender, T5Recommender, TokenTable, extend_vocabulary, sasrec_config
+
+    sizes = {"history": history, "beam": beam}
+    if ids is None or model == "sasrec":
+        return CausalRecommender.create(TokenTable.items(num_items), sasrec_config(), seed=seed, **sizes)
+    if model == "t5":
+        return T5Recommender.create(TokenTable.of(ids), seed=seed, **sizes)
+    if model == "causal":
+        return CausalRecommender.create(TokenTable.of(ids), seed=seed, **sizes)
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    local = {"pretrained_model_name_or_path": model, "local_files_only": True}
+    try:
+        if not any(Path(model).glob("*.safetensors")):
+            return CausalRecommender.create(TokenTable.of(ids), AutoConfig.from_pretrained(**local), seed=seed, **sizes)
+        tokenizer, weights = AutoTokenizer.from_pretrained(**local), AutoModelForCausalLM.from_pretrained(**local)
+    except (OSError, ValueError, KeyError) as error:
+        step = "Save model and tokenizer there with save_pretrained."
+        rule = "the folder must hold a causal language model of transformers"
+        raise Refusal(f"{model}: {rule}, got one that can't be read: {error}. {step}") from error
+    return CausalRecommender(weights, extend_vocabulary(tokenizer, weights, ids), **sizes)
+
+
+def _fit(recommender: SequenceRecommender, histories: Any, config: TrainingConfig, out: Path) -> list[dict[str, Any]]:
+    from unitok.recommender import fit
+    from unitok.recommender.training import CHECKPOINT
+
+    step = 0
+    with StepBar("training", "steps") as bar:
+
+        def progress(done: int, total: int, note: str) -> None:
+            nonlocal step
+            if step == 0 and done > 1:
+                bar.say(f"going on from step {done - 1} of {total}, as kept in {out / CHECKPOINT}")
+            step = done
+            bar(done, total, note)
+
+        def on_epoch(record: dict[str, Any]) -> None:
+            bar.say(
+                f"epoch {record['epoch'] + 1:>{len(str(config.epochs))}}/{config.epochs}  loss {record['loss']:.4f}  "
+                f"NDCG@10 {record['ndcg']:.4f}  {record['seconds']:.1f} s"
+            )
+
+        try:
+            return fit(recommender, histories, config, directory=out, progress=progress, on_epoch=on_epoch)
+        except KeyboardInterrupt:
+            bar.say(f"interrupted after step {step}; what is kept is in {out}: the same command goes on from there")
+            raise typer.Exit(130) from None
+        except RuntimeError as error:  # the loss is no longer finite
+            raise Refusal(str(error)) from error
+
+
+def _check_output(out: Path, force: bool) -> None:
+    from unitok.recommender.sequence_model import SETTINGS
+
+    if out.exists() and not out.is_dir():
+        raise Refusal(f"{out}: the output must be a folder, got a file. Choose another name.")
+    if not force and (out / SETTINGS).exists():
+        step = "Choose another folder, or pass --force to replace it."
+        raise Refusal(f"{out}: the output must hold no recommender yet, got {SETTINGS}. {step}")
+
+
+def _forget(out: Path) -> None:
+    """Remove what a run keeps while it is under way."""
+    from unitok.recommender.training import BEST, CHECKPOINT
+
+    for name in (CHECKPOINT, BEST, Path(CHECKPOINT).with_suffix(".partial")):  # a kill may leave the last
+        (out / name).unlink(missing_ok=True)

@@ -1,0 +1,193 @@
+"""The trie of items on a device: the loss of a path through it, and a beam search that can only spell items.
+
+Probabilities are of the catalogue: what follows a prefix is a softmax over the children that the prefix has. So those
+of all items sum to 1, and a step without a choice costs nothing, neither in training nor in the search.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from unitok.trie import PrefixTrie
+
+_LOW = (1 << 32) - 1
+_NONE = torch.iinfo(torch.int64).min
+
+
+class Beams(NamedTuple):
+    """The W best prefixes of each of B queries, best first.
+
+    Attributes:
+        scores: (B, W) float32, log-probabilities; -inf where there is no further prefix.
+        nodes: (B, W) int64, of the trie; a leaf as soon as there is no choice left.
+        tokens: (B, W) int64, the last token of each.
+        parents: (B, W) int64, which of the beams that went on it came from.
+    """
+
+    scores: Tensor
+    nodes: Tensor
+    tokens: Tensor
+    parents: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class CatalogueTrie:
+    """A prefix trie on a device; `CatalogueTrie.build` makes one.
+
+    Attributes:
+        offsets: (nodes + 1,) int64; the edges of node v are offsets[v] .. offsets[v + 1]; edge j leads to node j + 1.
+        tokens: (nodes - 1,) int64, the token of each edge.
+        ends: (nodes,) int64, the leaf that a node leads to without a choice, or the node itself.
+        paths: (N, T + 1) int64, each row's node at each depth.
+        names: (leaves,) int64, what each leaf is called; the leaves are the last nodes.
+    """
+
+    offsets: Tensor
+    tokens: Tensor
+    ends: Tensor
+    paths: Tensor
+    names: Tensor
+
+    @classmethod
+    def build(cls, tokens: Tensor, names: Tensor, device: torch.device) -> CatalogueTrie:
+        """Build the trie of (N, T) tokens, items of equal tokens being of equal name, (N,)."""
+        trie = PrefixTrie.build(tokens)
+        starts, depths, rows = trie.row_starts.astype(np.int64), trie.depth_starts, len(tokens)
+        stops = np.append(starts[1:], 0)
+        stops[depths[1:] - 1] = rows  # the last node of each depth
+        leaves = starts[depths[-2] :]
+        leaf = np.searchsorted(leaves, starts, side="right") - 1
+        alone = leaf == np.searchsorted(leaves, stops - 1, side="right") - 1
+        place = np.empty(rows, dtype=np.int64)
+        place[trie.row_order] = np.arange(rows)
+        levels = pairwise(depths)
+        paths = [low + np.searchsorted(starts[low:high], place, side="right") - 1 for low, high in levels]
+        arrays = {
+            "offsets": trie.offsets.astype(np.int64),
+            "tokens": trie.tokens.astype(np.int64),
+            "ends": np.where(alone, depths[-2] + leaf, np.arange(len(starts))),
+            "paths": np.stack(paths, 1),
+            "names": names.numpy()[trie.row_order[leaves]],
+        }
+        return cls(**{name: torch.from_numpy(array).to(device) for name, array in arrays.items()})
+
+    @property
+    def fan_out(self) -> Tensor:
+        """The children of each node."""
+        return self.offsets.diff()
+
+    def loss(self, logits: Tensor, nodes: Tensor, children: Tensor) -> Tensor:
+        """Add up what it costs to go from nodes to their children.
+
+        sum_p log sum_c exp(logits[p, token of c]) - logits[p, token of children[p]], c over the children of nodes[p].
+
+        Args:
+            logits: (P, V).
+            nodes: (P,) int64.
+            children: (P,) int64.
+
+        Returns:
+            The sum, nats.
+        """
+        # The root has most children by far, and every item passes it: a dense softmax over them.
+        root, inner = nodes == 0, nodes != 0
+        chosen = logits[root][:, self.tokens[: int(self.offsets[1])]]
+        total = F.cross_entropy(chosen.float(), children[root] - 1, reduction="sum")
+        if not inner.any():  # one token an item
+            return total
+        logits, edge = logits[inner].float(), children[inner] - 1
+        normaliser = self._children(logits, nodes[inner])[2]
+        wanted = logits.gather(1, self.tokens[edge][:, None])[:, 0]
+        return total + (normaliser - wanted).sum()
+
+    def begin(self, queries: int) -> Beams:
+        """Give every query the empty prefix."""
+        nothing = self.ends.new_zeros(queries, 1)
+        return Beams(torch.zeros_like(nothing, dtype=torch.float32), self.ends[nothing], nothing, nothing)
+
+    def unfinished(self, beams: Beams) -> Tensor:
+        """Tell which beams have a choice left, (B, W) bool."""
+        return beams.scores.isfinite() & (beams.nodes < self._first_leaf)
+
+    def advance(self, beams: Beams, going: Tensor, logits: Tensor, width: int) -> Beams:
+        """Keep each query's best prefixes, of those that are finished and those that are one token longer.
+
+        score(prefix, token) = score(prefix) + logits[token] - log sum_c exp(logits[c]), c over the prefix's children,
+        as in transformers' `generate` with `prefix_allowed_tokens_fn` and `renormalize_logits`. What may follow is a
+        ragged list, of the size of the nodes and not of the vocabulary. Equal scores take the first node.
+
+        Args:
+            beams: (B, W) prefixes.
+            going: (B, G) int64, the beams that `logits` are of: all unfinished ones, and others to fill up.
+            logits: (B, G, V) of what follows each.
+            width: how many to keep at most.
+
+        Returns:
+            (B, at most width) prefixes.
+        """
+        queries, count = going.shape
+        open_ = self.unfinished(beams)
+        flat = logits.flatten(0, 1)
+        beam, edge, normaliser = self._children(
+            flat, beams.nodes.gather(1, going).flatten(), open_.gather(1, going).flatten()
+        )
+        base = beams.scores.gather(1, going).flatten() - normaliser
+        longer = _key(base[beam] + flat[beam, self.tokens[edge]].float(), edge + 1)
+        query = beam // count
+        sizes = torch.bincount(query, minlength=queries)
+        place = torch.arange(len(beam), device=beam.device) - (sizes.cumsum(0) - sizes)[query]
+        table = beam.new_full((queries, int(sizes.max()) if len(beam) else 0), _NONE)
+        origin = torch.zeros_like(table)
+        table[query, place], origin[query, place] = longer, beam % count
+        done = _key(beams.scores, beams.nodes).where(beams.scores.isfinite() & ~open_, _NONE)
+        best, chosen = torch.cat([table, done], 1).topk(min(width, table.shape[1] + done.shape[1]))
+        found = best != _NONE
+        node = (_LOW - (best & _LOW)).where(found, 1)
+        return Beams(
+            _score(best).where(found, -torch.inf),
+            self.ends[node],
+            self.tokens[node - 1],
+            F.pad(origin, (0, done.shape[1])).gather(1, chosen),
+        )
+
+    def named(self, beams: Beams, k: int) -> Tensor:
+        """Name the leaves that the beams have come to, (B, k) int64; -1 where there are fewer."""
+        leaf = (beams.nodes[:, :k] - self._first_leaf).clamp(min=0)
+        names = self.names[leaf].where(beams.scores[:, :k].isfinite(), -1)
+        return F.pad(names, (0, k - names.shape[1]), value=-1)
+
+    @property
+    def _first_leaf(self) -> int:
+        return len(self.ends) - len(self.names)
+
+    def _children(self, logits: Tensor, nodes: Tensor, wanted: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """List the edges of each node (those of `wanted` alone): (row, edge) of each, and the rows' log-sum-exp."""
+        fan_out = self.offsets[nodes + 1] - self.offsets[nodes]
+        if wanted is not None:
+            fan_out = fan_out.where(wanted, 0)
+        row = torch.arange(len(nodes), device=nodes.device).repeat_interleave(fan_out)
+        ends = fan_out.cumsum(0)
+        edge = torch.arange(len(row), device=nodes.device) + (self.offsets[nodes] - (ends - fan_out))[row]
+        value = logits[row, self.tokens[edge]].float()
+        highest = torch.segment_reduce(value.detach(), "max", lengths=fan_out)
+        total = torch.segment_reduce((value - highest[row]).exp(), "sum", lengths=fan_out)
+        return row, edge, total.log() + highest
+
+
+def _key(score: Tensor, node: Tensor) -> Tensor:
+    """Make one integer that orders by score and then by node: no two are equal, so that there is one order."""
+    bits = score.contiguous().view(torch.int32)
+    # The bits of floats in their order as integers: those of a negative number, but for the sign, are turned round.
+    return ((bits ^ ((bits >> 31) & 0x7FFFFFFF)).long() << 32) | (_LOW - node)
+
+
+def _score(key: Tensor) -> Tensor:
+    bits = (key >> 32).int()
+    return (bits ^ ((bits >> 31) & 0x7FFFFFFF)).view(torch.float32)

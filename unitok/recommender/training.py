@@ -1,0 +1,265 @@
+"""Trains a sequence model on histories: cosine learning rate, early stop on item-level NDCG, resumable at any step."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_model, save_model
+from torch import Tensor
+
+from unitok.checkpoint import load_checkpoint, read_progress, save_checkpoint
+from unitok.recommender.evaluation import evaluate
+from unitok.recommender.histories import Histories, Queries
+from unitok.recommender.sequence_model import SequenceRecommender
+
+CHECKPOINT, BEST = "checkpoint.safetensors", "best.safetensors"
+_PROGRESS = ("epoch", "step", "sum", "history")
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How a sequence model is trained.
+
+    Args:
+        epochs: passes over the histories, at most.
+        batch_size: items a step asks for, about.
+        learning_rate: the highest; it rises over `warmup` and falls to 0 by a cosine.
+        warmup: share of the steps.
+        weight_decay: of matrices.
+        gradient_clip: the largest norm of a step's gradient.
+        patience: epochs without a better NDCG@10 after which training stops; 0 never stops.
+        validation_users: users that NDCG@10 is taken over, drawn by the seed.
+        validation_beam: prefixes that the search keeps there.
+        precision: "float32", or "bfloat16" for autocast.
+        checkpoint_seconds: how often a checkpoint is written, besides the ends of epochs.
+        seed: of batches, dropout and the sample of users; the weights have their own.
+
+    Raises:
+        ValueError: a setting out of its range.
+    """
+
+    epochs: int = 30
+    batch_size: int = 512
+    learning_rate: float = 2e-3
+    warmup: float = 0.05
+    weight_decay: float = 0.05
+    gradient_clip: float = 1.0
+    patience: int = 8
+    validation_users: int = 2000
+    validation_beam: int = 20
+    precision: str = "float32"
+    checkpoint_seconds: float = 60.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check every setting."""
+        for name in ("epochs", "batch_size", "validation_users", "validation_beam"):
+            if (value := getattr(self, name)) < 1:
+                raise ValueError(f"TrainingConfig: {name} must be at least 1, got {value}. Raise it.")
+        for name in ("learning_rate", "gradient_clip", "checkpoint_seconds"):
+            if not (value := getattr(self, name)) > 0:
+                raise ValueError(f"TrainingConfig: {name} must be above 0, got {value}. Raise it.")
+        for name in ("weight_decay", "patience", "seed"):
+            if not (value := getattr(self, name)) >= 0:
+                raise ValueError(f"TrainingConfig: {name} must be at least 0, got {value}. Raise it.")
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"TrainingConfig: warmup must be in [0, 1), got {self.warmup}. Take 0.05.")
+        if self.precision not in ("float32", "bfloat16"):
+            got = repr(self.precision)
+            raise ValueError(f"TrainingConfig: precision must be float32 or bfloat16, got {got}. Pick one of them.")
+
+
+def fit(
+    recommender: SequenceRecommender,
+    histories: Histories,
+    config: TrainingConfig | None = None,
+    *,
+    directory: str | Path | None = None,
+    progress: Progress | None = None,
+    on_epoch: Callable[[dict[str, Any]], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Train a recommender on all but the last two items of every user; it ends with the weights of the best epoch.
+
+    Batches and dropout depend on the seed and the step alone: a run that was killed at any step ends, once resumed, at
+    the same weights to the bit (on the same machine and number of threads).
+
+    Args:
+        recommender: trained in place, on its model's device.
+        histories: whole; the last two items of each user are left to validation and test.
+        config: the settings.
+        directory: where checkpoints are kept, and gone on from; None keeps nothing.
+        progress: called after each step with steps done, steps in all, and a line about the loss.
+        on_epoch: called with each epoch's record.
+
+    Returns:
+        A record an epoch: epoch, loss (mean over its steps, nats a token), ndcg (item level, of the validation users),
+        seconds.
+
+    Raises:
+        ValueError: no history long enough, or the directory holds a run of other settings or data.
+        RuntimeError: the loss is no longer finite.
+    """
+    run = _Run(recommender, histories, config or TrainingConfig(), None if directory is None else Path(directory))
+    with torch.random.fork_rng(devices=[recommender.model.device] if recommender.model.device.type == "cuda" else []):
+        return run.train(progress or (lambda *_: None), on_epoch or (lambda _: None))
+
+
+class _Run:
+    def __init__(
+        self, recommender: SequenceRecommender, histories: Histories, config: TrainingConfig, directory: Path | None
+    ) -> None:
+        self.recommender, self.model, self.config = recommender, recommender.model, config
+        self.directory = directory
+        self.training = histories.training()
+        self.queries = _sample(histories.queries(most=recommender.history), config)
+        known = len(recommender.table)
+        if not len(self.queries) or int(histories.items.max()) >= known:
+            rule = f"histories must hold a user of 3 items, and rows of the table's {known} items alone"
+            raise ValueError(f"fit: {rule}, got {len(self.queries)} such users. Number the items as the table does.")
+        decayed = [p for p in self.model.parameters() if p.ndim == 2]
+        others = [p for p in self.model.parameters() if p.ndim != 2]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}],
+            lr=config.learning_rate,
+            betas=(0.9, 0.98),
+            fused=True,
+        )
+        self.epoch, self.step, self.sum = 0, 0, 0.0  # the sum of the epoch's losses so far
+        self.history: list[dict[str, Any]] = []
+        self.best_weights: dict[str, Tensor] = {}
+        self.identity = {  # what a checkpoint must share with this run to be resumed
+            "settings": asdict(config) | {"history": recommender.history},
+            "data": _digest(histories.items, histories.offsets, recommender.table.tokens),
+            "model": _digest(*self.model.state_dict().values()),
+        }
+
+    def train(self, progress: Progress, on_epoch: Callable[[dict[str, Any]], None]) -> list[dict[str, Any]]:
+        self._resume()
+        while self.epoch < self.config.epochs and not self._stops():
+            batches = self._batches()
+            began = saved = time.perf_counter()
+            self.model.train()
+            for step in range(self.step, len(batches)):
+                self.sum += self._learn(batches[step], step, len(batches))
+                self.step = step + 1
+                done = self.epoch * len(batches) + self.step
+                progress(done, self.config.epochs * len(batches), f"loss {self.sum / self.step:.4f}")
+                if time.perf_counter() - saved > self.config.checkpoint_seconds:
+                    saved = time.perf_counter()
+                    self._checkpoint()
+            self._end_epoch(time.perf_counter() - began)
+            on_epoch(self.history[-1])
+        self.model.load_state_dict(self.best_weights)
+        self.model.eval()
+        return self.history
+
+    def _batches(self) -> list[Tensor]:
+        """The epoch's batches, (B, H) items each: stretches of like length side by side, in an order of chance."""
+        generator = torch.Generator().manual_seed((self.config.seed + 1) * 1_000_003 + self.epoch)
+        spans = self.recommender.spans(self.training, generator)
+        mixed = torch.randperm(len(spans.count), generator=generator)
+        order = mixed[spans.count[mixed].argsort(stable=True)]
+        targets = spans.targets[order].cumsum(0)
+        sizes = ((targets - 1) // self.config.batch_size).unique_consecutive(return_counts=True)[1]
+        batches = order.split(sizes.tolist())
+        chosen = [batches[number] for number in torch.randperm(len(batches), generator=generator).tolist()]
+        return [self._items(spans.first[rows], spans.count[rows]) for rows in chosen]
+
+    def _items(self, first: Tensor, count: Tensor) -> Tensor:
+        place = torch.arange(int(count.max()))
+        inside = place < count[:, None]
+        return self.training.items[(first[:, None] + place).where(inside, 0)].where(inside, -1)
+
+    def _learn(self, items: Tensor, step: int, steps: int) -> float:
+        torch.manual_seed((self.config.seed * 1_000_003 + self.epoch) * 1_000_003 + step)  # of dropout
+        done = (self.epoch + step / steps) / self.config.epochs
+        rising = (done + 1 / (steps * self.config.epochs)) / self.config.warmup if self.config.warmup else 1.0
+        rate = self.config.learning_rate * min(rising, 0.5 * (1 + math.cos(math.pi * done)))
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        device = self.model.device
+        halved = self.config.precision == "bfloat16"
+        with torch.autocast(device.type, torch.bfloat16) if halved else nullcontext():
+            loss = self.recommender.loss(items.to(device))
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
+        if not math.isfinite(value := float(loss.detach())):
+            advice = "Lower learning_rate; the last checkpoint is untouched."
+            raise RuntimeError(f"fit: loss must stay finite, got {value} in epoch {self.epoch}, step {step}. {advice}")
+        self.optimizer.step()
+        return value
+
+    def _end_epoch(self, seconds: float) -> None:
+        recommender, beam = self.recommender, self.recommender.beam
+        recommender.beam = self.config.validation_beam
+        score = float(evaluate(recommender, self.queries).values("ndcg", 10).mean())
+        recommender.beam = beam
+        best = max((record["ndcg"] for record in self.history), default=-1.0)
+        record = {"epoch": self.epoch, "loss": self.sum / self.step, "ndcg": score, "seconds": round(seconds, 3)}
+        self.history.append(record)
+        if score > best:
+            self.best_weights = _copy(self.model)
+            if self.directory:
+                save_model(self.model, str(self.directory / BEST))
+        self.epoch, self.step, self.sum = self.epoch + 1, 0, 0.0
+        self._checkpoint()
+
+    def _stops(self) -> bool:
+        scores = [record["ndcg"] for record in self.history]
+        patience = self.config.patience
+        return bool(patience and scores) and len(scores) - 1 - scores.index(max(scores)) >= patience
+
+    def _checkpoint(self) -> None:
+        if self.directory:
+            state = {name: getattr(self, name) for name in _PROGRESS}
+            save_checkpoint(self.directory / CHECKPOINT, self.model, self.optimizer, {**self.identity, **state})
+
+    def _resume(self) -> None:
+        if self.directory is None:
+            return
+        self.directory.mkdir(parents=True, exist_ok=True)
+        if not (self.directory / CHECKPOINT).exists():
+            self._checkpoint()
+            return
+        progress = read_progress(self.directory / CHECKPOINT)
+        for key, value in self.identity.items():
+            if progress.get(key) != value:
+                raise ValueError(
+                    f"fit: directory must hold a run of the same {key} to be resumed, got another in {self.directory}. "
+                    "Choose another folder, or empty it to start over."
+                )
+        if progress["history"]:
+            load_model(self.model, self.directory / BEST)
+            self.best_weights = _copy(self.model)
+        load_checkpoint(self.directory / CHECKPOINT, self.model, self.optimizer)
+        for name in _PROGRESS:
+            setattr(self, name, progress[name])
+
+
+def _copy(model: torch.nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def _digest(*tensors: Tensor) -> str:
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _sample(queries: Queries, config: TrainingConfig) -> Queries:
+    """Draw the users that every epoch is judged by."""
+    generator = torch.Generator().manual_seed(config.seed)
+    rows = torch.randperm(len(queries), generator=generator)[: config.validation_users].sort().values
+    return Queries(queries.histories[rows], queries.targets[rows], queries.users[rows])
