@@ -25,7 +25,7 @@ from typing import Any
 from rich.console import Console
 
 from unitok_kernels import aot_cuda, prediction
-from unitok_kernels.aot_budgets import BUDGETS, Figures, complaints, figures_of, write_budgets
+from unitok_kernels.aot_budgets import BUDGETS, Figures, complaints, figures_of, spilled, write_budgets
 from unitok_kernels.aot_cases import CASES, Case, left_out
 from unitok_kernels.ops.configs import TARGETS, Target
 from unitok_kernels.ops.launch import OPTIONS, Launch, collecting
@@ -183,6 +183,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--backend", choices=["triton", "cuda"], help="one backend's kernels instead of both")
     made.add_argument("--op", help="one operation's Triton kernels instead of all")
     made.add_argument("--check", action="store_true", help="compare with the budgets; exit 1 beyond them")
+    made.add_argument(
+        "--spills", action="store_true", help="look for spills alone, of an older Triton's; exit 1 at new ones"
+    )
     made.add_argument("--write-budgets", action="store_true", help="take these figures, a little above, as budgets")
     made.add_argument("--json", action="store_true", help="print the figures as JSON")
     made.add_argument("--page", type=Path, help="write the predictions to this Markdown file")
@@ -215,7 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     found = measure_all(targets, cases, sources)
     if options.json:
         print(json.dumps([asdict(figures) for figures in found], indent=1))  # noqa: T201
-    elif not options.check:
+    elif not (options.check or options.spills):
         for figures in found:
             _show(console, figures, _floors(figures, cases))
     if options.write_budgets:
@@ -224,10 +227,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from unitok_kernels.aot_page import page
 
         options.page.write_text(page(found, cases))
-    if not options.check:
+    if not (options.check or options.spills):
         return 0
     budgets = json.loads(BUDGETS.read_text())
-    lines = [line for figures in found for line in complaints(figures, budgets)]
+    lines = [line for f in found for line in (spilled(f) if options.spills else complaints(f, budgets))]
     for line in lines:
         errors.print(line, highlight=False)
     console.print(f"{len(found)} kernels on {', '.join(targets)}: {len(lines)} complaints", highlight=False)

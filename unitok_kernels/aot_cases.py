@@ -130,9 +130,10 @@ MAIN, AUDIO = Shape(1 << 20, 32, 256, 4), Shape(150_000, 128, 1024, 8)
 _N, _D, _K, _L, _E, _S = 1 << 16, 32, 256, 4, 11, 1
 
 
-def _mixture(slots: int = _S, rows: int = _N) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, float]:
+def _mixture(slots: int = _S, rows: int = _N, width: int = _D) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, float]:
     """Z, codebooks, expert_ids, expert_weights, shared_codebooks, shared_weight."""
-    return _rows(rows, _D), _rows(_E, _L, _K, _D), _codes(rows, slots), _rows(rows, slots), _rows(_L, _K, _D), 1.0
+    codebooks, shared = _rows(_E, _L, _K, width), _rows(_L, _K, width)
+    return _rows(rows, width), codebooks, _codes(rows, slots), _rows(rows, slots), shared, 1.0
 
 
 def _mixture_backward() -> tuple[Any, ...]:
@@ -165,9 +166,14 @@ CASES = [
         lambda: (*_mixture(rows=1 << 20), "exact", None, False), Shape(1 << 20, _D, _K, _L, chains=2),
     ),
     Case("moe_residual_encode", "moe_residual_encode", "64k S=2", lambda: (*_mixture(2), "exact", None, False)),
+    Case(
+        "moe_residual_encode", "moe_residual_encode", "64k D=768 S=2",
+        lambda: (*_mixture(2, width=768), "exact", None, False),
+    ),
     Case("moe_residual_encode", "moe_residual_encode_backward", "64k", _mixture_backward),
     Case("codeword_statistics", "codeword_statistics", "64k", lambda: (_rows(_N, _D), _codes(_N), _K, None)),
     Case("kmeans", "kmeans", "64k", lambda: (_rows(_N, _D), _K, 2, 0, "k-means++", None, False, None)),
+    Case("kmeans", "kmeans", "20k balanced", lambda: (_rows(20_000, _D), 64, 1, 0, "", _rows(64, _D), True, None)),
     Case("hsic", "hsic", "8k", lambda: (_rows(8192, 64), _rows(8192, _D), _codes(8192), 3, None, True, True, None)),
     Case("sinkhorn_assign", "sinkhorn_assign", "64k", lambda: (_rows(_N, _D), _rows(_K, _D), 0.05, 5, None)),
     Case(

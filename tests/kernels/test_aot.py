@@ -65,6 +65,17 @@ def test_budgets_of_cuda_kernels_keep_spills_and_stack_from_growing():
     assert "spills" not in aot_budgets.budget_of(dataclasses.replace(GOOD, spills=15))
 
 
+def test_code_of_an_older_triton_is_held_to_its_spills_alone(monkeypatch):
+    monkeypatch.setitem(aot_budgets.OLDER_SPILLS, GOOD.key, 3)
+    assert aot_budgets.spilled(dataclasses.replace(GOOD, spills=3, registers=255, matrix="")) == []
+    for change, word in (({"spills": 4}, "must be 3"), ({"kernel": "another", "spills": 1}, "must be none")):
+        figures = dataclasses.replace(GOOD, **change)
+        [said] = aot_budgets.spilled(figures)
+        assert word in said
+        monkeypatch.setattr(aot, "measure_all", lambda *_, figures=figures: [figures])
+        assert aot.main(["--spills", "--backend", "triton"]) == 1
+
+
 def test_a_matrix_instruction_outside_of_loops_does_not_count():
     outside = sass("IMMA R0", "L1:", "FADD R1", "@P0 BRA `(.L1)", "EXIT")
     inside = sass("L1:", "IMMA R1", "@P0 BRA `(.L1)", "L2:", *["FADD R1"] * 9, "@P0 BRA `(.L2)", "EXIT")

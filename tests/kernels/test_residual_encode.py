@@ -64,13 +64,14 @@ def test_the_codewords_of_a_row_are_found_again(run):
 
 
 @pytest.mark.parametrize("hard", ["offset0", "offset1000", "clusters"])
-def test_a_row_does_not_depend_on_its_batch(run, sampled, hard):
+def test_a_row_does_not_depend_on_its_batch(run, few, sampled, hard):
     z, codebooks = chain_input(hard)
+    codebooks = codebooks[:, :: few(1, 3)]
     z, codebooks = sampled(z[::3], 8), torch.cat([codebooks, codebooks[:, :5]], 1)
     whole = run(uk.residual_encode, z, codebooks)
     shuffled = torch.randperm(len(z), generator=torch.Generator().manual_seed(5))
     everything = torch.arange(len(z))
-    for rows in [shuffled, *everything.split(7), *everything[:33].split(1), everything[1:]]:
+    for rows in [shuffled, *everything.split(7), *everything[: few(33, 2)].split(1), everything[1:]]:
         found = run(uk.residual_encode, z[rows], codebooks)
         assert torch.equal(found.codes, whole.codes[rows])
         assert torch.equal(found.quantized, whole.quantized[rows])

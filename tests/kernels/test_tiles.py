@@ -226,7 +226,7 @@ def test_equal_scores_take_the_lowest_index_in_fast_too(triton, sampled):
     assert torch.equal(found, plain)
 
 
-@pytest.mark.parametrize("width", [257, 512, 600])  # the last goes to the reference
+@pytest.mark.parametrize("width", [257, 512])
 def test_wide_rows(triton, width):
     x, codebooks = normal(9, width), normal(2, 300, width, seed=1)
     codes, quantized, _ = triton(uk.residual_encode, x, codebooks)

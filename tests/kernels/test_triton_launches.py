@@ -58,11 +58,13 @@ ARGUMENTS: dict[str, list[Callable[[int], tuple[Any, ...]]]] = {
         lambda n: (rows(n, 32), 64, 5, 0, "k-means++", None, False, None),
         lambda n: (rows(n, 32), 64, 5, 0, "random", None, False, None),
         lambda n: (rows(n, 32, dtype=torch.float16), 64, 5, 0, "tensor", rows(64, 32), False, None),
+        lambda n: (rows(n, 768), 64, 2, 0, "k-means++", None, False, None),
         lambda n: (rows(n, 32), 64, 2, 0, "tensor", rows(64, 32), True, None),
     ],
     "moe_residual_encode": [
         lambda n: (rows(n, *Z), *routed(n, 1), None, 1.0, "exact", None, False),
         lambda n: (rows(n, *Z), *routed(n, 2), rows(*BOOKS), 0.5, "fast", None, True),
+        lambda n: (rows(n, 768), rows(8, 4, 100, 768), *routed(n, 2)[1:], rows(3, 50, 768), 0.5, "exact", None, True),
     ],
     "moe_residual_encode_backward": [
         lambda n: (rows(n, *Z), *routed(n, 1), integers(n, 1, 4), None, 1.0, integers(n, 0), True),
@@ -76,6 +78,7 @@ ARGUMENTS: dict[str, list[Callable[[int], tuple[Any, ...]]]] = {
     "nearest_codeword": [
         lambda n: (rows(n, *Z), rows(*BOOK), "exact", None, True),
         lambda n: (rows(n, 128, dtype=torch.bfloat16), rows(1024, 128), "fast", False, False),
+        lambda n: (rows(n, 768, dtype=torch.bfloat16), rows(1024, 768), "exact", None, True),
     ],
     "ordered_linear": [
         lambda n: (rows(n, 384), rows(64, 384), rows(64), False),
@@ -87,6 +90,7 @@ ARGUMENTS: dict[str, list[Callable[[int], tuple[Any, ...]]]] = {
     "residual_encode": [
         lambda n: (rows(n, *Z), rows(*BOOKS), "exact", None, False),
         lambda n: (rows(n, 20, dtype=torch.float16), rows(3, 100, 20), "fast", False, True),
+        lambda n: (rows(n, 1000, dtype=torch.float16), rows(3, 100, 1000), "exact", None, False),
     ],
     "residual_straight_through": [
         lambda n: (rows(n, *Z), integers(n, 4), rows(*BOOKS), "rotation", False, True),
@@ -98,12 +102,6 @@ ARGUMENTS: dict[str, list[Callable[[int], tuple[Any, ...]]]] = {
     ],
     "sinkhorn_assign": [lambda n: (rows(n, *Z), rows(*BOOK), 0.05, 5, None)],
 }
-
-
-BALANCED = pytest.mark.xfail(
-    raises=SynchronisedError, strict=True, reason="balanced k-means is the reference's on a GPU, which reads values"
-)
-WAITS = {("kmeans", 3): BALANCED}
 
 
 def operations() -> set[str]:
@@ -135,8 +133,7 @@ def launched(name: str, way: int, count: int, target: str = "sm_90") -> tuple[An
 
 def of_launchers(function: Callable[..., Any]) -> Any:
     ways = [(name, way) for name in launchers() for way in range(len(ARGUMENTS[name]))]
-    marked = [pytest.param(*way, marks=WAITS.get(way, ())) for way in ways]
-    return pytest.mark.parametrize(("name", "way"), marked)(function)
+    return pytest.mark.parametrize(("name", "way"), ways)(function)
 
 
 def outside(launch: Launch) -> tuple[Any, ...]:
@@ -158,19 +155,18 @@ def test_a_launcher_neither_waits_for_the_device_nor_launches_more_for_more_rows
     assert len(elsewhere) == len(few)
 
 
-def test_no_launcher_makes_more_launches_for_more_levels():
+@pytest.mark.parametrize("width", [32, 600])
+def test_no_launcher_makes_more_launches_for_more_levels(width):
     with fake_cuda(), collecting(TARGETS["sm_90"]) as launches:
         counts = []
         for levels in (2, 8):
-            books, ids, weights = rows(3, levels, 64, 32), integers(50, 2), rows(50, 2)
+            z, books, ids, weights = rows(50, width), rows(3, levels, 64, width), integers(50, 2), rows(50, 2)
             codes, pairs = integers(50, levels), integers(50, 2, levels)
             before = len(launches)
-            launchers()["residual_encode"](rows(50, 32), books[0], "exact", None, False)
-            launchers()["moe_residual_encode"](rows(50, 32), books, ids, weights, books[0], 1.0, "exact", None, False)
-            launchers()["residual_decode_backward"](rows(50, 32), codes, 64)
-            launchers()["moe_residual_encode_backward"](
-                rows(50, 32), books, ids, weights, pairs, books[0], 1.0, codes, True
-            )
+            launchers()["residual_encode"](z, books[0], "exact", None, False)
+            launchers()["moe_residual_encode"](z, books, ids, weights, books[0], 1.0, "exact", None, False)
+            launchers()["residual_decode_backward"](z, codes, 64)
+            launchers()["moe_residual_encode_backward"](z, books, ids, weights, pairs, books[0], 1.0, codes, True)
             counts.append(len(launches) - before)
     assert counts[0] == counts[1] > 0
 
@@ -249,6 +245,7 @@ def test_nor_do_the_operations_around_the_launchers():
             uk.residual_decode(codes, books)
             uk.codeword_statistics(z, codes[:, 0], 16)
             uk.kmeans(z, 4, iterations=2, seed=0)
+            uk.kmeans(z, 4, iterations=2, seed=0, balanced=True)
             uk.sinkhorn_assign(z, books[0], epsilon=0.1, iterations=2)
             uk.hsic(z, z, ids[:, 0], num_segments=3, normalised=True)
             found = uk.moe_residual_encode(z, experts, ids, weights, shared)

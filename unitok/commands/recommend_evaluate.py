@@ -41,7 +41,7 @@ def evaluate(
 
     import torch
 
-    from unitok.recommender import Evaluation, MarkovChain, Popularity, Queries
+    from unitok.recommender import Evaluation, MarkovChain, Popularity, Queries, Recommender
     from unitok.recommender import evaluate as scores
 
     began = time.perf_counter()
@@ -61,7 +61,10 @@ def evaluate(
         shifted = Queries(
             (queries.histories - start).where(queries.histories >= 0, -1), queries.targets - start, queries.users
         )
-        simple = {"popularity": Popularity(training, size), "Markov chain": MarkovChain(training, size)}
+        simple: dict[str, Recommender] = {
+            "popularity": Popularity(training, size),
+            "Markov chain": MarkovChain(training, size),
+        }
         groups = None if model.table.groups is None else model.table.groups[start : start + size]
         runs = {kind: [scores(baseline, shifted, groups)] for kind, baseline in simple.items()}
         found.append(Evaluation(name, {model.about["model"]: [ranked], **runs}, list(simple)))

@@ -61,7 +61,7 @@ def next_items(
         raise Refusal(f"--domain: must be one of {', '.join(sizes)}, got {domain or 'none'}. Name one of them.")
     start, size = first_rows(sizes)[name], sizes[name]
     if items is not None:
-        asked = {"items": [start + number for number in _numbers("--items", items, size)]}
+        asked: Mapping[str, list[int]] = {"items": [start + number for number in _numbers("--items", items, size)]}
     else:
         asked = _of_users(read_histories(data, sizes)[name], _numbers("--users", users or ""))
     width = max(map(len, asked.values()))

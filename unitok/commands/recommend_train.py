@@ -21,7 +21,7 @@ MODELS = ("causal", "t5", "sasrec")
 # What each model is trained with where nothing is said: T5 as TIGER has it.
 _SETTINGS: dict[str, dict[str, Any]] = {
     "t5": {"learning_rate": 5e-4, "weight_decay": 0.01, "warmup": 0.01, "batch_size": 256},
-    "sasrec": {"learning_rate": 1e-3, "epochs": 50},
+    "sasrec": {"learning_rate": 1e-3, "epochs": 60, "patience": 10},
 }
 _HISTORY, _BEAM = 20, 50
 
@@ -139,24 +139,25 @@ def _create(
 ) -> SequenceRecommender:
     from unitok.recommender import CausalRecommender, T5Recommender, TokenTable, extend_vocabulary, sasrec_config
 
-    sizes = {"history": history, "beam": beam}
+    sizes: dict[str, Any] = {"history": history, "beam": beam}
     if ids is None or model == "sasrec":
         return CausalRecommender.create(TokenTable.items(num_items), sasrec_config(), seed=seed, **sizes)
     if model == "t5":
         return T5Recommender.create(TokenTable.of(ids), seed=seed, **sizes)
     if model == "causal":
         return CausalRecommender.create(TokenTable.of(ids), seed=seed, **sizes)
+    import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    local = {"pretrained_model_name_or_path": model, "local_files_only": True}
     try:
         if not any(Path(model).glob("*.safetensors")):
-            return CausalRecommender.create(TokenTable.of(ids), AutoConfig.from_pretrained(**local), seed=seed, **sizes)
-        tokenizer, weights = AutoTokenizer.from_pretrained(**local), AutoModelForCausalLM.from_pretrained(**local)
+            return CausalRecommender.create(TokenTable.of(ids), AutoConfig.from_pretrained(model), seed=seed, **sizes)
+        tokenizer, weights = AutoTokenizer.from_pretrained(model), AutoModelForCausalLM.from_pretrained(model)
     except (OSError, ValueError, KeyError) as error:
         step = "Save model and tokenizer there with save_pretrained."
         rule = "the folder must hold a causal language model of transformers"
         raise Refusal(f"{model}: {rule}, got one that can't be read: {error}. {step}") from error
+    torch.manual_seed(seed)  # of the new embeddings
     return CausalRecommender(weights, extend_vocabulary(tokenizer, weights, ids), **sizes)
 
 
@@ -203,5 +204,6 @@ def _forget(out: Path) -> None:
     """Remove what a run keeps while it is under way."""
     from unitok.recommender.training import BEST, CHECKPOINT
 
-    for name in (CHECKPOINT, BEST, Path(CHECKPOINT).with_suffix(".partial")):  # a kill may leave the last
-        (out / name).unlink(missing_ok=True)
+    for name in (CHECKPOINT, BEST):
+        for path in (out / name, (out / name).with_suffix(".partial")):  # a kill may leave the second
+            path.unlink(missing_ok=True)

@@ -31,12 +31,12 @@ class Spans(NamedTuple):
 
     Attributes:
         first: (X,) int64, where each begins.
-        count: (X,) int64, its items.
+        length: (X,) int64, its items.
         targets: (X,) int64, how many of them are asked for.
     """
 
     first: Tensor
-    count: Tensor
+    length: Tensor
     targets: Tensor
 
 
@@ -274,9 +274,9 @@ class SequenceRecommender(ABC):
             if settings["format"] > FORMAT:
                 raise ValueError(f"format {settings['format']} of a later release")
             kind, auto = kinds[settings["kind"]]
-            table = TokenTable(
-                **load_file(folder / ITEMS), **{name: settings[name] for name in ("vocab_size", "start", "pad")}
-            )
+            items = load_file(folder / ITEMS)
+            numbers = {name: settings[name] for name in ("vocab_size", "start", "pad")}
+            table = TokenTable(items["tokens"], **numbers, groups=items.get("groups"))
             model = auto.from_pretrained(folder, local_files_only=True)
         except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise ValueError(

@@ -44,8 +44,8 @@ class TokenTable:
     def __post_init__(self) -> None:
         """Check the tokens once, so that nothing later has to."""
         if self.tokens.ndim != 2 or not self.tokens.numel():
-            got = tuple(self.tokens.shape)
-            raise ValueError(f"TokenTable: tokens must be (N, T), N and T at least 1, got {got}. Pass some items.")
+            shape = tuple(self.tokens.shape)
+            raise ValueError(f"TokenTable: tokens must be (N, T), N and T at least 1, got {shape}. Pass some items.")
         low, high = int(self.tokens.min()), int(self.tokens.max())
         if low < 0 or high >= self.vocab_size:
             got = f"{low} to {high}"

@@ -167,13 +167,13 @@ class _Run:
         """The epoch's batches, (B, H) items each: stretches of like length side by side, in an order of chance."""
         generator = torch.Generator().manual_seed((self.config.seed + 1) * 1_000_003 + self.epoch)
         spans = self.recommender.spans(self.training, generator)
-        mixed = torch.randperm(len(spans.count), generator=generator)
-        order = mixed[spans.count[mixed].argsort(stable=True)]
+        mixed = torch.randperm(len(spans.length), generator=generator)
+        order = mixed[spans.length[mixed].argsort(stable=True)]
         targets = spans.targets[order].cumsum(0)
         sizes = ((targets - 1) // self.config.batch_size).unique_consecutive(return_counts=True)[1]
         batches = order.split(sizes.tolist())
         chosen = [batches[number] for number in torch.randperm(len(batches), generator=generator).tolist()]
-        return [self._items(spans.first[rows], spans.count[rows]) for rows in chosen]
+        return [self._items(spans.first[rows], spans.length[rows]) for rows in chosen]
 
     def _items(self, first: Tensor, count: Tensor) -> Tensor:
         place = torch.arange(int(count.max()))
@@ -202,16 +202,20 @@ class _Run:
 
     def _end_epoch(self, seconds: float) -> None:
         recommender, beam = self.recommender, self.recommender.beam
-        recommender.beam = self.config.validation_beam
-        score = float(evaluate(recommender, self.queries).values("ndcg", 10).mean())
-        recommender.beam = beam
+        try:
+            recommender.beam = self.config.validation_beam
+            score = float(evaluate(recommender, self.queries).values("ndcg", 10).mean())
+        finally:
+            recommender.beam = beam
         best = max((record["ndcg"] for record in self.history), default=-1.0)
         record = {"epoch": self.epoch, "loss": self.sum / self.step, "ndcg": score, "seconds": round(seconds, 3)}
         self.history.append(record)
         if score > best:
             self.best_weights = _copy(self.model)
             if self.directory:
-                save_model(self.model, str(self.directory / BEST))
+                partial = (self.directory / BEST).with_suffix(".partial")
+                save_model(self.model, str(partial))
+                partial.replace(self.directory / BEST)
         self.epoch, self.step, self.sum = self.epoch + 1, 0, 0.0
         self._checkpoint()
 

@@ -124,6 +124,14 @@ def gathering(target: Target, width: int) -> Config:
     return config if target == INTERPRETED else replace(config, block_rows=min(config.block_rows, 32))
 
 
+def paths(target: Target, nodes: int) -> Config:
+    """Give the tiles of the one program that sends rows along paths: edges into all nodes; rows it looks through."""
+    if target == INTERPRETED:
+        return Config(min(nodes, 64), 512, 1, 1)
+    warps = 8 if target.arch == 80 else 4  # the other way about, its assembler spills a few registers
+    return Config(min(max(2048 // nodes, 1), nodes), 1024, warps, 1)
+
+
 def linear(target: Target) -> Config:
     """Give the tiles of a linear layer in double precision, rows against outputs."""
     if target == INTERPRETED:  # which makes a fused multiply-add slowly
@@ -137,6 +145,17 @@ def distances(target: Target, rows: int, columns: int) -> Config:
         return Config(min(power_of_two(rows), 2048), min(power_of_two(columns), 128), 1, 1)
     most = 32 if target.arch == 120 else 64  # sm_120 has no matrix unit for doubles, and takes more registers
     return Config(32, min(power_of_two(columns), most), 4, 1)
+
+
+def streamed(target: Target, rows: int, columns: int) -> Config:
+    """Give the tiles of a search that reads its rows again and again; on sm_80 more codewords would spill."""
+    config = distances(target, rows, columns)
+    return replace(config, block_columns=min(config.block_columns, 32)) if target.arch == 80 else config
+
+
+def combining(target: Target, width: int) -> Config:
+    """Give the rows of a program that sums up rows wider than the other kernels take."""
+    return rowwise(target, width) if target == INTERPRETED else Config(1, 64, 4, 2)
 
 
 def kernel_matrices(target: Target, rows: int) -> Config:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import torch
+import triton
+import triton.language as tl
 from torch import Tensor
 
 
@@ -21,3 +23,22 @@ def group_rows(keys: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     ordered, order = torch.where(in_range, keys, groups).to(torch.int32).sort(stable=True)
     bounds = torch.arange(groups + 1, dtype=torch.int32, device=keys.device)
     return order, torch.searchsorted(ordered, bounds)
+
+
+@triton.jit
+def find_group(p_starts, program, N, E, BN: tl.constexpr, BE: tl.constexpr):
+    """Tell a program its group and the rows that are left of it from the program's first on.
+
+    Group g < E are the rows of an expert, group E those of none. Each group is cut into tiles of BN rows, and programs
+    take the tiles in order; those beyond the last tile get a group beyond E.
+    """
+    o_g = tl.arange(0, BE)
+    b_start = tl.load(p_starts + o_g, mask=o_g <= E, other=N)
+    b_end = tl.load(p_starts + o_g + 1, mask=o_g < E, other=N)
+    b_tiles = tl.cdiv(b_end - b_start, BN)
+    b_last = tl.cumsum(b_tiles, axis=0)
+    group = tl.sum((b_last <= program).to(tl.int32), axis=0)
+    b_first = b_start + (program - (b_last - b_tiles)) * BN
+    first = tl.sum(tl.where(o_g == group, b_first, 0), axis=0)
+    end = tl.sum(tl.where(o_g == group, b_end, 0), axis=0)
+    return group, first, end

@@ -6,7 +6,7 @@ fake CUDA tensors to the launchers, and `collecting` takes their launches instea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -72,12 +72,6 @@ def leave_opaque() -> None:
     """Keep a call out of the graph that torch traces, for what follows can't stand in one."""
     if _traced.get():
         raise UntraceableError
-
-
-def leave_to(reference: Callable[..., Any], *arguments: Any) -> Any:
-    """Let the reference take a call that the kernels don't."""
-    leave_opaque()
-    return reference(*arguments)
 
 
 @contextmanager

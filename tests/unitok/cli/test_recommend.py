@@ -35,8 +35,8 @@ def test_help_teaches(command: str) -> None:
     assert f"unitok recommend {command} " in shown
 
 
-def test_train_leaves_a_recommender_and_says_where(home: Path, catalogue: Path, table: Path) -> None:
-    out = home / "talkative"
+def test_train_leaves_a_recommender_and_says_where(tmp_path: Path, catalogue: Path, table: Path) -> None:
+    out = tmp_path / "talkative"
     result = unitok("recommend", "train", catalogue, table, "--out", out, *QUICK)
     assert "epoch 1/1  loss" in result.stderr
     assert "NDCG@10" in result.stderr

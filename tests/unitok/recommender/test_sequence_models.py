@@ -207,19 +207,19 @@ def test_spans_ask_for_every_item(kind: str) -> None:
     seen = Histories(F.pad(lengths.cumsum(0), (1, 0)), torch.arange(31), torch.arange(4))
     drawn = [recommender.spans(seen, torch.Generator().manual_seed(seed)) for seed in range(5)]
     for spans in drawn:
-        ends = spans.first + spans.count
+        ends = spans.first + spans.length
         user = torch.searchsorted(seen.offsets, spans.first, right=True)
         assert torch.equal(user, torch.searchsorted(seen.offsets, ends - 1, right=True))
         if kind == "t5":
             starts = set(seen.offsets[:-1].tolist())
             assert (ends - 1).tolist() == [place for place in range(31) if place not in starts]
-            assert int(spans.count.max()) == HISTORY + 1
+            assert int(spans.length.max()) == HISTORY + 1
             assert spans.targets.unique().tolist() == [1]
         else:
             covered = [range(*pair) for pair in zip(spans.first.tolist(), ends.tolist(), strict=True)]
             assert sorted(place for part in covered for place in part) == list(range(31))
-            assert int(spans.count.max()) <= HISTORY + 1
-            assert torch.equal(spans.targets, spans.count)
+            assert int(spans.length.max()) <= HISTORY + 1
+            assert torch.equal(spans.targets, spans.length)
     if kind != "t5":
         assert len({tuple(spans.first.tolist()) for spans in drawn}) > 1
 

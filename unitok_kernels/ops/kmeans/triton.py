@@ -17,8 +17,8 @@ from unitok_kernels import checks
 from unitok_kernels.ops import configs
 from unitok_kernels.ops.codeword_statistics.triton import codeword_statistics
 from unitok_kernels.ops.common import finite_rows
-from unitok_kernels.ops.kmeans import reference
-from unitok_kernels.ops.launch import launch, leave_opaque, leave_to, target_of
+from unitok_kernels.ops.kmeans.transport import balanced_codes
+from unitok_kernels.ops.launch import launch, leave_opaque, target_of
 from unitok_kernels.ops.nearest_codeword.triton import nearest_codeword
 from unitok_kernels.ops.tiles import load_rows
 
@@ -166,24 +166,26 @@ def kmeans(
 
     All turns are made, since a look at the codes would stop the device: once a turn changes nothing, no other one does.
     Where not as many rows are finite as codewords are wanted, codewords repeat; only a check would raise. Starts are
-    drawn on the host: a graph can be captured only where `init` is a tensor, and where rows have at most 512 columns.
-    `balanced` runs on the reference: its assignment is a search for paths that is decided on the host.
+    drawn on the host: a graph can be captured only where `init` is a tensor. With `balanced`, the time of a turn
+    depends on how many rows the bounds move (`transport.py`).
     """
-    if balanced:
-        return leave_to(reference.kmeans, x, num_codewords, iterations, seed, init, start, balanced, check_finite)
     if checks.reads_data(check_finite, x):
         checks.finite("kmeans", "x", x)
         if start is not None:
             checks.finite("kmeans", "init", start)
-    if start is None:
-        leave_opaque()  # a graph would draw on from where its first run left the generator
+    if start is None or balanced:
+        leave_opaque()  # a graph would draw on from where its first run left the generator, or hold hundreds of sweeps
     codebook = start.to(torch.float32, copy=True) if start is not None else _start(x, num_codewords, seed, init)
-    codes = search(x, codebook, "exact", False, False)[0]
+
+    def assign() -> Tensor:
+        return balanced_codes(x, codebook) if balanced else search(x, codebook, "exact", False, False)[0]
+
+    codes = assign()
     for _ in range(iterations):
         sums, counts = statistics(x, codes, num_codewords, False)
         codebook = torch.where(counts.unsqueeze(1) > 0, sums / counts.unsqueeze(1).clamp(min=1), codebook)
         _move_empty(x, codes, codebook, counts)
-        codes = search(x, codebook, "exact", False, False)[0]
+        codes = assign()
     return codebook, codes
 
 

@@ -1,12 +1,11 @@
 """Residual encoding by experts on a GPU: codebooks are packed, then one launch a slot takes rows grouped by expert.
 
 A program takes rows of one expert through its chain; with the last slot, it takes them through the shared chain too and
-combines what all slots' codes name. Nothing but codes is passed from one slot's launch to the next.
+combines what all slots' codes name. Nothing but codes is passed from one slot's launch to the next. Rows too wide for
+registers go through their chains elsewhere (`ops/streaming.py`), and what their codes name is combined by a launch.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 import triton
@@ -14,36 +13,17 @@ import triton.language as tl
 from torch import Tensor
 
 from unitok_kernels import checks
-from unitok_kernels.ops import configs
+from unitok_kernels.ops import configs, streaming
 from unitok_kernels.ops.codeword_statistics.triton import add_rows
 from unitok_kernels.ops.common import wide
-from unitok_kernels.ops.grouping import group_rows
-from unitok_kernels.ops.launch import launch, leave_to, target_of
+from unitok_kernels.ops.grouping import find_group, group_rows
+from unitok_kernels.ops.launch import launch, target_of
 from unitok_kernels.ops.moe_residual_encode import reference
 from unitok_kernels.ops.packing import pack
 from unitok_kernels.ops.residual_decode.triton import residual_decode_backward, sum_codewords
 from unitok_kernels.ops.residual_encode.triton import finish
 from unitok_kernels.ops.segments import cut
 from unitok_kernels.ops.tiles import WIDEST, finite_rows, load_rows, search, store_rows
-
-
-@triton.jit
-def _find_group(p_starts, program, N, E, BN: tl.constexpr, BE: tl.constexpr):
-    """Tell a program its group and the rows that are left of it from the program's first on.
-
-    Group g < E are the rows of an expert, group E those of none. Each group is cut into tiles of BN rows, and programs
-    take the tiles in order; those beyond the last tile get a group beyond E.
-    """
-    o_g = tl.arange(0, BE)
-    b_start = tl.load(p_starts + o_g, mask=o_g <= E, other=N)
-    b_end = tl.load(p_starts + o_g + 1, mask=o_g < E, other=N)
-    b_tiles = tl.cdiv(b_end - b_start, BN)
-    b_last = tl.cumsum(b_tiles, axis=0)
-    group = tl.sum((b_last <= program).to(tl.int32), axis=0)
-    b_first = b_start + (program - (b_last - b_tiles)) * BN
-    first = tl.sum(tl.where(o_g == group, b_first, 0), axis=0)
-    end = tl.sum(tl.where(o_g == group, b_end, 0), axis=0)
-    return group, first, end
 
 
 @triton.jit
@@ -85,6 +65,43 @@ def _rounded_product(b_x, b_y, end):
 
 
 @triton.jit
+def _combined(
+    p_tables, p_shared, p_ids, p_weights, p_codes, p_shared_codes, shared_weight, i_rows, m_rows, end,
+    S, K, L, SHARED_K, SHARED_L, D: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr, SHARED: tl.constexpr,
+):  # fmt: skip
+    """Give sum_s w_s Q_{e_s}(z) + shared_weight Q_shared(z) of rows, by their codes."""
+    b_combined = tl.zeros((BN, BD), tl.float32)
+    for s in range(S):
+        i_pairs = i_rows * S + s
+        b_weight = tl.load(p_weights + i_pairs, mask=m_rows, other=0.0).to(tl.float32)
+        b_weight = tl.where(b_weight * 0.0 == 0.0, b_weight, 0.0)  # a bad slot decodes to nothing: not to 0 * NaN
+        i_first = tl.load(p_ids + i_pairs, mask=m_rows, other=0) * L * K  # codes of a bad expert are -1
+        b_quantized = sum_codewords(p_codes + i_pairs * L, p_tables, i_first, m_rows, K, L, D, BD, BN)
+        b_combined += _rounded_product(b_weight[:, None], b_quantized, end)
+    if SHARED:
+        p_row_shared = p_shared_codes + i_rows * SHARED_L
+        b_quantized = sum_codewords(p_row_shared, p_shared, 0, m_rows, SHARED_K, SHARED_L, D, BD, BN)
+        b_combined += _rounded_product(tl.cast(shared_weight, tl.float32), b_quantized, end)
+    return b_combined
+
+
+@triton.jit
+def _combine(
+    p_tables, p_shared, p_ids, p_weights, p_codes, p_shared_codes, p_combined,
+    shared_weight, N, S, K, L, SHARED_K, SHARED_L,
+    D: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr, SHARED: tl.constexpr,
+):  # fmt: skip
+    """Combine what a tile of rows' codes name."""
+    i_rows = tl.cast(tl.program_id(0), tl.int64) * BN + tl.arange(0, BN)
+    m_rows = i_rows < N
+    b_combined = _combined(
+        p_tables, p_shared, p_ids, p_weights, p_codes, p_shared_codes, shared_weight, i_rows, m_rows, N,
+        S, K, L, SHARED_K, SHARED_L, D, BD, BN, SHARED,
+    )  # fmt: skip
+    store_rows(p_combined, b_combined, i_rows, m_rows, D, BD)
+
+
+@triton.jit
 def _kernel(
     p_z, p_tables, p_digits, p_scales, p_shared, p_shared_digits, p_shared_scales, p_ids, p_weights, p_order, p_starts,
     p_codes, p_shared_codes, p_combined, p_parts, p_shared_parts,
@@ -98,7 +115,7 @@ def _kernel(
     p_shared_parts: (programs, SHARED_L + 3); its searches are counted in p_parts. CHAINS: 2 with the shared one.
     """
     program = tl.program_id(0)
-    group, first, end = _find_group(p_starts, program, N, E, BN, BE)
+    group, first, end = find_group(p_starts, program, N, E, BN, BE)
     if group > E:
         return
     i_slot = first + tl.arange(0, BN)
@@ -139,18 +156,10 @@ def _kernel(
 
     if LAST:
         tl.debug_barrier()  # codes are read by other threads than wrote them
-        b_combined = tl.zeros((BN, BD), tl.float32)
-        for s in range(S):
-            i_pairs = i_rows * S + s
-            b_weight = tl.load(p_weights + i_pairs, mask=m_rows, other=0.0).to(tl.float32)
-            b_weight = tl.where(b_weight * 0.0 == 0.0, b_weight, 0.0)  # a bad slot decodes to nothing: not to 0 * NaN
-            i_first = tl.load(p_ids + i_pairs, mask=m_rows, other=0) * L * K  # codes of a bad expert are -1
-            b_quantized = sum_codewords(p_codes + i_pairs * L, p_tables, i_first, m_rows, K, L, D, BD, BN)
-            b_combined += _rounded_product(b_weight[:, None], b_quantized, end)
-        if CHAINS == 2:
-            p_row_shared = p_shared_codes + i_rows * SHARED_L
-            b_quantized = sum_codewords(p_row_shared, p_shared, 0, m_rows, SHARED_K, SHARED_L, D, BD, BN)
-            b_combined += _rounded_product(tl.cast(shared_weight, tl.float32), b_quantized, end)
+        b_combined = _combined(
+            p_tables, p_shared, p_ids, p_weights, p_codes, p_shared_codes, shared_weight, i_rows, m_rows, end,
+            S, K, L, SHARED_K, SHARED_L, D, BD, BN, CHAINS == 2,
+        )  # fmt: skip
         store_rows(p_combined, b_combined, i_rows, m_rows, D, BD)
 
 
@@ -203,9 +212,6 @@ def moe_residual_encode(
     stats: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Group the rows and launch the kernels."""
-    if z.shape[1] > WIDEST:
-        chains = (z, codebooks, expert_ids, expert_weights, shared_codebooks, shared_weight)
-        return leave_to(reference.moe_residual_encode, *chains, precision, check_finite, stats)
     if checks.reads_data(check_finite, z):
         reference.check_data(z, codebooks, expert_ids, expert_weights, shared_codebooks)
     (rows, width), slots = z.shape, expert_ids.shape[1]
@@ -214,6 +220,9 @@ def moe_residual_encode(
     shared = codebooks if shared_codebooks is None else shared_codebooks
     if shared.dtype != codebooks.dtype:
         codebooks, shared = wide(codebooks), wide(shared)
+    chosen = torch.where(torch.isfinite(expert_weights), expert_ids, -1)
+    if width > WIDEST:
+        return _encode_wide(z, codebooks, expert_ids, expert_weights, chosen, shared_codebooks, shared_weight)
     config = configs.mixture(target_of(z), width)
     programs = triton.cdiv(rows, config.block_rows) + experts  # as many as E + 1 groups can take
     combined = torch.empty_like(z)
@@ -221,7 +230,6 @@ def moe_residual_encode(
     shared_codes = z.new_empty(rows, shared_levels, dtype=torch.int64)
     parts = z.new_zeros(slots * programs, levels + 3, dtype=torch.float32)  # zeros: not every program has rows
     shared_parts = z.new_zeros(programs, shared_levels + 3, dtype=torch.float32)
-    chosen = torch.where(torch.isfinite(expert_weights), expert_ids, -1)
     packed = pack(codebooks, config)
     shared_packed = packed if shared_codebooks is None else pack(shared, config)
     is_even = codewords % config.block_columns == 0 and shared_codewords % config.block_columns == 0
@@ -238,13 +246,53 @@ def moe_residual_encode(
             CHAINS=2 if is_last and shared_codebooks is not None else 1, LAST=is_last,
         )  # fmt: skip
 
-    level_error = z.new_empty(levels, dtype=torch.float32)
-    shared_error = z.new_empty(shared_levels, dtype=torch.float32)
-    counts = z.new_empty(2, dtype=torch.int64)
-    sums: dict[str, Any] = {"config": configs.SUMS, "D": width, "BP": configs.SUMS.block_rows}
-    launch(finish, (levels + 1,), parts, level_error, counts, slots * programs, levels, **sums)
-    if shared_codebooks is not None:  # without the last program, which would count
-        launch(finish, (shared_levels,), shared_parts, shared_error, counts, programs, shared_levels, **sums)
+    level_error, counts = _errors(parts, width)
+    # Searches of the shared chain are in the other counts already.
+    shared_error = z.new_empty(0) if shared_codebooks is None else _errors(shared_parts, width)[0]
+    return combined, codes, shared_codes, level_error, shared_error, counts
+
+
+def _errors(parts: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Sum up what programs leave behind: level_error, and the counts of searches again and near ties."""
+    levels = parts.shape[1] - 3
+    level_error = parts.new_empty(levels)
+    counts = parts.new_empty(2, dtype=torch.int64)
+    launch(
+        finish, (levels + 1,), parts, level_error, counts, parts.shape[0], levels,
+        config=configs.SUMS, D=width, BP=configs.SUMS.block_rows,
+    )  # fmt: skip
+    return level_error, counts
+
+
+def _encode_wide(
+    z: Tensor,
+    codebooks: Tensor,
+    expert_ids: Tensor,
+    expert_weights: Tensor,
+    chosen: Tensor,
+    shared_codebooks: Tensor | None,
+    shared_weight: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Take rows wider than a tile through one chain after another, `chosen` (N, S) being -1 for none."""
+    (rows, width), (levels, codewords) = z.shape, codebooks.shape[1:3]
+    slots = [streaming.encode(z, codebooks, groups) for groups in chosen.unbind(1)]
+    codes = torch.stack([slot.codes for slot in slots], 1)
+    level_error, counts = _errors(torch.cat([slot.parts for slot in slots]), width)
+    shared, shared_codes, shared_error = codebooks, codes.new_empty(rows, 0), level_error.new_empty(0)
+    if shared_codebooks is not None:
+        shared = shared_codebooks
+        shared_codes, _, parts = streaming.encode(z, shared.unsqueeze(0))
+        shared_error, more = _errors(parts, width)
+        counts = counts + more
+    config = configs.combining(target_of(z), width)
+    combined = torch.empty_like(z)
+    launch(
+        _combine, (triton.cdiv(rows, config.block_rows),),
+        codebooks, shared, expert_ids, expert_weights, codes, shared_codes, combined,
+        shared_weight, rows, len(slots), codewords, levels, shared.shape[-2], shared_codes.shape[1],
+        config=config, D=width, BD=configs.power_of_two(width), BN=config.block_rows,
+        SHARED=shared_codebooks is not None,
+    )  # fmt: skip
     return combined, codes, shared_codes, level_error, shared_error, counts
 
 

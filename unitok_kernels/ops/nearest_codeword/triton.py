@@ -8,9 +8,8 @@ import triton.language as tl
 from torch import Tensor
 
 from unitok_kernels import checks
-from unitok_kernels.ops import configs
-from unitok_kernels.ops.launch import launch, leave_to, target_of
-from unitok_kernels.ops.nearest_codeword import reference
+from unitok_kernels.ops import configs, streaming
+from unitok_kernels.ops.launch import launch, target_of
 from unitok_kernels.ops.packing import pack
 from unitok_kernels.ops.tiles import WIDEST, finite_rows, load_rows, search
 from unitok_kernels.ops.tuning import changed, tuned
@@ -43,13 +42,14 @@ def _kernel(
 def nearest_codeword(
     x: Tensor, codebook: Tensor, precision: str, check_finite: bool | None, stats: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Launch the kernel; what is wider than it takes goes to the reference."""
-    if x.shape[1] > WIDEST:
-        return leave_to(reference.nearest_codeword, x, codebook, precision, check_finite, stats)
+    """Launch the kernel."""
     if checks.reads_data(check_finite, x):
         checks.finite("nearest_codeword", "x", x)
         checks.finite("nearest_codeword", "codebook", codebook)
     (rows, width), codewords = x.shape, codebook.shape[0]
+    if width > WIDEST:
+        codes, squares, parts = streaming.encode(x, codebook.expand(1, 1, -1, -1))
+        return codes.squeeze(1), squares, parts.narrow(1, 2, 2).double().sum(0).long()
     config = changed(configs.search(target_of(x), width))
     programs = triton.cdiv(rows, config.block_rows)
     codes = x.new_empty(rows, dtype=torch.int64)

@@ -8,11 +8,11 @@ import triton.language as tl
 from torch import Tensor
 
 from unitok_kernels import checks
-from unitok_kernels.ops import configs
-from unitok_kernels.ops.launch import launch, leave_to, target_of
+from unitok_kernels.ops import configs, streaming
+from unitok_kernels.ops.common import wide
+from unitok_kernels.ops.launch import launch, target_of
 from unitok_kernels.ops.packing import pack
-from unitok_kernels.ops.residual_decode.triton import sum_codewords
-from unitok_kernels.ops.residual_encode import reference
+from unitok_kernels.ops.residual_decode.triton import residual_decode, sum_codewords
 from unitok_kernels.ops.tiles import WIDEST, finite_rows, load_rows, search, store_rows
 from unitok_kernels.ops.tuning import changed, tuned
 
@@ -79,27 +79,30 @@ def finish(p_parts, p_error, p_counts, programs, L, D: tl.constexpr, BP: tl.cons
 def residual_encode(
     z: Tensor, codebooks: Tensor, precision: str, check_finite: bool | None, stats: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Launch the kernels; what is wider than they take goes to the reference."""
-    if z.shape[1] > WIDEST:
-        return leave_to(reference.residual_encode, z, codebooks, precision, check_finite, stats)
+    """Launch the kernels."""
     if checks.reads_data(check_finite, z):
         checks.finite("residual_encode", "z", z)
         checks.finite("residual_encode", "codebooks", codebooks)
     (rows, width), (levels, codewords, _) = z.shape, codebooks.shape
-    config = changed(configs.search(target_of(z), width))
-    programs = triton.cdiv(rows, config.block_rows)
-    codes = z.new_empty(rows, levels, dtype=torch.int64)
-    quantized = torch.empty_like(z)
-    parts = z.new_empty(programs, levels + 3, dtype=torch.float32)
+    if width > WIDEST:
+        codes, _, parts = streaming.encode(z, codebooks.unsqueeze(0))
+        quantized = residual_decode(codes, wide(codebooks), False).to(z.dtype)
+    else:
+        config = changed(configs.search(target_of(z), width))
+        programs = triton.cdiv(rows, config.block_rows)
+        codes = z.new_empty(rows, levels, dtype=torch.int64)
+        quantized = torch.empty_like(z)
+        parts = z.new_empty(programs, levels + 3, dtype=torch.float32)
+        launch(
+            _kernel, (programs,),
+            z, codebooks, *pack(codebooks, config), codes, quantized, parts, rows, codewords, levels,
+            config=config, D=width, BD=configs.power_of_two(width, 32), BN=config.block_rows, BK=config.block_columns,
+            EVEN=codewords % config.block_columns == 0, EXACT=precision == "exact", STATS=stats,
+        )  # fmt: skip
     level_error = z.new_empty(levels, dtype=torch.float32)
     counts = z.new_empty(2, dtype=torch.int64)
     launch(
-        _kernel, (programs,), z, codebooks, *pack(codebooks, config), codes, quantized, parts, rows, codewords, levels,
-        config=config, D=width, BD=configs.power_of_two(width, 32), BN=config.block_rows, BK=config.block_columns,
-        EVEN=codewords % config.block_columns == 0, EXACT=precision == "exact", STATS=stats,
-    )  # fmt: skip
-    launch(
-        finish, (levels + 1,), parts, level_error, counts, programs, levels,
+        finish, (levels + 1,), parts, level_error, counts, parts.shape[0], levels,
         config=configs.SUMS, D=width, BP=configs.SUMS.block_rows,
     )  # fmt: skip
     return codes, quantized, level_error, counts
