@@ -158,11 +158,13 @@ def ablation(results: Results, path: Path) -> None:
     figure, axis = plt.subplots(figsize=(9, 4), layout="constrained")
     width = 0.8 / max(len(others), 1)
     for number, (name, runs) in enumerate(others):
-        more = [100 * (value(runs, key) / value(whole[1], key) - 1) for key in keys.values()]
+        seeds = {run["run"]["config"]["seed"] for run in runs}
+        same = [run for run in whole[1] if run["run"]["config"]["seed"] in seeds]
+        more = [100 * (value(runs, key) / value(same, key) - 1) for key in keys.values()]
         axis.bar([i + (number + 0.5) * width - 0.4 for i in range(len(keys))], more, width, label=name)
     _names(axis, list(keys))
     axis.axhline(0, color="black", linewidth=0.8)
-    axis.set(title=f"Change from {whole[0]}, %", yscale="symlog")
+    axis.set(title=f"Change from {whole[0]} of the same seeds, %", yscale="symlog")
     axis.legend(fontsize=8)
     _save(figure, path)
 
@@ -176,11 +178,12 @@ def zero_shot(points: Sequence[tuple[str, float, float, float]], far: Mapping[st
         for point in points:
             axis.plot(point[1], point[place], "o", color="C0")
             axis.annotate(point[0], (point[1], point[place]), fontsize=7, xytext=(3, 3), textcoords="offset points")
-        for name, found in far.items():
-            axis.axvline(found["score"], color="C3", linewidth=0.8)
-            axis.text(
-                found["score"], axis.get_ylim()[1], name, rotation=90, va="top", ha="right", fontsize=7, color="C3"
-            )
+        low, high = axis.get_ylim()
+        for number, (name, found) in enumerate(far.items()):
+            color = "C2" if "held out" in name else "C3"
+            axis.axvline(found["score"], color=color, linewidth=0.8)
+            height = high - 0.05 * number * (high - low)
+            axis.text(found["score"], height, name, va="top", ha="right", fontsize=7, color=color)
         axis.axvline(0.5, color="black", linestyle="--", label="threshold")
         axis.set(xlabel="score", title=title, xlim=(0, 1.05))
         axis.legend(fontsize=8)
