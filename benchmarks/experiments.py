@@ -21,7 +21,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ from unitok.storage import SETTINGS
 from unitok.trainer import CHECKPOINT
 
 OFF = LossWeights(calibration=0.0)
-PRESETS["no_shared"] = Preset("none", renormalise=True)  # for the ablation alone
+NO_SHARED = Preset("none", renormalise=True)  # what `normalised` is without its shared expert
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,14 @@ class Run:
         config: but for epochs and seed.
         separate: one tokenizer a domain instead of one for all, each in as many steps, on its share of the batch.
         mean_start: False leaves the router at its random start.
+        shared: False leaves the shared expert of `normalised` out.
         left_out: a domain that is measured, but not fitted on.
     """
 
     config: UniTokConfig
     separate: bool = False
     mean_start: bool = True
+    shared: bool = True
     left_out: str | None = None
 
 
@@ -72,8 +74,8 @@ RUNS = {
     "paper form, 10000": Run(UniTokConfig(weights=LossWeights(calibration=1e4, beta=0.0))),
     "variation, .01": Run(UniTokConfig(calibration="variation", weights=LossWeights(calibration=0.01))),
     "variation, .03": Run(UniTokConfig(calibration="variation")),
-    "no shared expert": Run(UniTokConfig(preset="no_shared")),
-    "no shared expert, no L_mi": Run(UniTokConfig(preset="no_shared", weights=OFF)),
+    "no shared expert": Run(UniTokConfig(), shared=False),
+    "no shared expert, no L_mi": Run(UniTokConfig(weights=OFF), shared=False),
     "no MoE": Run(UniTokConfig(num_experts=0)),
     "random start, normalised": Run(UniTokConfig(), mean_start=False),
     "random start, normalised, top-2": Run(UniTokConfig(top_k=2), mean_start=False),
@@ -240,26 +242,27 @@ def fit(run: Run, items: dict[str, Tensor], folder: Path) -> dict[str, Tokenizer
     found = {}
     for group in groups:
         place = folder / next(iter(group)) if run.separate else folder
-        if (place / SETTINGS).exists():
-            tokenizer = Tokenizer.from_pretrained(place)
-        else:
-            with _random_router(not run.mean_start):
+        with _changed(run):
+            if (place / SETTINGS).exists():
+                tokenizer = Tokenizer.from_pretrained(place)
+            else:
                 rows = math.ceil(run.config.batch_size * sum(map(len, group.values())) / total)
                 config = dataclasses.replace(run.config, batch_size=rows)
                 tokenizer = Tokenizer.fit(group, config, directory=place)
-            tokenizer.save_pretrained(place)
-            (place / CHECKPOINT).unlink()
+                tokenizer.save_pretrained(place)
+                (place / CHECKPOINT).unlink()
         found |= dict.fromkeys(items if len(groups) == 1 else group, tokenizer)
     return found
 
 
 @contextmanager
-def _random_router(wanted: bool) -> Iterator[None]:
-    """Leave the router where it is: at its random start, and then where the gradient takes it."""
-    if not wanted:
-        yield
-        return
-    with patch("unitok.trainer.place_router", lambda *_: None):
+def _changed(run: Run) -> Iterator[None]:
+    """Take out of the library what a run is to show the worth of."""
+    with ExitStack() as changes:
+        if not run.mean_start:  # the router stays where it is, and goes where the gradient takes it
+            changes.enter_context(patch("unitok.trainer.place_router", lambda *_: None))
+        if not run.shared:
+            changes.enter_context(patch.dict(PRESETS, normalised=NO_SHARED))
         yield
 
 

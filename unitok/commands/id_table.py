@@ -98,9 +98,10 @@ class IdTable:
         if f"c{levels}" in table.column_names:
             rule = f"IDs must have {levels} levels, as the tokenizer's"
             raise fault(file, rule, "more", "Use the tokenizer that made them")
+        read = cls._checked(file, table, levels, tokenizer.config.codebook_size, tokenizer.model.num_experts)
         if resolver not in (None, "none"):
             integers(file, table, "suffix")
-        return cls._checked(file, table, levels, tokenizer.config.codebook_size, tokenizer.model.num_experts)
+        return read
 
     @classmethod
     def read_alone(cls, file: Path) -> IdTable:
