@@ -8,7 +8,7 @@ from unitok.commands.recommend_evaluate import evaluate
 from unitok.commands.recommend_next import next_items
 from unitok.commands.recommend_train import train
 
-recommend = typer.Typer(no_args_is_help=True)
+recommend = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown")
 recommend.command("train")(train)
 recommend.command("evaluate")(evaluate)
 recommend.command("next")(next_items)

@@ -24,6 +24,7 @@ _SETTINGS: dict[str, dict[str, Any]] = {
     "sasrec": {"learning_rate": 1e-3, "epochs": 60, "patience": 10},
 }
 _HISTORY, _BEAM = 20, 50
+_BY_MODEL = "as suits the model"
 
 
 def train(
@@ -50,11 +51,24 @@ def train(
     domains: Annotated[
         str | None, typer.Option(metavar="A,B,C", help="Train on these domains alone.", show_default="all, as one")
     ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, metavar="N", help="Passes over the histories, at most.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, metavar="N", help="Items a step asks for.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(metavar="R", help="The highest; it falls to 0.")] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Passes over the histories, at most.", show_default=_BY_MODEL),
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Items a step asks for.", show_default=_BY_MODEL)
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(metavar="R", help="The highest; it falls to 0.", show_default=_BY_MODEL)
+    ] = None,
     patience: Annotated[
-        int | None, typer.Option(min=0, metavar="N", help="Epochs without a better NDCG@10 before the end; 0: none.")
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Epochs without a better NDCG@10 before the end; 0: none.",
+            show_default=_BY_MODEL,
+        ),
     ] = None,
     history: Annotated[int, typer.Option(min=1, metavar="N", help="The latest items that are looked at.")] = _HISTORY,
     beam: Annotated[int, typer.Option(min=1, metavar="N", help="Prefixes that the search keeps.")] = _BEAM,
