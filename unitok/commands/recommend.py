@@ -8,7 +8,7 @@ from unitok.commands.recommend_evaluate import evaluate
 from unitok.commands.recommend_next import next_items
 from unitok.commands.recommend_train import train
 
-recommend = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown")
+recommend = typer.Typer(no_args_is_help=True)
 recommend.command("train")(train)
 recommend.command("evaluate")(evaluate)
 recommend.command("next")(next_items)
@@ -17,6 +17,9 @@ recommend.command("next")(next_items)
 @recommend.callback()
 def _recommend() -> None:
     """Train a recommender on IDs, measure it, and ask it for the next items.
+
+    A model of transformers reads a user's items as the tokens of their IDs, and a search that can only spell items of
+    the catalogue names what comes next. `pip install 'unitok-kernels[recommend]'` brings what it needs.
 
     For example:
 
