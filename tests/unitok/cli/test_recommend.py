@@ -79,7 +79,7 @@ def test_a_checkpoint_of_a_language_model(tmp_path: Path, catalogue: Path, table
 
 
 def test_evaluate_counts_by_item_and_by_token(trained: Path, catalogue: Path) -> None:
-    result = unitok("recommend", "evaluate", trained, catalogue)
+    result = unitok("recommend", "evaluate", trained, catalogue, env={"COLUMNS": "160"})
     for text in (*DOMAINS, "by item", "by token", "collisions inflate them", "causal", "popularity", "Markov chain"):
         assert text in result.stdout
     found = json.loads(unitok("recommend", "evaluate", trained, catalogue, "--users", 20, "--json").stdout)
