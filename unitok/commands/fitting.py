@@ -47,15 +47,8 @@ def fit_and_save(
     from unitok import Tokenizer
     from unitok.trainer import CHECKPOINT, HISTORY
 
-    step, seen = 0, set[str]()
-    with StepBar("fitting", "steps") as bar:
-
-        def progress(done: int, total: int, note: str) -> None:
-            nonlocal step
-            if step == 0 and done > 1:
-                bar.say(f"going on from step {done - 1} of {total}, as kept in {out / CHECKPOINT}")
-            step = done
-            bar(done, total, note)
+    seen = set[str]()
+    with StepBar("fitting", "steps", out / CHECKPOINT) as bar:
 
         def on_epoch(record: dict[str, Any]) -> None:
             bar.say(_epoch_line(record, config.epochs))
@@ -73,12 +66,12 @@ def fit_and_save(
                 config,
                 embedding=embedding,
                 directory=out,
-                progress=progress,
+                progress=bar,
                 on_epoch=on_epoch,
             )
         except KeyboardInterrupt:
             kept = (out / CHECKPOINT).exists()  # not yet, where the first step was never reached
-            bar.say(f"interrupted after step {step}" + f"; the last checkpoint is in {out}: {again}" * kept)
+            bar.say(f"interrupted after step {bar.done}" + f"; the last checkpoint is in {out}: {again}" * kept)
             raise typer.Exit(130) from None
         except RuntimeError as error:  # the loss is no longer finite
             raise Refusal(str(error)) from error

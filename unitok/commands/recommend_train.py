@@ -179,15 +179,7 @@ def _fit(recommender: SequenceRecommender, histories: Any, config: TrainingConfi
     from unitok.recommender import fit
     from unitok.recommender.training import CHECKPOINT
 
-    step = 0
-    with StepBar("training", "steps") as bar:
-
-        def progress(done: int, total: int, note: str) -> None:
-            nonlocal step
-            if step == 0 and done > 1:
-                bar.say(f"going on from step {done - 1} of {total}, as kept in {out / CHECKPOINT}")
-            step = done
-            bar(done, total, note)
+    with StepBar("training", "steps", out / CHECKPOINT) as bar:
 
         def on_epoch(record: dict[str, Any]) -> None:
             bar.say(
@@ -196,9 +188,9 @@ def _fit(recommender: SequenceRecommender, histories: Any, config: TrainingConfi
             )
 
         try:
-            return fit(recommender, histories, config, directory=out, progress=progress, on_epoch=on_epoch)
+            return fit(recommender, histories, config, directory=out, progress=bar, on_epoch=on_epoch)
         except KeyboardInterrupt:
-            bar.say(f"interrupted after step {step}; what is kept is in {out}: the same command goes on from there")
+            bar.say(f"interrupted after step {bar.done}; what is kept is in {out}: the same command goes on from there")
             raise typer.Exit(130) from None
         except RuntimeError as error:  # the loss is no longer finite
             raise Refusal(str(error)) from error

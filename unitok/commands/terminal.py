@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -41,9 +42,14 @@ class StepBar:
     Args:
         what: what is being done.
         unit: what is counted.
+        kept: the checkpoint that the work goes on from where it doesn't begin at its first step; it is named then.
+
+    Attributes:
+        done: what was counted last.
     """
 
-    def __init__(self, what: str, unit: str) -> None:
+    def __init__(self, what: str, unit: str, kept: Path | None = None) -> None:
+        self.done, self._kept = 0, kept
         screen = console(stderr=True)
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -73,6 +79,9 @@ class StepBar:
         if not self._began:  # work done before, which a resumed run begins with, says nothing about the speed
             self._progress.reset(self._task, total=total, completed=done)
             self._began = True
+            if self._kept is not None and done > 1:
+                self.say(f"going on from step {done - 1} of {total}, as kept in {self._kept}")
+        self.done = done
         self._progress.update(self._task, total=total, completed=done, note=note)
 
     def say(self, line: str, style: str = "") -> None:
