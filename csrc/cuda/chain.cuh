@@ -15,6 +15,7 @@
 #include <climits>
 
 #include "candidates.cuh"
+#include "products.cuh"
 #include "ring.cuh"
 #include "rows.cuh"
 
@@ -25,7 +26,7 @@ __device__ __forceinline__ uint32_t gather_bytes(const uint32_t (&x)[4], uint32_
   return __byte_perm(__byte_perm(x[0], x[1], which), __byte_perm(x[2], x[3], which), 0x5410);
 }
 
-template <int Width>
+template <int Width, class Unit>
 __global__ void __launch_bounds__(32 * kWarps<Width>, 1)
     encode(const __grid_constant__ EncodeCall call, Room<Width> room) {
   constexpr int kSlices = Width / 32, kRows = 2, kColumns = 8 * kSlices;
@@ -46,7 +47,7 @@ __global__ void __launch_bounds__(32 * kWarps<Width>, 1)
   int* const kept_codes = reinterpret_cast<int*>(kept + 64);
   float* const left = reinterpret_cast<float*>(kept_codes + levels * kTileRows);
 
-  Ring<Width> ring(room, shared, layout, levels);
+  Ring<Width, Unit> ring(room, shared, layout, levels);
   for (int i = lane; i < levels + 3; i += 32) left[i] = 0;
   const float width_root = sqrtf(static_cast<float>(width));
 
@@ -166,7 +167,7 @@ __global__ void __launch_bounds__(32 * kWarps<Width>, 1)
       int number = 0;  // of the tile of codewords
 #pragma unroll 1
       for (int chunk = 0; chunk < ring.chunks(); ++chunk) {
-        const unsigned char* digits = ring.next() + 16 * lane;
+        auto digits = Unit::begin(ring.next());
         const int span = min(room.chunk, layout.codewords - chunk * room.chunk);
         __syncwarp();
 #pragma unroll 4
@@ -177,50 +178,23 @@ __global__ void __launch_bounds__(32 * kWarps<Width>, 1)
         __syncwarp();
         const int* bias = biases + 2 * t;
 #pragma unroll 1
-        for (const int last = number + span / 32; number < last; ++number, digits += 64 * Width, bias += 32) {
-          int scores[4][4] = {};
-          uint32_t b[4][kSlices][4];
-          int2 add[4];
+        for (const int last = number + span / 32; number < last; digits += Unit::step(Width), bias += Unit::kTile) {
+          int scores[Unit::kTile / 8][4];
+          Unit::score(digits, bias, high, low, scores);
 #pragma unroll
-          for (int n = 0; n < 4; ++n) {
+          for (int half = 0; half < Unit::kTile / 32; ++half, ++number) {
 #pragma unroll
-            for (int slice = 0; slice < kSlices; ++slice) {
-              const auto loaded = load_vector<uint4>(digits + 512 * (n * kSlices + slice));
-              b[n][slice][0] = loaded.x, b[n][slice][1] = loaded.y, b[n][slice][2] = loaded.z,
-              b[n][slice][3] = loaded.w;
+            for (int i = 0; i < kRows; ++i) {
+              const auto score = [&](int j) { return scores[4 * half + j / 2][2 * i + j % 2]; };
+              int least = __vimin3_s32(score(0), score(1), score(2));
+              least = __vimin3_s32(least, score(3), score(4));
+              least = __vimin3_s32(least, score(5), min(score(6), score(7)));
+              least = (least & ~tile_bits) | number;
+              next[i] = min(next[i], max(best[i], least));
+              best[i] = min(best[i], least);
+#pragma unroll
+              for (int j = 0; j < 8; ++j) columns[i][j] = min(columns[i][j], score(j));
             }
-            add[n] = load_vector<int2>(bias + 8 * n);
-          }
-#pragma unroll
-          for (int slice = 0; slice < kSlices; ++slice) {
-#pragma unroll
-            for (int n = 0; n < 4; ++n) multiply_s8(scores[n], high[slice], {b[n][slice][0], b[n][slice][1]});
-          }
-#pragma unroll
-          for (int n = 0; n < 4; ++n) {
-            scores[n][0] = scores[n][0] * 256 + add[n].x;
-            scores[n][1] = scores[n][1] * 256 + add[n].y;
-            scores[n][2] = scores[n][2] * 256 + add[n].x;
-            scores[n][3] = scores[n][3] * 256 + add[n].y;
-          }
-#pragma unroll
-          for (int slice = 0; slice < kSlices; ++slice) {
-#pragma unroll
-            for (int n = 0; n < 4; ++n) multiply_s8(scores[n], low[slice], {b[n][slice][0], b[n][slice][1]});
-#pragma unroll
-            for (int n = 0; n < 4; ++n) multiply_s8(scores[n], high[slice], {b[n][slice][2], b[n][slice][3]});
-          }
-#pragma unroll
-          for (int i = 0; i < kRows; ++i) {
-            const auto score = [&](int j) { return scores[j / 2][2 * i + j % 2]; };
-            int least = __vimin3_s32(score(0), score(1), score(2));
-            least = __vimin3_s32(least, score(3), score(4));
-            least = __vimin3_s32(least, score(5), min(score(6), score(7)));
-            least = (least & ~tile_bits) | number;
-            next[i] = min(next[i], max(best[i], least));
-            best[i] = min(best[i], least);
-#pragma unroll
-            for (int j = 0; j < 8; ++j) columns[i][j] = min(columns[i][j], score(j));
           }
         }
       }

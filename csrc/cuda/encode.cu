@@ -1,36 +1,14 @@
 #include "encode.h"
 
-#include "chain.cuh"
+#include <cstdlib>
+#include <cstring>
+
+#include "launch.cuh"
 
 namespace unitok {
 namespace {
 
 constexpr int kMostWarps = 16;  // of a block
-
-struct Device {
-  int processors, shared_bytes;
-};
-
-Device this_device() {
-  int device = 0;
-  Device found{};
-  check(cudaGetDevice(&device));
-  check(cudaDeviceGetAttribute(&found.processors, cudaDevAttrMultiProcessorCount, device));
-  check(cudaDeviceGetAttribute(&found.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
-  return found;
-}
-
-template <int Width>
-void launch(const Rows& rows, const Chains* chains, int count, bool exact, bool stats, cudaStream_t stream) {
-  const Device device = this_device();
-  const auto room = room_for<Width>(chains, count, device.shared_bytes);
-  const bool whole = rows.width % 8 == 0 && in_packs<uint16_t>(rows.width, rows.data, chains[0].quantized);
-  const EncodeCall call{rows, {chains[0], chains[count - 1]}, exact, stats, whole};
-  const auto kernel = encode<Width>;
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(room.bytes())));
-  UNITOK_LAUNCH(kernel, dim3(device.processors, count), 32 * kWarps<Width>, room.bytes(), stream, call, room);
-  check(cudaGetLastError());
-}
 
 // Adds up what warps left, in one order and in float64: a block for each level of the first chains and of the second,
 // and a last one for the counts of both.
@@ -75,8 +53,20 @@ __global__ void __launch_bounds__(kFinishers)
 
 int64_t parts_bytes(int64_t levels) { return 4 * int64_t{this_device().processors} * kMostWarps * (levels + 3); }
 
+bool by_warpgroups([[maybe_unused]] int64_t width) {
+#ifdef UNITOK_SM90A
+  const char* const wish = std::getenv("UNITOK_WGMMA");
+  return width > 64 && this_device().capability == 90 && (wish == nullptr || std::strcmp(wish, "0") != 0);
+#else
+  return false;
+#endif
+}
+
 void encode_rows(const Rows& rows, const Chains* chains, int count, bool exact, bool stats, cudaStream_t stream) {
-  const auto run = rows.width <= 32 ? launch<32> : rows.width <= 64 ? launch<64> : launch<128>;
+#ifdef UNITOK_SM90A
+  if (by_warpgroups(rows.width)) return encode_by_warpgroups(rows, chains, count, exact, stats, stream);
+#endif
+  const auto run = rows.width <= 32 ? launch<32, Warp> : rows.width <= 64 ? launch<64, Warp> : launch<128, Warp>;
   run(rows, chains, count, exact, stats, stream);
 }
 

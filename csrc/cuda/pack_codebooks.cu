@@ -92,8 +92,8 @@ __global__ void __launch_bounds__(kThreads)
       limits.absolute = fmaxf(limits.absolute, static_cast<float>(absolute));
       limits.low = fmaxf(limits.low, sqrtf(static_cast<float>(low_square)));
     }
-    const int64_t place = digits_of(codeword, column, layout.width);
-    store_vector(to + layout.digits() + place, make_uint4(digits[0], digits[1], digits[2], digits[3]));
+    unsigned char* const place = to + layout.digits() + digits_of(codeword, column, layout.width);
+    for (int i = 0; i < 4; ++i) store_vector(place + kMatrix * i, digits[i]);
     unsigned char* const value = to + layout.values() + 4 * (int64_t{codeword} * layout.width + column);
     store_vector(value, make_float4(values[0], values[1], values[2], values[3]));
     store_vector(value + 16, make_float4(values[4], values[5], values[6], values[7]));

@@ -49,11 +49,15 @@ struct PackedLayout {
   __host__ __device__ int64_t bytes() const { return values() + 4 * int64_t{codewords} * width; }
 };
 
-// Eight codewords and 32 columns make 512 bytes: lane 4 g + t of a warp reads 16 of them, which are columns 8 t to
-// 8 t + 7 of codeword g, high digits and then low ones. A product adds up columns in any order, as long as rows and
-// codewords agree on it. The columns come first, then the codewords.
+// Where a value's high digit is; its low one comes kLow later. Eight codewords and 32 columns make 512 bytes, which are
+// four matrices of eight rows of 16 bytes, a row a codeword, as tensor cores take them. Word t of a row has columns 8 t
+// to 8 t + 3 in the first matrix and 8 t + 4 to 8 t + 7 in the second: a product adds up columns in any order, as long
+// as rows and codewords agree on it. The other two have the low digits. The columns come first, then the codewords.
+constexpr int kMatrix = 128, kLow = 2 * kMatrix;  // bytes
 __host__ __device__ inline int64_t digits_of(int codeword, int column, int width) {
-  return (int64_t{codeword} / 8 * (width / 32) + column / 32) * 512 + codeword % 8 * 64 + column % 32 / 8 * 16;
+  const int in_row = column % 32 / 8 * 4 + column % 4;
+  return (int64_t{codeword} / 8 * (width / 32) + column / 32) * 512 + column % 8 / 4 * kMatrix + codeword % 8 * 16 +
+         in_row;
 }
 
 }  // namespace unitok

@@ -72,6 +72,52 @@ __device__ __forceinline__ void multiply_s8(int (&c)[4], const uint32_t (&a)[4],
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
+// Four matrices of 8 rows of 16 bytes: lane 8 i + j tells where row j of matrix i is, a multiple of 16. With g = lane /
+// 4 and t = lane % 4, a lane gets word t of row g of each.
+__device__ __forceinline__ void load_matrices(const void* row, uint32_t (&words)[4]) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+               : "r"(shared_address(row))
+               : "memory");
+}
+
+// For sm_90a alone, products by four warps that lie together, a warpgroup, which all make the same calls. They go on in
+// the background, in the order of the calls, and read shared memory through a way of their own, the async proxy: what
+// threads wrote there, be it by copy_async, shows only if they pass through this before the barrier that follows.
+__device__ __forceinline__ void fence_async_proxy() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
+// Stands before the first of some products and after all that touched the sums or a.
+__device__ __forceinline__ void warpgroup_arrive(int (&c)[8][4]) {
+#pragma unroll
+  for (int n = 0; n < 8; ++n) asm volatile("" : "+r"(c[n][0]), "+r"(c[n][1]), "+r"(c[n][2]), "+r"(c[n][3])::"memory");
+  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+}
+
+// Closes the group of the products begun since the last one, and waits until all are done: only then c is there.
+__device__ __forceinline__ void warpgroup_wait(int (&c)[8][4]) {
+  asm volatile("wgmma.commit_group.sync.aligned;\n\twgmma.wait_group.sync.aligned 0;" ::: "memory");
+#pragma unroll
+  for (int n = 0; n < 8; ++n) asm volatile("" : "+r"(c[n][0]), "+r"(c[n][1]), "+r"(c[n][2]), "+r"(c[n][3])::"memory");
+}
+
+// Begins c (64, 64) += a (64, 32) b (32, 64), or c = a b. Each warp has 16 rows of a and c, as in multiply_s8; c[n] is
+// columns 8 n to 8 n + 7. The columns of b are rows of the matrices that are described.
+__device__ __forceinline__ void warpgroup_multiply_s8(int (&c)[8][4], const uint32_t (&a)[4], uint64_t b,
+                                                      bool accumulate) {
+  asm volatile(
+      "{\n\t.reg .pred p;\n\tsetp.ne.b32 p, %37, 0;\n\t"
+      "wgmma.mma_async.sync.aligned.m64n64k32.s32.s8.s8 "
+      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+      "{%32, %33, %34, %35}, %36, p;\n\t}"
+      : "+r"(c[0][0]), "+r"(c[0][1]), "+r"(c[0][2]), "+r"(c[0][3]), "+r"(c[1][0]), "+r"(c[1][1]), "+r"(c[1][2]),
+        "+r"(c[1][3]), "+r"(c[2][0]), "+r"(c[2][1]), "+r"(c[2][2]), "+r"(c[2][3]), "+r"(c[3][0]), "+r"(c[3][1]),
+        "+r"(c[3][2]), "+r"(c[3][3]), "+r"(c[4][0]), "+r"(c[4][1]), "+r"(c[4][2]), "+r"(c[4][3]), "+r"(c[5][0]),
+        "+r"(c[5][1]), "+r"(c[5][2]), "+r"(c[5][3]), "+r"(c[6][0]), "+r"(c[6][1]), "+r"(c[6][2]), "+r"(c[6][3]),
+        "+r"(c[7][0]), "+r"(c[7][1]), "+r"(c[7][2]), "+r"(c[7][3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(accumulate)));
+}
+
 // To a relative error of 2^-22.
 __device__ __forceinline__ float rough_sqrt(float x) {
   float root;

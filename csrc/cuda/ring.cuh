@@ -32,9 +32,9 @@ struct Room {
 };
 
 // As large a chunk as leaves room for two, or for all codebooks of a group. Those of the largest codebook are of one
-// size, up to whole tiles, so that little of the room is left empty.
+// size, up to whole tiles of so many codewords, so that little of the room is left empty.
 template <int Width>
-Room<Width> room_for(const Chains* chains, int count, int shared_bytes) {
+Room<Width> room_for(const Chains* chains, int count, int shared_bytes, int tile) {
   const auto parts = [](int whole, int part) { return (whole + part - 1) / part; };
   const auto codewords_of = [](const Chains& of) { return PackedLayout(of.codewords, Width).codewords; };
   Room<Width> room{};
@@ -44,7 +44,7 @@ Room<Width> room_for(const Chains* chains, int count, int shared_bytes) {
     codewords = std::max(codewords, codewords_of(chains[i]));
   }
   for (int most = 256; most >= 64; most /= 2) {
-    room.chunk = 32 * parts(codewords, 32 * parts(codewords, most));
+    room.chunk = tile * parts(codewords, tile * parts(codewords, most));
     int wanted = 0;
     for (int i = 0; i < count; ++i)
       wanted = std::max(wanted, parts(codewords_of(chains[i]), room.chunk) * chains[i].levels);
@@ -56,7 +56,7 @@ Room<Width> room_for(const Chains* chains, int count, int shared_bytes) {
 }
 
 // What a block goes through, level by level, chunk by chunk. All its threads make all calls.
-template <int Width>
+template <int Width, class Unit>
 class Ring {
  public:
   __device__ Ring(const Room<Width>& room, unsigned char* shared, const PackedLayout& layout, int levels)
@@ -80,7 +80,7 @@ class Ring {
     for (int i = 0; i < (stays_ ? chunks_ * levels_ : room_.chunks - 1); ++i) copy();
     if (stays_) {
       copy_async_wait<0>();
-      __syncthreads();
+      show();
     }
   }
 
@@ -91,7 +91,7 @@ class Ring {
         copy_async_wait<0>();
       else
         copy_async_wait<1>();
-      __syncthreads();
+      show();
       copy();
     }
     const unsigned char* const digits = shared_ + place_ * room_.chunk_bytes();
@@ -103,6 +103,12 @@ class Ring {
   __device__ void end() const { copy_async_wait<0>(); }
 
  private:
+  // What has been copied, to all threads of the block.
+  __device__ static void show() {
+    if constexpr (Unit::kAsync) fence_async_proxy();
+    __syncthreads();
+  }
+
   __device__ void copy() {
     if (level_to_copy_ < levels_) {
       const int bytes = min(room_.chunk_bytes(), (layout_.codewords - chunk_to_copy_ * room_.chunk) * Width * 2);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "drive.h"
+#include "encode.h"
 #include "pack_codebooks.h"
 
 // The promise: a code is the nearest one, the lowest among ties, unless the two best squared distances differ by less
@@ -162,6 +163,23 @@ template <class T>
 void check_bytes(const Array<char>& found, const std::vector<T>& expected) {
   CHECK(found.size() == static_cast<int64_t>(expected.size() * sizeof(T)));
   CHECK(expected.empty() || std::memcmp(found.data(), expected.data(), expected.size() * sizeof(T)) == 0);
+}
+
+// Once by wgmma, where the kernels have that for rows of the width, and once by mma.sync.
+template <class Body>
+void in_every_way(int64_t width, Body body) {
+  const std::string before = context;
+  for (const char* const wish : {"1", "0"}) {
+    setenv("UNITOK_WGMMA", wish, 1);
+    const bool by_warpgroups = unitok::by_warpgroups(width);
+#ifdef UNITOK_EMULATED
+    CHECK(by_warpgroups == (width > 64 && *wish == '1'));
+#endif
+    if (!by_warpgroups && *wish == '1') continue;
+    context = before + (by_warpgroups ? ", by wgmma" : "");
+    body();
+  }
+  context = before;
 }
 
 // On a device with so much shared memory.

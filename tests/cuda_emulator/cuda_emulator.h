@@ -3,12 +3,14 @@
 //   emulator.h      blocks, threads, and how these wait for each other
 //   builtins.h      the functions of CUDA that kernels call
 //   instructions.h  twins of the functions of platform.cuh
+//   warpgroup.h     those that only sm_90a has
 //   runtime.h       what launchers call
 #pragma once
 
 #include "builtins.h"
 #include "instructions.h"
 #include "runtime.h"
+#include "warpgroup.h"
 
 #define __global__
 #define __device__

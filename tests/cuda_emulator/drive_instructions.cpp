@@ -5,6 +5,7 @@
 #include <functional>
 
 #include "drive.h"
+#include "products.cuh"
 
 using namespace unitok;
 
@@ -112,6 +113,65 @@ void check_copies() {
   launched();
   for (int i = 0; i < 64; ++i) CHECK(std::memcmp(&out[i], &in[i < 32 ? i : 95 - i], sizeof(int4)) == 0);
 }
+
+__global__ void load_four(const uint4* in, uint32_t* out) {
+  UNITOK_STATIC_SHARED(uint4, rows, [32]);
+  const int lane = static_cast<int>(threadIdx.x);
+  store_vector(rows + lane, load_vector<uint4>(in + lane));
+  __syncwarp();
+  uint32_t words[4];
+  load_matrices(rows + (lane ^ 8), words);  // the first two change places, and the others
+  for (int i = 0; i < 4; ++i) out[32 * i + lane] = words[i];
+}
+
+void check_matrices() {
+  Array<uint4> in(32);
+  Array<uint32_t> out(128);
+  for (unsigned i = 0; i < 32; ++i) in[i] = {4 * i, 4 * i + 1, 4 * i + 2, 4 * i + 3};
+  UNITOK_LAUNCH(load_four, 1, 32, 0, nullptr, in.data(), out.data());
+  launched();
+  for (unsigned i = 0; i < 128; ++i) CHECK(out[i] == (i ^ 32));
+}
+
+#ifdef UNITOK_SM90A
+// c (64, 64) = 2 a b, for a (64, 32) row by row and b (32, 64) column by column: of eight columns the first 16 bytes
+// each, then the others.
+__global__ void multiply_by_warpgroup(const uint32_t* a, const uint4* b, int* c) {
+  UNITOK_SHARED(uint4, columns);
+  const int thread = static_cast<int>(threadIdx.x), column = thread / 2, half = thread % 2;
+  store_vector(columns + column / 8 * 16 + 8 * half + column % 8, load_vector<uint4>(b + thread));
+  fence_async_proxy();
+  __syncthreads();
+  const int row = thread / 32 * 16 + thread % 32 / 4, t = thread % 4;
+  const uint32_t rows[4] = {a[8 * row + t], a[8 * (row + 8) + t], a[8 * row + t + 4], a[8 * (row + 8) + t + 4]};
+  const uint64_t descriptor = matrix_descriptor(matrix_start(shared_address(columns), 128), 256);
+  int sums[8][4];
+  warpgroup_arrive(sums);
+  warpgroup_multiply_s8(sums, rows, descriptor, false);
+  warpgroup_multiply_s8(sums, rows, descriptor, true);
+  warpgroup_wait(sums);
+  for (int n = 0; n < 8; ++n)
+    for (int i = 0; i < 4; ++i) c[64 * (row + i / 2 * 8) + 8 * n + 2 * t + i % 2] = sums[n][i];
+}
+
+void check_products_by_warpgroup() {
+  std::mt19937 engine(2);
+  Array<uint32_t> a(64 * 8), b(64 * 8);
+  Array<int> c(64 * 64);
+  for (int64_t i = 0; i < 64 * 8; ++i) a[i] = static_cast<uint32_t>(engine()), b[i] = static_cast<uint32_t>(engine());
+  UNITOK_LAUNCH(multiply_by_warpgroup, 1, 128, 2048, nullptr, a.data(), reinterpret_cast<const uint4*>(b.data()),
+                c.data());
+  launched();
+  const auto value = [](const Array<uint32_t>& words, int64_t line, int64_t k) {
+    return static_cast<int>(static_cast<int8_t>(words[8 * line + k / 4] >> 8 * (k % 4)));
+  };
+  for (int64_t i = 0; i < 64 * 64; ++i) {
+    int expected = 0;
+    for (int64_t k = 0; k < 32; ++k) expected += 2 * value(a, i / 64, k) * value(b, i % 64, k);
+    CHECK(c[i] == expected);
+  }
+}
+#endif
 
 // A product of int8, from words of four that lie row by row in a and column by column in b.
 __global__ void multiply(const uint32_t* a, const uint32_t* b, int* c) {
@@ -302,7 +362,11 @@ int main(int count, char** arguments) {
     check_every_thread_runs_once();
     check_lanes();
     check_copies();
+    check_matrices();
     check_products();
+#ifdef UNITOK_SM90A
+    check_products_by_warpgroup();
+#endif
     check_barriers();
     check_atomics();
     check_conversions(effort);

@@ -56,8 +56,8 @@ class Packed {
       Codeword codeword = {{}, {}, static_cast<double>(half), 0, 0};
       double square = 0;
       for (int column = 0; column < layout_.width; ++column) {
-        const char* const digits = from + layout_.digits() + unitok::digits_of(k, column, layout_.width) + column % 8;
-        const int high = static_cast<signed char>(digits[0]), low = static_cast<signed char>(digits[8]);
+        const char* const digits = from + layout_.digits() + unitok::digits_of(k, column, layout_.width);
+        const int high = static_cast<signed char>(digits[0]), low = static_cast<signed char>(digits[unitok::kLow]);
         codeword.digits.put(256 * high + low);
         CHECK(codeword.digits.high.back() == high && codeword.digits.low.back() == low);
         const float value = read_float(layout_.values() + 4 * (int64_t{k} * layout_.width + column));

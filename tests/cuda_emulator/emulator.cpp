@@ -34,6 +34,7 @@ class Worker {
   void run_thread();
   void meet(Meeting& meeting, int needed, bool ordered, const char* what, Site site);
   Meeting& meeting_of(unsigned mask, const char* what, Site site);
+  Meeting& warpgroup(const char* what, Site site);
   void* shared_memory(const void* declaration, std::size_t bytes);
   Block& block() { return block_; }
 
@@ -52,6 +53,7 @@ class Worker {
   Block block_ = {};
   std::vector<Thread> threads_;
   std::vector<Warp> warps_;
+  std::vector<Meeting> warpgroups_;
   std::vector<int> warp_order_, lane_order_;
   std::mt19937_64 engine_;
   const SharedMemory* wanted_ = nullptr;
@@ -108,10 +110,24 @@ Worker::Worker(const Launch& launch, const std::function<void()>& body, uint64_t
   block_.size = size;
   const int count = static_cast<int>(size.x * size.y * size.z), warps = (count + 31) / 32;
   warps_.resize(static_cast<std::size_t>(warps));
+  warpgroups_.resize(static_cast<std::size_t>(warps / 4));
   warp_order_ = in_order(warps, engine_);
   lane_order_ = in_order(32, engine_);
   for (int i = 0; i < count; ++i)
-    threads_.push_back({&block_, place_of(static_cast<uint64_t>(i), size), i, true, nullptr, 0, {}, {}});
+    threads_.push_back({&block_,
+                        place_of(static_cast<uint64_t>(i), size),
+                        i,
+                        true,
+                        nullptr,
+                        0,
+                        {},
+                        {},
+                        {},
+                        {},
+                        {},
+                        false,
+                        nullptr,
+                        {}});
   fibers.make(threads_.size());
 }
 
@@ -152,8 +168,14 @@ void Worker::run_block(uint64_t number) {
     thread.done = false;
     thread.copies.clear();
     thread.groups.clear();
+    thread.written.clear();
+    thread.fenced.clear();
+    thread.products.clear();
+    thread.arrived = false;
   }
   allocate(nullptr, launch_.shared_bytes);
+  block_.async.resize(launch_.shared_bytes);
+  poison(block_.async.data(), block_.async.size());
   while (block_.alive > 0)
     if (!go_on()) fail_stuck();
   acquire(&ended_);
@@ -241,6 +263,14 @@ Meeting& Worker::meeting_of(unsigned mask, const char* what, Site site) {
   return *unused;
 }
 
+Meeting& Worker::warpgroup(const char* what, Site site) {
+  const auto group = static_cast<std::size_t>(self->number / 128);
+  if (group >= warpgroups_.size()) fail("%s: the block has no four warps there", named(what, site).c_str());
+  for (std::size_t number = 128 * group; number < 128 * (group + 1); ++number)
+    if (threads_[number].done) fail("%s: a thread of the warpgroup has returned", named(what, site).c_str());
+  return warpgroups_[group];
+}
+
 void* Worker::shared_memory(const void* declaration, std::size_t bytes) {
   const auto find = [&] {
     const auto same = [&](const SharedMemory& memory) { return memory.declaration == declaration; };
@@ -303,7 +333,15 @@ const Slot* meet_warp(unsigned mask, const Slot& mine, bool ordered, const char*
   return slots;
 }
 
+void meet_warpgroup(const char* what, Site site) {
+  worker->meet(worker->warpgroup(what, site), 128, false, what, site);
+}
+
 void meet_block(const char* what, Site site) {
+  std::vector<unsigned char>& async = self->block->async;
+  for (const void* from : self->fenced)
+    if (const std::size_t at = dynamic_offset(from); at < async.size()) std::memcpy(&async[at], from, 16);
+  self->fenced.clear();
   Meeting& meeting = worker->block().barrier;
   if (meeting.come > 0 && (meeting.site.line != site.line || meeting.site.file != site.file))
     fail("%s meets %s", named(what, site).c_str(), named(meeting.what, meeting.site).c_str());
@@ -326,6 +364,12 @@ bool is_shared(const void* from, std::size_t bytes) {
   }
   return false;
 }
+
+std::size_t dynamic_offset(const void* of) {
+  return static_cast<std::size_t>(static_cast<const unsigned char*>(of) - dynamic_shared());
+}
+
+unsigned char* dynamic_shared() { return static_cast<unsigned char*>(worker->block().shared.front().data); }
 
 void poison(void* to, std::size_t bytes) {
   for (std::size_t i = 0; i < bytes; ++i)

@@ -53,6 +53,16 @@ struct Copy {
   const void* from;
 };
 
+// A product by a warpgroup that a thread has begun; it isn't made before the thread waits for it.
+struct Product {
+  const uint32_t* a;  // the thread's registers, and what was in them
+  uint32_t registers[4];
+  uint32_t rows[2][8];  // of a
+  uint64_t descriptor;  // of b, and what was there
+  uint64_t hash;
+  bool accumulate;
+};
+
 struct Block;
 
 struct Thread {
@@ -64,6 +74,12 @@ struct Thread {
   unsigned phase;
   std::vector<Copy> copies;         // started, not yet made
   std::vector<std::size_t> groups;  // how many of them are in each group
+  std::vector<void*> written;       // 16 bytes each, to shared memory: since the last fence_async_proxy
+  std::vector<void*> fenced;        // and before it, but not before the last barrier
+  std::vector<Product> products;
+  bool arrived;    // the sums can be added to
+  int (*sums)[4];  // the registers of the products that are under way
+  int values[8][4];
 
   int lane() const { return number % 32; }
 };
@@ -80,6 +96,7 @@ struct Block {
   int alive;
   Meeting barrier;  // __syncthreads
   std::vector<SharedMemory> shared;
+  std::vector<unsigned char> async;  // the shared memory whose size the launch tells, as the async proxy sees it
 };
 
 inline thread_local Thread* self = nullptr;
@@ -91,6 +108,9 @@ inline thread_local Thread* self = nullptr;
 // again. What the lanes did before is only known to be done if `ordered`.
 const Slot* meet_warp(unsigned mask, const Slot& mine, bool ordered, const char* what, Site site);
 
+// Waits for the other 127 threads of the warpgroup.
+void meet_warpgroup(const char* what, Site site);
+
 // Waits for all threads of the block that haven't returned.
 void meet_block(const char* what, Site site);
 
@@ -101,6 +121,8 @@ void fence();
 // The block's array for a declaration; null: the one whose size the launch tells.
 void* shared_memory(const void* declaration, std::size_t bytes);
 bool is_shared(const void* from, std::size_t bytes);
+unsigned char* dynamic_shared();             // the latter
+std::size_t dynamic_offset(const void* of);  // in it; beyond it, for what is elsewhere
 
 // What nobody should read: NaN in every floating type, negative in every integer type.
 constexpr uint16_t kPoison = 0xfff9;

@@ -37,6 +37,7 @@ template <class Vector>
 void store_vector(void* to, const Vector& value) {
   emulator::require_aligned(to, sizeof(Vector), "store_vector");
   std::memcpy(to, &value, sizeof(Vector));
+  if (sizeof(Vector) == 16 && emulator::is_shared(to, 16)) emulator::self->written.push_back(to);
 }
 
 // As late as can be: until then nobody can count on what is there.
@@ -65,6 +66,7 @@ void copy_async_wait() {
   while (groups.size() > Pending) {
     const auto end = copies.begin() + static_cast<std::ptrdiff_t>(groups.front());
     std::for_each(copies.begin(), end, emulator::move);
+    for (auto copy = copies.begin(); copy != end; ++copy) emulator::self->written.push_back(copy->to);
     copies.erase(copies.begin(), end);
     groups.erase(groups.begin());
   }
@@ -85,6 +87,15 @@ inline void multiply_s8(int (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)
       c[i] = __dp4a(static_cast<int>(of_row), static_cast<int>(of_column), c[i]);
     }
   }
+}
+
+inline void load_matrices(const void* row, uint32_t (&words)[4], emulator::Site site = emulator::Site::here()) {
+  emulator::require_aligned(row, 16, "load_matrices");
+  emulator::require_shared(row, 16, "load_matrices");
+  const emulator::Values<const void*> rows(~0u, row, "load_matrices", site);
+  const int lane = emulator::self->lane();
+  for (int i = 0; i < 4; ++i)
+    std::memcpy(&words[i], static_cast<const char*>(rows.of(8 * i + lane / 4)) + 4 * (lane % 4), 4);
 }
 
 // As far below the root as a device may come, the more so as bounds are made of it.

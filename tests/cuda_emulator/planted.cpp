@@ -10,7 +10,7 @@ namespace {
 
 std::vector<Fault> all_faults() {
   std::vector<Fault> all = faults_of_order();
-  for (const Fault& fault : faults_of_memory()) all.push_back(fault);
+  for (const auto& more : {faults_of_memory(), faults_of_warpgroups()}) all.insert(all.end(), more.begin(), more.end());
   return all;
 }
 

@@ -14,8 +14,9 @@ struct Fault {
 constexpr char kWrong[] = "fails with", kStuck[] = "stuck", kMisaligned[] = "isn't a multiple of 16",
                kRefused[] = "unitok::CudaError", kOverrun[] = "heap-buffer-overflow", kRace[] = "data race";
 
-std::vector<Fault> faults_of_order();   // planted_order.cpp
-std::vector<Fault> faults_of_memory();  // planted_memory.cpp
+std::vector<Fault> faults_of_order();       // planted_order.cpp
+std::vector<Fault> faults_of_memory();      // planted_memory.cpp
+std::vector<Fault> faults_of_warpgroups();  // planted_warpgroup.cpp
 
 constexpr int kThreads = 64;
 

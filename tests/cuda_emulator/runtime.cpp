@@ -83,7 +83,12 @@ cudaError_t cudaSetDevice(int device) {
 
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
   if (device < 0 || device >= kDevices) return remember(cudaErrorInvalidDevice);
-  *value = attribute == cudaDevAttrMultiProcessorCount ? kMultiprocessors : static_cast<int>(settings.shared_bytes);
+  switch (attribute) {
+    case cudaDevAttrMultiProcessorCount: *value = kMultiprocessors; break;
+    case cudaDevAttrComputeCapabilityMajor: *value = 9; break;
+    case cudaDevAttrComputeCapabilityMinor: *value = 0; break;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = static_cast<int>(settings.shared_bytes); break;
+  }
   return cudaSuccess;
 }
 
