@@ -53,17 +53,18 @@ class Build(build_ext):
         if (compiler := nvcc.find()) is None:
             raise FileNotFoundError("nvcc")
         numbers = nvcc.architectures(compiler)
-        flags = [*nvcc.FLAGS, *nvcc.code_flags(numbers), "-Icsrc/cuda"]
+        flags = [*nvcc.FLAGS, "-Icsrc/cuda"]
         flags += [f"-I{path}" for path in (pybind11.get_include(), sysconfig.get_path("include"))]
 
         def compiled(source: str) -> str:
+            codes = nvcc.code_flags(nvcc.narrowed(numbers, source))
             made = Path(self.build_temp, *numbers, source).with_suffix(".o")
             made.parent.mkdir(parents=True, exist_ok=True)
-            subprocess.run([compiler, *flags, "-c", source, "-o", made], check=True)
+            subprocess.run([compiler, *flags, *codes, "-c", source, "-o", made], check=True)
             return str(made)
 
         with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)) as pool:
-            objects = list(pool.map(compiled, cuda.sources))
+            objects = list(pool.map(compiled, [source for source in cuda.sources if nvcc.narrowed(numbers, source)]))
         target = Path(self.get_ext_fullpath(cuda.name))
         target.parent.mkdir(parents=True, exist_ok=True)
         libraries = [f"-L{path}" for path in Path(compiler).resolve().parent.parent.glob("lib*")]  # pip's is lib

@@ -7,6 +7,7 @@
 #include <sstream>
 
 #include "codeword_statistics.h"
+#include "encode.h"
 #include "errors.h"
 #include "moe_residual_encode.h"
 #include "pack_codebooks.h"
@@ -147,6 +148,12 @@ PYBIND11_MODULE(_cuda, m) {
                               at<int64_t>(codes), at<void>(quantized), at<float>(distances), at<float>(level_error),
                               at<int64_t>(counts), at<void>(workspace), stream_of(stream));
     });
+  });
+
+  m.def("by_warpgroups", [](int64_t width, int device) {
+    bool found = false;
+    run("by_warpgroups", {{"D", width}}, device, [&] { found = unitok::by_warpgroups(width); });
+    return found;
   });
 
   // Packed codebooks are (address, experts, levels, codewords).

@@ -126,7 +126,7 @@ def measure_all(
     targets: Sequence[str], cases: Sequence[Case], sources: Sequence[str] = (), processes: int = 2
 ) -> list[Figures]:
     """Measure sources by nvcc and cases by Triton, in processes of their own; both keep what they compiled."""
-    jobs = [(target, source) for source in sources for target in targets if target.startswith("sm_")]
+    jobs = [(target, source) for source in sources for target in targets if aot_cuda.architecture(target, source)]
     jobs += [(target, case.name) for case in cases for target in targets]
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         return [figures for part in pool.map(_job, jobs) for figures in part]

@@ -17,7 +17,7 @@ from unitok_kernels.aot_cases import AUDIO, MAIN, Shape
 
 CSRC = Path(__file__).parents[1] / "csrc"
 KEPT = CSRC.parent / "build/cuda_aot"
-PREDICTED = {"encode<32>": MAIN, "encode<128>": AUDIO}
+PREDICTED = {"encode<32, Warp>": MAIN, "encode<128, Warp>": AUDIO, "encode<128, Warpgroup>": AUDIO}
 # Share of rows that are searched again on a level: the bound of csrc/cuda/packed.cuh, held against scores of normal
 # rows and codewords in numpy, 16 rows a step.
 RESCORED = {32: 0.0095, 128: 0.0186}
@@ -39,6 +39,12 @@ def sources() -> list[str]:
     return [path.name for path in paths]
 
 
+def architecture(target: str, source: str) -> str | None:
+    """Name what a source is compiled for on a target, such as sm_90a on sm_90; None where it isn't."""
+    numbers = nvcc.narrowed([target.removeprefix("sm_")], source)
+    return f"sm_{numbers[0]}" if numbers and target.startswith("sm_") else None
+
+
 def compiled(target: str, source: str) -> bytes:
     """Compile a source for a target, or take what is kept."""
     compiler = nvcc.find()
@@ -53,7 +59,7 @@ def compiled(target: str, source: str) -> bytes:
         for old in KEPT.glob(f"{stem}-*"):
             old.unlink(missing_ok=True)
         made = kept.with_suffix(".new")
-        flags = [*nvcc.FLAGS, f"-arch={target}", "-cubin", f"-I{CSRC / 'cuda'}"]
+        flags = [*nvcc.FLAGS, f"-arch={architecture(target, source)}", "-cubin", f"-I{CSRC / 'cuda'}"]
         subprocess.run([compiler, *flags, CSRC / "cuda" / source, "-o", made], check=True)
         made.rename(kept)
     return kept.read_bytes()
@@ -105,6 +111,7 @@ def predicted(loops: prediction.Loop, shape: Shape, target: str) -> float:
         {"REDUX": shape.L, "FADD": shape.L / 2, "IABS": 0, "": 1},
         {"BAR": chunks, "VOTE": 16 * RESCORED[shape.D], "": 1},
         {"IMMA": prediction.Every(shape.K / chunks / 32, "IMMA", 12 * shape.D // 32),
+         "IGMMA": prediction.Every(shape.K / chunks / 64, "IGMMA", 3 * shape.D // 32),
          "F2I": prediction.Every(shape.K / chunks / 32, "F2I", 1),
          "LDGSTS": 0 if resident else copies, "": 1},
         {prediction.FLOAT64: 0, "": 1},

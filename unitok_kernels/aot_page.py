@@ -63,12 +63,15 @@ rows' step and digits, the runner-up, the gather. By the instruction mix of the 
 
 Three products of int8 take 0.75 x the time of one in tf32: on sm_80, at D=128, they are nearly all of it.
 
-The CUDA kernels multiply by mma.sync. With wgmma, which sm_90 alone has, 64 codewords would take 3 instructions for 32
-columns, not 24, none to load them, and six to begin and to wait. Reckoned in the same way, 627 us become 600 at D=32,
-K=256, L=4, where minima are most of the loop, and 648 become 501 at D=128, K=1024, L=8, with the warps that there are:
-the registers that it frees make no room for more. The first is too little. The second would be worth it, if a device
-agreed: but Triton's kernel, which has wgmma, took 2.23 ms there in a trial, and this one 2.29. So wgmma
-waits until it can be tried.
+The CUDA kernels multiply by mma.sync, and rows of 65 to 128 columns on sm_90a by wgmma: 64 codewords take 3
+instructions for 32 columns, not 24, and none to load them. It is the same kernel but for that, and the table below has
+both. Its loop takes 145 instructions for 64 codewords, not 246, of which 92 are the biases and the minima that both
+have; so does the rest of a level. That makes 509 us of 648 at D=128, K=1024, L=8, which is 22 % less; 18 % at K=512; 13 %
+at K=256; 17 % for a single level of K=1024; and 10 % at K=4096, where the products are all of it, at a peak that both are
+given alike. At D=64 the same code would make 429 us of 506 at K=1024, L=8, but 9 to 12 % less at K=256 and 512, and at
+D=32, K=256, L=4 it would make 611 of 627; both would spill, and stay with mma.sync. **No device has run wgmma yet**:
+gpu.md has times of mma.sync alone, and Triton's kernel, which has wgmma, took 2.23 ms in a trial on an H100, where ours took
+2.29 by mma.sync. `UNITOK_WGMMA=0` forces mma.sync.
 """
 
 
@@ -78,7 +81,8 @@ _CUDA = """
 Microseconds; `csrc/cuda` by nvcc, read in the same way. A score is three products of int8 and no float. The floors are
 those products, at twice the rate of bfloat16, four times on sm_120 (from memory and unchecked), and memory. The code
 for every type of rows is counted, though a call runs that of one. Spills are instructions that move registers to
-memory and back, wherever they stand; the loop is the innermost one, for 32 codewords and 16 rows.
+memory and back, wherever they stand; the loop is the innermost one, for 16 rows of a warp and 32 codewords, or 64 by
+wgmma (IGMMA).
 
 | target | kernel | case | predicted | 3 x int8 | memory | registers | spills | stack | loop | matrix unit |
 |---|---|---|---|---|---|---|---|---|---|---|

@@ -90,6 +90,15 @@ def _architectures() -> str:
     return ", ".join(f"sm_{a // 10}" for a in importlib.import_module(_CUDA).architectures) + " and newer"
 
 
+def _products() -> str:
+    module = importlib.import_module(_CUDA)
+    devices = range(1 if emulated() else len(module.devices()))
+    if found := [str(device) for device in devices if module.by_warpgroups(module.widest, device)]:
+        where = f"rows of more than 64 columns by wgmma on device {', '.join(found)}"
+        return f"{where} (UNITOK_WGMMA=0 forces mma.sync)"
+    return "all rows by mma.sync"
+
+
 def _cuda_unbuilt() -> str | None:
     reason = None if emulated() else _native(_CUDA)()
     install = "" if nvcc.find() else f"`{nvcc.INSTALL}` brings nvcc; "
@@ -208,7 +217,7 @@ def explain() -> str:
         if name == "cpu" and reason is None:
             state += f", instruction set {instruction_set()} of {', '.join(instruction_sets())} (UNITOK_CPU forces one)"
         if name == "cuda" and reason is None:
-            state += f" ({', '.join(sorted(_operations(name)))}), for {_architectures()}"
+            state += f" ({', '.join(sorted(_operations(name)))}), for {_architectures()}; {_products()}"
         lines.append(f"{name}: {state}")
     forced = os.environ.get("UNITOK_BACKEND")
     for device_type, order in _PREFERENCE.items():

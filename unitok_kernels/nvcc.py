@@ -47,7 +47,20 @@ def architectures(nvcc: str) -> list[str]:
     return [number for number in ARCHITECTURES if f"compute_{number}" in known]
 
 
+def narrowed(numbers: list[str], source: str) -> list[str]:
+    """List what of these a source is compiled for: all, but one of the name *_sm90a.cu in the place of 90 alone."""
+    if not source.endswith("_sm90a.cu"):
+        return numbers
+    return ["90a"] if "90" in numbers else []
+
+
 def code_flags(numbers: list[str]) -> list[str]:
-    """Ask for machine code for each architecture, and for PTX of the last for what comes after it."""
+    """Ask for machine code for each architecture, and for PTX of the last for what comes after it.
+
+    Nothing comes after 90a. That there is a part for it, the other sources are told.
+    """
     codes = [f"-gencode=arch=compute_{number},code=sm_{number}" for number in numbers]
-    return [*codes, f"-gencode=arch=compute_{numbers[-1]},code=compute_{numbers[-1]}"]
+    if numbers == ["90a"]:
+        return codes
+    told = ["-DUNITOK_SM90A"] if "90" in numbers else []
+    return [*codes, f"-gencode=arch=compute_{numbers[-1]},code=compute_{numbers[-1]}", *told]

@@ -9,8 +9,10 @@ The method, for CUDA and Triton alike:
    Where the compiler may have unrolled a loop, an instruction whose number a trip is known tells by how much (`Every`).
 3. Each instruction of a warp takes one issue slot; a scheduler has one a cycle. So
    time = slots a warp x warps / (units x clock).
-4. The prediction is the largest of that time, the time of the matrix products the kernel makes at the peak rate, and
-   the time of the bytes that have to move at the peak bandwidth.
+   A product of matrices takes one slot too, whatever its size; of one by a warpgroup (wgmma, IGMMA) each of the four
+   warps issues its own.
+4. The prediction is the largest of that time, the time of the matrix products the kernel makes at the peak rate, which
+   is the same for mma.sync and wgmma, and the time of the bytes that have to move at the peak bandwidth.
 
 What it leaves out: latency that too few warps can't hide, pipes narrower than a warp (minima and comparisons go at half
 rate, float32 as well on sm_80), bank conflicts, the last wave of programs, the launch, and that matrix units and

@@ -1,5 +1,5 @@
 // What the kernels need beyond plain CUDA C++: launches, shared memory, and each instruction that takes inline PTX, as
-// a function of its own. For sm_80 and later.
+// a function of its own. For sm_80 and later; what is for sm_90a alone says so.
 //
 // With UNITOK_EMULATED, g++ compiles the same sources, and tests/cuda_emulator has a twin of everything here and of the
 // parts of CUDA that are in use. So a kernel declares shared memory and launches through these macros alone, takes no

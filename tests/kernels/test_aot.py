@@ -86,10 +86,16 @@ def test_a_matrix_instruction_outside_of_loops_does_not_count():
 
 def test_kernels_have_the_names_of_the_source():
     names = [
-        "_ZN6unitok6encodeILi32EEEvNS_10EncodeCallENS_4RoomIXT_EEE",
+        "_ZN6unitok6encodeILi128ENS_9WarpgroupEEEvNS_10EncodeCallENS_4RoomIXT_EEE",
         "_ZN6unitok41_GLOBAL__N__84d54e29_9_encode_cu_cabe91f76finishENS_6ChainsES1_iliPfS2_Pl",
     ]
-    assert list(aot_cuda.readable(names).values()) == ["encode<32>", "finish"]
+    assert list(aot_cuda.readable(names).values()) == ["encode<128, Warpgroup>", "finish"]
+
+
+def test_a_source_for_sm_90a_is_read_on_sm_90_alone():
+    targets = ["sm_80", "sm_90", "sm_100", "gfx942"]
+    assert [aot_cuda.architecture(t, "encode.cu") for t in targets] == ["sm_80", "sm_90", "sm_100", None]
+    assert [aot_cuda.architecture(t, "encode_sm90a.cu") for t in targets] == [None, "sm_90a", None, None]
 
 
 def test_without_nvcc_the_cuda_kernels_are_left_out_and_a_line_says_so(monkeypatch, capsys):

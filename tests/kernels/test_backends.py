@@ -226,13 +226,18 @@ def refused():
 )
 def test_the_cuda_module_is_used_where_a_device_runs_its_code(built_for, device, reason, monkeypatch):
     devices = refused if device is None else lambda: [("Some GPU", device)]
-    module = types.SimpleNamespace(architectures=built_for, devices=devices, __spec__=object())
+    module = types.SimpleNamespace(
+        architectures=built_for, devices=devices, widest=128, by_warpgroups=lambda *_: device == 900, __spec__=object()
+    )
     monkeypatch.setitem(sys.modules, backends._CUDA, module)
     monkeypatch.delenv("UNITOK_CUDA_EMULATED", raising=False)
     assert backends.available()["cuda"] == (reason is None)
     if reason is None:
         names = ", ".join(f"sm_{a // 10}" for a in built_for)
-        assert f"residual_encode), for {names} and newer" in backends.explain().split("cuda: available")[1]
+        said = backends.explain().split("cuda: available")[1]
+        assert f"residual_encode), for {names} and newer; " in said
+        assert ("by wgmma on device 0 (UNITOK_WGMMA=0 forces mma.sync)" in said) == (device == 900)
+        assert ("all rows by mma.sync" in said) == (device != 900)
         assert choose("residual_decode", device=CUDA) == "cuda"
         assert choose("hsic", device=CUDA) != "cuda"
     else:

@@ -69,6 +69,32 @@ def test_what_is_too_long_for_the_kernels_goes_to_the_reference(monkeypatch):
         torch.testing.assert_close(one, two)
 
 
+@pytest.mark.parametrize(("rows", "width", "codewords"), [(300, 65, 70), (1, 128, 5), (200, 128, 300)])
+def test_products_by_warpgroups_and_by_warps_give_equal_bits(rows, width, codewords, monkeypatch):
+    """wgmma, where the device has it, and mma.sync."""
+    import unitok_kernels._cuda as module
+
+    monkeypatch.delenv("UNITOK_WGMMA", raising=False)
+    if not module.by_warpgroups(width, 0):
+        pytest.skip("needs compute capability 9.0 and its code")
+    assert not module.by_warpgroups(64, 0)
+    z, codebooks = normal(rows, width).to(DEVICE), (normal(2, codewords, width, seed=1) / 2).to(DEVICE)
+    experts, ids = codebooks[:, None].contiguous(), integers(2, rows, 2).to(DEVICE)
+
+    def found():
+        chain = uk.residual_encode(z, codebooks, backend="cuda", stats=True)
+        mixture = uk.moe_residual_encode(z, experts, ids, ids.float(), codebooks, 0.5, backend="cuda", stats=True)
+        nearest = uk.nearest_codeword(z, codebooks[0], backend="cuda")
+        return [x for result in (chain, mixture, nearest) for x in result if isinstance(x, torch.Tensor)]
+
+    by_warpgroups = found()
+    monkeypatch.setenv("UNITOK_WGMMA", "0")
+    assert not module.by_warpgroups(width, 0)
+    assert len(by_warpgroups) >= 10
+    for one, two in zip(by_warpgroups, found(), strict=True):
+        assert torch.equal(one, two)
+
+
 @pytest.mark.skipif(DEVICE == "cpu", reason="needs a device")
 def test_calls_stand_in_a_cuda_graph():
     x, codes = normal(5000, 32).to(DEVICE), integers(64, 5000, 4).to(DEVICE)

@@ -63,9 +63,18 @@ def test_architectures_are_those_that_nvcc_knows_or_those_that_are_named(monkeyp
         "-gencode=arch=compute_80,code=sm_80",
         "-gencode=arch=compute_90,code=sm_90",
         "-gencode=arch=compute_90,code=compute_90",
+        "-DUNITOK_SM90A",
     ]
+    assert nvcc.code_flags(["80"])[1:] == ["-gencode=arch=compute_80,code=compute_80"]
     monkeypatch.setenv("UNITOK_CUDA_ARCHS", "86;90")
     assert nvcc.architectures(compiler) == ["86", "90"]
+
+
+def test_a_source_for_sm_90a_is_compiled_for_that_alone():
+    assert nvcc.narrowed(["80", "90"], "cuda/one.cu") == ["80", "90"]
+    assert nvcc.narrowed(["80", "90"], "cuda/one_sm90a.cu") == ["90a"]
+    assert nvcc.narrowed(["80"], "cuda/one_sm90a.cu") == []
+    assert nvcc.code_flags(["90a"]) == ["-gencode=arch=compute_90a,code=sm_90a"]
 
 
 @pytest.fixture
@@ -76,7 +85,7 @@ def checkout(tmp_path):
     (tree / "unitok_kernels").mkdir()
     for name in ("setup.py", "unitok_kernels/__init__.py", "unitok_kernels/nvcc.py"):
         shutil.copy(ROOT / name, tree / name)
-    for name in ("bindings_cpu.cpp", "bindings_cuda.cpp", "cuda/one.cu", "cuda/two.cu"):
+    for name in ("bindings_cpu.cpp", "bindings_cuda.cpp", "cuda/one.cu", "cuda/two_sm90a.cu"):
         (tree / "csrc" / name).touch()
 
     def build(**environment):
@@ -134,15 +143,23 @@ def test_what_is_built_and_left_out(checkout, tmp_path):
     assert sorted(line.split(" -c ")[1].split()[0] for line in compiled) == [
         "csrc/bindings_cuda.cpp",
         "csrc/cuda/one.cu",
-        "csrc/cuda/two.cu",
+        "csrc/cuda/two_sm90a.cu",
     ]
+    [alone] = [line for line in compiled if "two_sm90a" in line]
+    assert ("code=sm_90a" in alone, alone.count("-gencode")) == (True, 1)
+    compiled.remove(alone)
     assert all("sm_80" in line and "sm_100" in line and "code=compute_100" in line for line in compiled)
+    assert all("sm_90a" not in line and "-DUNITOK_SM90A" in line for line in compiled)
     assert not any("torch" in line for line in compiled)
     assert "-cudart static" in linked
 
     asked.unlink()
     assert checkout(UNITOK_CUDA_ARCHS="90", UNITOK_CUDA="1").returncode == 0
     assert all("code=sm_90" in line and "sm_80" not in line for line in asked.read_text().splitlines()[:-1])
+
+    asked.unlink()
+    assert checkout(UNITOK_CUDA_ARCHS="80", UNITOK_CUDA="1").returncode == 0
+    assert not any(word in asked.read_text() for word in ("sm_90", "two_sm90a", "SM90A"))
 
 
 def test_a_source_that_does_not_compile_is_left_out_unless_demanded(checkout, tmp_path):
