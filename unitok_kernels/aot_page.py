@@ -63,15 +63,25 @@ rows' step and digits, the runner-up, the gather. By the instruction mix of the 
 
 Three products of int8 take 0.75 x the time of one in tf32: on sm_80, at D=128, they are nearly all of it.
 
-The CUDA kernels multiply by mma.sync, and rows of 65 to 128 columns on sm_90a by wgmma: 64 codewords take 3
-instructions for 32 columns, not 24, and none to load them. It is the same kernel but for that, and the table below has
-both. Its loop takes 145 instructions for 64 codewords, not 246, of which 92 are the biases and the minima that both
-have; so does the rest of a level. That makes 509 us of 648 at D=128, K=1024, L=8, which is 22 % less; 18 % at K=512; 13 %
-at K=256; 17 % for a single level of K=1024; and 10 % at K=4096, where the products are all of it, at a peak that both are
-given alike. At D=64 the same code would make 429 us of 506 at K=1024, L=8, but 9 to 12 % less at K=256 and 512, and at
-D=32, K=256, L=4 it would make 611 of 627; both would spill, and stay with mma.sync. **No device has run wgmma yet**:
-gpu.md has times of mma.sync alone, and Triton's kernel, which has wgmma, took 2.23 ms in a trial on an H100, where ours took
-2.29 by mma.sync. `UNITOK_WGMMA=0` forces mma.sync.
+The CUDA kernels multiply rows of 65 to 128 columns by wgmma on sm_90a, all others by mma.sync. It is one kernel but for
+that: 64 codewords take 3 instructions for 32 columns, not 24, and none to load them, so that the loop takes 145
+instructions for them, not 246. Of these 92 are biases and minima, which both ways have, as they have the rest of a level.
+Reckoned in the same way, in microseconds on sm_90:
+
+| case | mma.sync | wgmma | less by |
+|---|---|---|---|
+| 150k x 128, K=1024, L=8 | 648 | 509 | 22 % |
+| 150k x 128, K=1024, a single level | 114 | 95 | 17 % |
+| 150k x 128, K=512, L=8 | 405 | 333 | 18 % |
+| 150k x 128, K=256, L=8 | 283 | 245 | 13 % |
+| 150k x 128, K=4096, L=8 | 2110 | 1907 | 10 % |
+| 150k x 64, K=1024, L=8 | 506 | 429 | 15 % |
+| 1M x 64, K=256, L=4 | 808 | 739 | 9 % |
+| 1M x 32, K=256, L=4 | 627 | 611 | 3 % |
+
+At K=4096 the products are all of it, at a peak that both ways are given alike. At D=32 and D=64 the kernel would spill, for
+less: there it isn't built. **No device has run wgmma yet.** gpu.md has times of mma.sync alone; Triton's kernel, which
+has wgmma, took 2.23 ms in a trial on an H100, where ours took 2.29 by mma.sync. `UNITOK_WGMMA=0` forces mma.sync.
 """
 
 

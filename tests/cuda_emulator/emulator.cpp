@@ -174,12 +174,13 @@ void Worker::run_block(uint64_t number) {
     thread.arrived = false;
   }
   allocate(nullptr, launch_.shared_bytes);
-  block_.async.resize(launch_.shared_bytes);
-  poison(block_.async.data(), block_.async.size());
+  block_.async = static_cast<unsigned char*>(std::malloc(launch_.shared_bytes));
+  poison(block_.async, launch_.shared_bytes);
   while (block_.alive > 0)
     if (!go_on()) fail_stuck();
   acquire(&ended_);
   for (const SharedMemory& memory : block_.shared) std::free(memory.data);
+  std::free(block_.async);
   block_.shared.clear();
 }
 
@@ -338,9 +339,9 @@ void meet_warpgroup(const char* what, Site site) {
 }
 
 void meet_block(const char* what, Site site) {
-  std::vector<unsigned char>& async = self->block->async;
   for (const void* from : self->fenced)
-    if (const std::size_t at = dynamic_offset(from); at < async.size()) std::memcpy(&async[at], from, 16);
+    if (const std::size_t at = dynamic_offset(from); at < dynamic_shared().bytes)
+      std::memcpy(self->block->async + at, from, 16);
   self->fenced.clear();
   Meeting& meeting = worker->block().barrier;
   if (meeting.come > 0 && (meeting.site.line != site.line || meeting.site.file != site.file))
@@ -365,11 +366,16 @@ bool is_shared(const void* from, std::size_t bytes) {
   return false;
 }
 
+const SharedMemory& dynamic_shared() { return worker->block().shared.front(); }
+
 std::size_t dynamic_offset(const void* of) {
-  return static_cast<std::size_t>(static_cast<const unsigned char*>(of) - dynamic_shared());
+  return static_cast<std::size_t>(static_cast<const char*>(of) - static_cast<const char*>(dynamic_shared().data));
 }
 
-unsigned char* dynamic_shared() { return static_cast<unsigned char*>(worker->block().shared.front().data); }
+bool is_seen_async(std::size_t at) {
+  const auto* const data = static_cast<const unsigned char*>(dynamic_shared().data) + at;
+  return std::equal(data, data + 16, self->block->async + at);
+}
 
 void poison(void* to, std::size_t bytes) {
   for (std::size_t i = 0; i < bytes; ++i)

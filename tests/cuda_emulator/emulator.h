@@ -96,7 +96,7 @@ struct Block {
   int alive;
   Meeting barrier;  // __syncthreads
   std::vector<SharedMemory> shared;
-  std::vector<unsigned char> async;  // the shared memory whose size the launch tells, as the async proxy sees it
+  unsigned char* async;  // as the async proxy sees the part whose size the launch tells
 };
 
 inline thread_local Thread* self = nullptr;
@@ -121,8 +121,11 @@ void fence();
 // The block's array for a declaration; null: the one whose size the launch tells.
 void* shared_memory(const void* declaration, std::size_t bytes);
 bool is_shared(const void* from, std::size_t bytes);
-unsigned char* dynamic_shared();             // the latter
-std::size_t dynamic_offset(const void* of);  // in it; beyond it, for what is elsewhere
+
+// The latter; where something is in it, or beyond its end; whether the async proxy sees 16 bytes as they are.
+const SharedMemory& dynamic_shared();
+std::size_t dynamic_offset(const void* of);
+bool is_seen_async(std::size_t at);
 
 // What nobody should read: NaN in every floating type, negative in every integer type.
 constexpr uint16_t kPoison = 0xfff9;

@@ -24,7 +24,7 @@ class Described {
   std::size_t offset(int row, int half) const {
     const auto at = start_ + stride_ * (static_cast<std::size_t>(row) / 8) + leading_ * static_cast<std::size_t>(half) +
                     16 * (static_cast<std::size_t>(row) % 8);
-    if (at + 16 > self->block->async.size()) fail("a descriptor names byte %zu, beyond shared memory", at);
+    if (at + 16 > dynamic_shared().bytes) fail("a descriptor names byte %zu, beyond shared memory", at);
     return at;
   }
 
@@ -41,7 +41,7 @@ class Described {
 };
 
 inline uint64_t hash_of(const Described& b) {
-  const unsigned char* const shared = dynamic_shared();
+  const auto* const shared = static_cast<const unsigned char*>(dynamic_shared().data);
   uint64_t hash = 14695981039346656037u;
   b.each([&](std::size_t at) {
     for (std::size_t i = at; i < at + 16; ++i) hash = (hash ^ shared[i]) * 1099511628211u;
@@ -51,7 +51,7 @@ inline uint64_t hash_of(const Described& b) {
 
 inline void require_seen(const Described& b, const char* what, Site site) {
   b.each([&](std::size_t at) {
-    if (std::memcmp(&self->block->async[at], dynamic_shared() + at, 16) != 0)
+    if (!is_seen_async(at))
       fail("%s at %s:%d: the async proxy doesn't see byte %zu of shared memory", what, site.file, site.line, at);
   });
 }
@@ -67,6 +67,7 @@ inline void make(const Product& product) {
   if (std::memcmp(product.a, product.registers, sizeof product.registers) != 0)
     fail("registers have changed that a product still reads");
   if (self->lane() == 0 && hash_of(b) != product.hash) fail("shared memory has changed that a product still reads");
+  const auto* const shared = static_cast<const unsigned char*>(dynamic_shared().data);
   const int t = self->lane() % 4;
   for (int column = 0; column < 64; ++column) {
     if (column % 8 / 2 != t) continue;
@@ -75,7 +76,7 @@ inline void make(const Product& product) {
       if (!product.accumulate) sum = 0;
       for (int word = 0; word < 8; ++word) {
         int of_column;
-        std::memcpy(&of_column, dynamic_shared() + b.offset(column, word / 4) + 4 * (word % 4), 4);
+        std::memcpy(&of_column, shared + b.offset(column, word / 4) + 4 * (word % 4), 4);
         sum = __dp4a(static_cast<int>(product.rows[i][word]), of_column, sum);
       }
     }
