@@ -63,10 +63,10 @@ rows' step and digits, the runner-up, the gather. By the instruction mix of the 
 
 Three products of int8 take 0.75 x the time of one in tf32: on sm_80, at D=128, they are nearly all of it.
 
-The CUDA kernels multiply rows of 65 to 128 columns by wgmma on sm_90a, all others by mma.sync. It is one kernel but for
-that: 64 codewords take 3 instructions for 32 columns, not 24, and none to load them, so that the loop takes 145
-instructions for them, not 246. Of these 92 are biases and minima, which both ways have, as they have the rest of a level.
-Reckoned in the same way, in microseconds on sm_90:
+The CUDA kernels multiply rows of 65 to 128 columns by wgmma on sm_90a, all others by mma.sync. It is one kernel but
+for that: 64 codewords take 3 instructions for 32 columns, not 24, and none to load them, so that the loop takes 145
+instructions for them, not 246. Of these 92 are biases and minima, which both ways have, as they have the rest of a
+level. Reckoned in the same way, in microseconds on sm_90:
 
 | case | mma.sync | wgmma | less by |
 |---|---|---|---|
@@ -79,9 +79,10 @@ Reckoned in the same way, in microseconds on sm_90:
 | 1M x 64, K=256, L=4 | 808 | 739 | 9 % |
 | 1M x 32, K=256, L=4 | 627 | 611 | 3 % |
 
-At K=4096 the products are all of it, at a peak that both ways are given alike. At D=32 and D=64 the kernel would spill, for
-less: there it isn't built. **No device has run wgmma yet.** gpu.md has times of mma.sync alone; Triton's kernel, which
-has wgmma, took 2.23 ms in a trial on an H100, where ours took 2.29 by mma.sync. `UNITOK_WGMMA=0` forces mma.sync.
+At K=4096 the products are all of it, at a peak that both ways are given alike. At D=32 and D=64 the kernel would
+spill, for less: there it isn't built. **No device has run wgmma yet.** gpu.md has times of mma.sync alone; Triton's
+kernel, which has wgmma, took 2.23 ms in a trial on an H100, where ours took 2.29 by mma.sync. `UNITOK_WGMMA=0` forces
+mma.sync.
 """
 
 
