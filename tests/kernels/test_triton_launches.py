@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,7 @@ ARGUMENTS: dict[str, list[Callable[[int], tuple[Any, ...]]]] = {
 }
 
 
+@cache
 def operations() -> set[str]:
     """What the package has defined for torch, gradients included."""
     for name in ops.__all__:
@@ -112,6 +114,7 @@ def operations() -> set[str]:
     return {name.split("::")[1].split(".")[0] for name in names if name.startswith("unitok_kernels::")}
 
 
+@cache
 def launchers() -> dict[str, Callable[..., Any]]:
     """The functions of the backend's files that the dispatcher calls, by the operation that they are named after."""
     found = {}
