@@ -75,8 +75,9 @@ class RQTransformer(nn.Module):
 
         rest = load_file(Path(folder) / HEAD)
         columns = 1 + len({name.split(".")[1] for name in rest if name.startswith("follow.")})
-        model = cls(AutoModel.from_pretrained(folder, **options), len(rest["items.weight"]), columns)
-        model.load_state_dict(rest, strict=False)
+        trunk = AutoModel.from_pretrained(folder, **options)
+        model = cls(trunk, len(rest["items.weight"]), columns)
+        model.load_state_dict({f"trunk.{name}": value for name, value in trunk.state_dict().items()} | rest)
         return model
 
 
