@@ -39,7 +39,9 @@ from unitok.recommender import (
     MarkovChain,
     Popularity,
     Recommender,
+    RQRecommender,
     Scores,
+    SequenceRecommender,
     TokenTable,
     TrainingConfig,
     evaluate,
@@ -56,8 +58,9 @@ SASREC, CHAIN, TUNED, POPULARITY = "SASRec", "Markov chain", "Markov chain, tune
 FIXED = (POPULARITY, CHAIN, TUNED)  # no chance in them: one seed is enough
 BASELINES = (SASREC, TUNED, CHAIN, POPULARITY)
 
-MODEL: dict[str, Any] = {"width": 128, "layers": 2, "heads": 2, "dropout": 0.2}  # of gpt2_config, the same for all IDs
-TRAINING: dict[str, Any] = {"epochs": 30, "batch_size": 512, "learning_rate": 2e-3, "weight_decay": 0.05, "patience": 8}
+# Of RQRecommender's trunk by gpt2_config, the same for all IDs.
+MODEL: dict[str, Any] = {"width": 128, "layers": 2, "heads": 2, "dropout": 0.4, "attention_dropout": 0.2}
+TRAINING: dict[str, Any] = {"epochs": 40, "batch_size": 512, "learning_rate": 1e-3, "weight_decay": 0.05, "patience": 8}
 SASREC_MODEL: dict[str, Any] = {"width": 64, "layers": 2, "heads": 2, "dropout": 0.5, "attention_dropout": 0.5}
 SASREC_TRAINING: dict[str, Any] = {
     "epochs": 60,
@@ -101,7 +104,8 @@ class Run:
         if self.name in FIXED:
             how: dict[str, Any] = {CHAIN: CHAIN_SETTINGS, TUNED: {"grid": GRID}}.get(self.name, {})
         else:
-            how = {"model": SASREC_MODEL if self.name == SASREC else MODEL, "training": asdict(self.training)}
+            how = {"model": SASREC_MODEL if self.name == SASREC else {"kind": "rq", **MODEL}}
+            how["training"] = asdict(self.training)
         return json.loads(json.dumps({"domain": self.domain, "name": self.name, "seed": self.seed, **how}))
 
     def path(self, work: Path) -> Path:
@@ -218,13 +222,14 @@ def made(run: Run, places: Places, folder: Path) -> tuple[Recommender, Tensor | 
         reached = [ndcg(c.rank(validation.histories, 10), validation.targets, groups, 10) for c in chains]
         best = int(np.argmax(reached))
         return chains[best], ids, {"settings": tried[best], "validation": reached[best]}
+    recommender: SequenceRecommender
     if run.name == SASREC:
         table = TokenTable.items(num_items)
+        recommender = CausalRecommender.create(table, gpt2_config(**SASREC_MODEL), seed=run.seed)
     else:
         items = semantic_ids(run, places)
         ids, table = items.groups(), TokenTable.of(items)
-    config = gpt2_config(**(SASREC_MODEL if run.name == SASREC else MODEL))
-    recommender = CausalRecommender.create(table, config, seed=run.seed)
+        recommender = RQRecommender.create(table, gpt2_config(**MODEL), seed=run.seed)
     history = train(recommender, histories, run.training, directory=folder)
     parameters = sum(p.numel() for p in recommender.model.parameters())
     about = {"parameters": parameters, "tokens": table.width, "names": len(table.names.unique()), "history": history}

@@ -141,6 +141,11 @@ def _mixture_backward() -> tuple[Any, ...]:
     return gradient, codebooks, ids, weights, _codes(_N, _S, _L), shared, weight, _codes(_N, _L), True
 
 
+def _chain() -> tuple[Tensor, Tensor, Tensor]:
+    """Rows, codes, codebooks."""
+    return _rows(_N, _D), _codes(_N, _L), _rows(_L, _K, _D)
+
+
 def _in_bfloat16(case: Case) -> Case:
     """Take a case's call with all that is in float32 in bfloat16."""
     narrow = lambda value: value.bfloat16() if getattr(value, "dtype", None) == torch.float32 else value  # noqa: E731
@@ -179,6 +184,16 @@ CASES = [
     Case(
         "residual_loss", "moe_residual_loss", "64k",
         lambda: (_rows(_N, _D), _codes(_N, _S, _L), _rows(_E, _L, _K, _D), _codes(_N, _S), 1.0, 0.25, None, True),
+    ),
+    Case("residual_straight_through", "residual_straight_through", "64k", lambda: (*_chain(), "", False, True)),
+    Case("residual_straight_through", "residual_straight_through", "64k cosine", lambda: (*_chain(), "", True, True)),
+    Case(
+        "residual_straight_through", "residual_straight_through_backward", "64k rotation, cosine",
+        lambda: (_rows(_N, _D), _rows(_L), *_chain(), "rotation", True, False),
+    ),
+    Case(
+        "residual_straight_through", "residual_straight_through_backward", "64k none",
+        lambda: (_rows(_N, _D), _rows(_L), *_chain(), "none", False, True),
     ),
     Case("ordered_linear", "ordered_linear", "64k", lambda: (_rows(_N, 64), _rows(32, 64), _rows(32), True)),
 ]  # fmt: skip

@@ -7,11 +7,10 @@ import inspect
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import cache
 from typing import Any
 
 import pytest
-import torch
-from torch.utils import _pytree as pytree
 
 from unitok_kernels import backends
 
@@ -25,8 +24,11 @@ def _instruction_sets() -> list[str]:
     return [_cpu.instruction_set()] if os.environ.get("UNITOK_CPU") else _cpu.instruction_sets()[::-1]
 
 
+@cache
 def _homes() -> list[Any]:
     """(backend, device, instruction set or None) of everything that can run on this machine."""
+    import torch
+
     there = [name for name, is_there in backends.available().items() if is_there]
     interpreted = {"triton": os.environ.get("TRITON_INTERPRET") == "1", "cuda": backends.emulated()}
     homes = [(name, "cpu", None) for name in there if interpreted.get(name, name == "reference")]
@@ -55,7 +57,12 @@ def _instruction_set(name: str) -> Iterator[None]:
         _cpu.use_instruction_set(before)
 
 
-@pytest.fixture(params=_homes())
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "home" in metafunc.fixturenames:  # looked up when tests are collected: xdist's own process needs no torch
+        metafunc.parametrize("home", _homes(), indirect=True)
+
+
+@pytest.fixture
 def home(request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]:
     """A backend and the device that its tensors live on; the CPU kernels once an instruction set."""
     backend, device, instructions = request.param
@@ -83,6 +90,9 @@ def few(interpreted: bool) -> Callable[..., Any]:
 @pytest.fixture
 def run(home: tuple[str, str]) -> Callable[..., Any]:
     """Call an operation on the backend: tensors go to its device, results come back; skipped where it has no kernel."""
+    import torch
+    from torch.utils import _pytree as pytree
+
     backend, device = home
 
     def call(operation: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
@@ -136,14 +146,19 @@ def quick_interpreter() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def poisoned_memory() -> Iterator[None]:
     """torch.empty is filled with NaN and the largest integers, so that an output left unwritten shows."""
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    import torch
+
+    # What torch.use_deterministic_algorithms does, but for importing the compiler: as long as many a file's tests take.
+    torch._C._set_deterministic_algorithms(True, warn_only=True)
     yield
-    torch.use_deterministic_algorithms(False)
+    torch._C._set_deterministic_algorithms(False)
 
 
 @pytest.fixture
 def one_and_two_threads() -> Iterator[Callable[[Callable[[], Any]], list[Any]]]:
     """Run a function with one thread and with two, and give both results."""
+    import torch
+
     before = torch.get_num_threads()
 
     def both(function: Callable[[], Any]) -> list[Any]:

@@ -39,7 +39,9 @@ def same(found, expected):
 
 
 @pytest.mark.parametrize(("codewords", "width"), SIZES)
-def test_packed_codebooks_give_the_same_bits(run, codewords, width):
+def test_packed_codebooks_give_the_same_bits(run, backend, codewords, width):
+    if backend == "triton" and (codewords, width) != SIZES[1]:
+        pytest.skip("it packs nothing ahead, whatever the size")
     rows, plain = normal(40, width), tables(codewords, width)
     packed = [run(uk.pack_codebooks, codebooks) for codebooks in plain]
     expected = searches(run, rows, *plain)
@@ -109,10 +111,12 @@ def test_what_cannot_be_packed_is_refused():
         uk.pack_codebooks([[1.0]])
 
 
-def test_opcheck(home):
+def test_opcheck(home, few):
     backend, device = home
-    experts, shared = (codebooks.to(device) for codebooks in tables())
-    rows, ids, weights = normal(6, 8).to(device), integers(3, 6, 2).to(device), normal(6, 2).to(device)
+    experts, shared = (codebooks[: few(3, 1)].to(device) for codebooks in tables())
+    slots = few(2, 1)
+    rows, ids = normal(6, 8).to(device), integers(len(experts), 6, slots).to(device)
+    weights = normal(6, slots).to(device)
     packed = [uk.pack_codebooks(codebooks, backend=backend).packed for codebooks in (experts, shared)]
     operations, settings = torch.ops.unitok_kernels, ("exact", False, True)
     opcheck(operations.pack_codebooks.default, (shared, backend))

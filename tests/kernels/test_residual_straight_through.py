@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import copy
+import os
+from functools import partial
+
 import pytest
 import torch
 from torch.nn import functional as F
 
 import unitok_kernels as uk
 from tests.kernels.oracle import integers, level_order_sum, normal, raises
+from unitok_kernels.nn import ResidualVQ
 from unitok_kernels.ops.residual_straight_through import residual_straight_through
 
 ESTIMATORS = ["straight", "rotation", "none"]
@@ -92,9 +97,12 @@ def test_narrow_rows_get_narrow_gradients(run, dtype):
 
 
 @pytest.mark.parametrize("cosine", [False, True])
-def test_statistics_are_those_of_the_operation(run, home, cosine, one_and_two_threads):
-    same = torch.equal if home[1] == "cpu" else torch.allclose  # devices round a length, or a sum, in their own way
-    z, codes, codebooks = normal(3000, 33), integers(8, 3000, 2, seed=1), normal(2, 8, 33, seed=2)
+def test_statistics_are_those_of_the_operation(run, home, interpreted, few, cosine, one_and_two_threads):
+    same = torch.equal if home[1] == "cpu" else torch.allclose  # devices round a sum in their own way
+    if cosine and (interpreted or home[1] != "cpu"):  # and lengths: it moves a sum of unit rows, however small that is
+        same = partial(torch.allclose, rtol=1e-5, atol=1e-5)
+    rows = few(3000, 700)
+    z, codes, codebooks = normal(rows, 33), integers(8, rows, 2, seed=1), normal(2, 8, 33, seed=2)
     one, two = one_and_two_threads(
         lambda: run(residual_straight_through, z, codes, codebooks, cosine=cosine, statistics=True)
     )
@@ -108,16 +116,18 @@ def test_statistics_are_those_of_the_operation(run, home, cosine, one_and_two_th
         residual = residual - codebooks[level][codes[:, level]]
 
 
-def test_many_rows_cross_blocks(run, home):
-    z, codes, codebooks = normal(30_000, 6), integers(8, 30_000, 3, seed=1), normal(3, 8, 6, seed=2)
+def test_many_rows_cross_blocks(run, home, few):
+    count = few(30_000, 600)
+    z, codes, codebooks = normal(count, 6), integers(8, count, 3, seed=1), normal(3, 8, 6, seed=2)
+    tail = 2 * count // 3
     gradients = []
-    for part in (slice(None), slice(20_000, None)):
+    for part in (slice(None), slice(tail, None)):
         rows = z[part].clone().requires_grad_()
         step = run(residual_straight_through, rows, codes[part], codebooks, estimator="rotation")
         step.quantized.sum().backward()
         gradients.append(rows.grad)
     same = torch.equal if home[1] == "cpu" else torch.allclose
-    assert same(gradients[0][20_000:], gradients[1])
+    assert same(gradients[0][tail:], gradients[1])
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
@@ -152,9 +162,11 @@ def test_a_second_derivative_is_refused():
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_opcheck(estimator):
-    z, codes, codebooks = case()
-    arguments = (z.requires_grad_(), codes, codebooks.requires_grad_(), estimator, False, True, "reference")
+def test_opcheck(estimator, home):
+    if home[0] == "cuda":
+        pytest.skip("it has no kernel for this operation")
+    z, codes, codebooks = (tensor.to(home[1]) for tensor in case())
+    arguments = (z.requires_grad_(), codes, codebooks.requires_grad_(), estimator, False, True, home[0])
     torch.library.opcheck(torch.ops.unitok_kernels.residual_straight_through.default, arguments)
 
 
@@ -166,3 +178,19 @@ def test_what_does_not_fit():
         residual_straight_through(z, codes[:, :2], codebooks)
     with raises("residual_straight_through: z must be a torch.Tensor", TypeError):
         residual_straight_through(1, codes, codebooks)
+
+
+@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="the backend triton needs its interpreter")
+@pytest.mark.parametrize("cosine", [False, True])
+def test_layers_train_on_triton_alone(monkeypatch, cosine):
+    sizes = {"dim": 6, "codebook_size": 8, "num_quantizers": 2, "use_cosine_sim": cosine}
+    torch.manual_seed(0)
+    expected = ResidualVQ(**sizes)
+    layer, results = copy.deepcopy(expected), []
+    for trained, backend in ((expected, "reference"), (layer, "triton")):
+        monkeypatch.setenv("UNITOK_BACKEND", backend)
+        x = normal(1, 40, 6).requires_grad_()
+        quantized, codes, losses = trained(x)
+        (quantized.square().sum() + losses.sum()).backward()
+        results.append([codes, quantized, losses, x.grad, *trained.state_dict().values()])
+    torch.testing.assert_close(results[1], results[0])

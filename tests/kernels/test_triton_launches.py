@@ -9,7 +9,9 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +24,7 @@ pytest.importorskip("triton")
 import unitok_kernels as uk
 from tests.kernels.fake_cuda import NoSynchronisation, SynchronisedError, fake_cuda
 from unitok_kernels import ops
+from unitok_kernels.ops import launch
 from unitok_kernels.ops.configs import TARGETS
 from unitok_kernels.ops.launch import Launch, collecting
 
@@ -104,6 +107,7 @@ ARGUMENTS: dict[str, list[Callable[[int], tuple[Any, ...]]]] = {
 }
 
 
+@cache
 def operations() -> set[str]:
     """What the package has defined for torch, gradients included."""
     for name in ops.__all__:
@@ -112,6 +116,7 @@ def operations() -> set[str]:
     return {name.split("::")[1].split(".")[0] for name in names if name.startswith("unitok_kernels::")}
 
 
+@cache
 def launchers() -> dict[str, Callable[..., Any]]:
     """The functions of the backend's files that the dispatcher calls, by the operation that they are named after."""
     found = {}
@@ -136,9 +141,9 @@ def of_launchers(function: Callable[..., Any]) -> Any:
     return pytest.mark.parametrize(("name", "way"), ways)(function)
 
 
-def outside(launch: Launch) -> tuple[Any, ...]:
+def outside(one: Launch) -> tuple[Any, ...]:
     """What of a launch may not change with the number of rows."""
-    return launch.kernel, len(launch.grid), launch.constants.keys(), len(launch.arguments)
+    return one.kernel, len(one.grid), one.constants.keys(), len(one.arguments)
 
 
 def test_there_are_launchers():
@@ -151,7 +156,7 @@ def test_a_launcher_neither_waits_for_the_device_nor_launches_more_for_more_rows
     _, many = launched(name, way, 300_000)
     _, elsewhere = launched(name, way, 1_000, "gfx942")
     assert few
-    assert [outside(launch) for launch in few] == [outside(launch) for launch in many]
+    assert [outside(one) for one in few] == [outside(one) for one in many]
     assert len(elsewhere) == len(few)
 
 
@@ -223,6 +228,17 @@ def test_what_waits_is_caught(name):
             PLANTED[name](x)
 
 
+@pytest.mark.parametrize("planted", [".item()", ".tolist()", ".cpu()", "nonzero"])
+@pytest.mark.parametrize("name", [name for name in launchers() if ARGUMENTS[name]])
+def test_what_waits_is_caught_beside_a_launch_of_any_launcher(name, planted, monkeypatch):
+    def wait(kernel: Any, grid: Any, arguments: tuple[Any, ...], *_: Any) -> None:
+        PLANTED[planted](next(value for value in arguments if isinstance(value, Tensor)))
+
+    monkeypatch.setattr(launch, "Launch", wait)
+    with pytest.raises(SynchronisedError):
+        launched(name, 0, 50)
+
+
 def test_what_does_not_wait_is_let_through():
     with fake_cuda():
         x = rows(10, 4)
@@ -233,6 +249,44 @@ def test_what_does_not_wait_is_let_through():
             x.repeat_interleave(index[:1], dim=0, output_size=3)
             torch.empty(3).to("cuda", non_blocking=True)
             x.to(torch.bfloat16)
+
+
+class Context(SimpleNamespace):
+    """What autograd hands to the two halves of a gradient."""
+
+    def save_for_backward(self, *tensors: Tensor | None) -> None:
+        self.saved_tensors = tensors
+
+    def mark_non_differentiable(self, *tensors: Tensor) -> None:
+        pass
+
+
+GRADIENTS = {  # the operation, by the module of its gradient
+    "hsic": "hsic",
+    "moe_residual_encode": "moe_residual_encode",
+    "residual_decode": "residual_decode",
+    "residual_loss": "moe_residual_loss",
+    "residual_straight_through": "residual_straight_through",
+}
+
+
+def test_nor_do_gradients_around_the_launchers():
+    """By hand: autograd itself would ask for a driver."""
+    modules = {name: importlib.import_module(f"unitok_kernels.ops.{name}.op") for name in ops.__all__}
+    assert {name for name, module in modules.items() if hasattr(module, "_backward")} == GRADIENTS.keys()
+    for home, name in GRADIENTS.items():
+        operation = getattr(torch.ops.unitok_kernels, name).default
+        with fake_cuda():
+            given = ARGUMENTS[name][0](50)
+            rest = [argument.default_value for argument in operation._schema.arguments[len(given) :]]
+            output = operation(*given)
+            outputs = output if isinstance(output, tuple) else (output,)
+            context = Context(needs_input_grad=[True] * (len(given) + len(rest)))
+            with NoSynchronisation():
+                modules[home]._setup(context, (*given, *rest), output)
+                found = modules[home]._backward(context, *map(torch.empty_like, outputs))
+        assert len(found) == len(given) + len(rest)
+        assert any(gradient is not None for gradient in found)
 
 
 def test_nor_do_the_operations_around_the_launchers():

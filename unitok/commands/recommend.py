@@ -23,7 +23,7 @@ def _recommend() -> None:
 
     For example:
 
-        unitok recommend train catalogue ids.parquet --out runs/causal
-        unitok recommend evaluate runs/causal catalogue
-        unitok recommend next runs/causal catalogue --users 7,12
+        unitok recommend train catalogue ids.parquet --out runs/recommender
+        unitok recommend evaluate runs/recommender catalogue
+        unitok recommend next runs/recommender catalogue --users 7,12
     """

@@ -34,8 +34,8 @@ def evaluate(
 
     For example:
 
-        unitok recommend evaluate runs/causal catalogue
-        unitok recommend evaluate runs/causal catalogue --users 1000 --beam 20 --json
+        unitok recommend evaluate runs/recommender catalogue
+        unitok recommend evaluate runs/recommender catalogue --users 1000 --beam 20 --json
     """
     from dataclasses import replace
 

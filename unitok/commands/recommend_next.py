@@ -43,8 +43,8 @@ def next_items(
 
     For example:
 
-        unitok recommend next runs/causal catalogue --users 7,12
-        unitok recommend next runs/causal catalogue --domain beauty --items 31,4,15 --top 5 --json
+        unitok recommend next runs/recommender catalogue --users 7,12
+        unitok recommend next runs/recommender catalogue --domain beauty --items 31,4,15 --top 5 --json
     """
     if (users is None) == (items is None):
         raise typer.BadParameter("say whose next items: --users A,B,C or --items A,B,C.")

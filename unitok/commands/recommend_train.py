@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from unitok import SemanticIds
     from unitok.recommender import SequenceRecommender, TrainingConfig
 
-MODELS = ("causal", "t5", "sasrec")
+MODELS = ("rq", "causal", "t5", "sasrec")
 # What each model is trained with where nothing is said: T5 as TIGER has it.
 _SETTINGS: dict[str, dict[str, Any]] = {
+    "causal": {"learning_rate": 2e-3, "epochs": 30},
     "t5": {"learning_rate": 5e-4, "weight_decay": 0.01, "warmup": 0.01, "batch_size": 256},
     "sasrec": {"learning_rate": 1e-3, "epochs": 60, "patience": 10},
 }
@@ -43,11 +44,12 @@ def train(
     model: Annotated[
         str,
         typer.Option(
-            metavar="causal|t5|sasrec|PATH",
-            help="A decoder, an encoder-decoder, a decoder over items without IDs; or the folder of a causal language "
-            "model of transformers: with its tokenizer and weights, or config.json alone.",
+            metavar="rq|causal|t5|sasrec|PATH",
+            help="A decoder of one position an item (RQ-Transformer), one of a position a token, an encoder-decoder "
+            "(TIGER), a decoder over items without IDs; or the folder of a causal language model of transformers: with "
+            "its tokenizer and weights, or config.json alone.",
         ),
-    ] = "causal",
+    ] = "rq",
     domains: Annotated[
         str | None, typer.Option(metavar="A,B,C", help="Train on these domains alone.", show_default="all, as one")
     ] = None,
@@ -94,7 +96,7 @@ def train(
 
     For example:
 
-        unitok recommend train catalogue ids.parquet --out runs/causal
+        unitok recommend train catalogue ids.parquet --out runs/recommender
         unitok recommend train catalogue runs/tokenizer --domains beauty --model t5 --out runs/tiger
         unitok recommend train catalogue --model sasrec --out runs/sasrec
         unitok recommend train catalogue ids.parquet --model checkpoints/llama --out runs/llama --device cuda
@@ -151,15 +153,22 @@ def train(
 def _create(
     model: str, ids: SemanticIds | None, num_items: int, history: int, beam: int, seed: int
 ) -> SequenceRecommender:
-    from unitok.recommender import CausalRecommender, T5Recommender, TokenTable, extend_vocabulary, sasrec_config
+    from unitok.recommender import (
+        CausalRecommender,
+        RQRecommender,
+        T5Recommender,
+        TokenTable,
+        extend_vocabulary,
+        sasrec_config,
+    )
 
     sizes: dict[str, Any] = {"history": history, "beam": beam}
     if ids is None or model == "sasrec":
         return CausalRecommender.create(TokenTable.items(num_items), sasrec_config(), seed=seed, **sizes)
-    if model == "t5":
-        return T5Recommender.create(TokenTable.of(ids), seed=seed, **sizes)
-    if model == "causal":
-        return CausalRecommender.create(TokenTable.of(ids), seed=seed, **sizes)
+    kinds: dict[str, Any] = {"rq": RQRecommender, "causal": CausalRecommender, "t5": T5Recommender}
+    if model in kinds:
+        made: SequenceRecommender = kinds[model].create(TokenTable.of(ids), seed=seed, **sizes)
+        return made
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 

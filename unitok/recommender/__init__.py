@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from unitok.recommender.encoder_decoder import T5Recommender
     from unitok.recommender.evaluation import Evaluation, Scores, evaluate, paired_bootstrap
     from unitok.recommender.histories import Histories, Queries, Recommender
+    from unitok.recommender.rq_transformer import RQRecommender, RQTransformer, rq_config
     from unitok.recommender.sequence_model import SequenceRecommender
     from unitok.recommender.token_table import TokenTable
     from unitok.recommender.training import TrainingConfig, fit
@@ -26,6 +27,8 @@ _HOME = {
     "MarkovChain": "baselines",
     "Popularity": "baselines",
     "Queries": "histories",
+    "RQRecommender": "rq_transformer",
+    "RQTransformer": "rq_transformer",
     "Recommender": "histories",
     "Scores": "evaluation",
     "SequenceRecommender": "sequence_model",
@@ -37,6 +40,7 @@ _HOME = {
     "fit": "training",
     "gpt2_config": "causal",
     "paired_bootstrap": "evaluation",
+    "rq_config": "rq_transformer",
     "sasrec_config": "causal",
 }
 
@@ -47,6 +51,8 @@ __all__ = [
     "MarkovChain",
     "Popularity",
     "Queries",
+    "RQRecommender",
+    "RQTransformer",
     "Recommender",
     "Scores",
     "SequenceRecommender",
@@ -58,6 +64,7 @@ __all__ = [
     "fit",
     "gpt2_config",
     "paired_bootstrap",
+    "rq_config",
     "sasrec_config",
 ]
 

@@ -83,28 +83,29 @@ class CatalogueTrie:
         """The children of each node."""
         return self.offsets.diff()
 
-    def loss(self, logits: Tensor, nodes: Tensor, children: Tensor) -> Tensor:
+    def loss(self, logits: Tensor, nodes: Tensor, children: Tensor, first: int = 0) -> Tensor:
         """Add up what it costs to go from nodes to their children.
 
         sum_p log sum_c exp(logits[p, token of c]) - logits[p, token of children[p]], c over the children of nodes[p].
 
         Args:
-            logits: (P, V).
+            logits: (P, V), or of as many tokens as can follow.
             nodes: (P,) int64.
             children: (P,) int64.
+            first: the token that the logits begin with.
 
         Returns:
             The sum, nats.
         """
         # The root has most children by far, and every item passes it: a dense softmax over them.
         root, inner = nodes == 0, nodes != 0
-        chosen = logits[root][:, self.tokens[: int(self.offsets[1])]]
+        chosen = logits[root][:, self.tokens[: int(self.offsets[1])] - first]
         total = F.cross_entropy(chosen.float(), children[root] - 1, reduction="sum")
         if not inner.any():  # one token an item
             return total
         logits, edge = logits[inner].float(), children[inner] - 1
-        normaliser = self._children(logits, nodes[inner])[2]
-        wanted = logits.gather(1, self.tokens[edge][:, None])[:, 0]
+        normaliser = self._children(logits, nodes[inner], first=first)[2]
+        wanted = logits.gather(1, self.tokens[edge][:, None] - first)[:, 0]
         return total + (normaliser - wanted).sum()
 
     def begin(self, queries: int) -> Beams:
@@ -114,7 +115,7 @@ class CatalogueTrie:
 
     def unfinished(self, beams: Beams) -> Tensor:
         """Tell which beams have a choice left, (B, W) bool."""
-        return beams.scores.isfinite() & (beams.nodes < self._first_leaf)
+        return beams.scores.isfinite() & (beams.nodes < self.first_leaf)
 
     def advance(self, beams: Beams, going: Tensor, logits: Tensor, width: int) -> Beams:
         """Keep each query's best prefixes, of those that are finished and those that are one token longer.
@@ -159,15 +160,18 @@ class CatalogueTrie:
 
     def named(self, beams: Beams, k: int) -> Tensor:
         """Name the leaves that the beams have come to, (B, k) int64; -1 where there are fewer."""
-        leaf = (beams.nodes[:, :k] - self._first_leaf).clamp(min=0)
+        leaf = (beams.nodes[:, :k] - self.first_leaf).clamp(min=0)
         names = self.names[leaf].where(beams.scores[:, :k].isfinite(), -1)
         return F.pad(names, (0, k - names.shape[1]), value=-1)
 
     @property
-    def _first_leaf(self) -> int:
+    def first_leaf(self) -> int:
+        """The number of the first leaf: all nodes from it on are leaves."""
         return len(self.ends) - len(self.names)
 
-    def _children(self, logits: Tensor, nodes: Tensor, wanted: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def _children(
+        self, logits: Tensor, nodes: Tensor, wanted: Tensor | None = None, first: int = 0
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """List the edges of each node (those of `wanted` alone): (row, edge) of each, and the rows' log-sum-exp."""
         fan_out = self.offsets[nodes + 1] - self.offsets[nodes]
         if wanted is not None:
@@ -175,7 +179,7 @@ class CatalogueTrie:
         row = torch.arange(len(nodes), device=nodes.device).repeat_interleave(fan_out)
         ends = fan_out.cumsum(0)
         edge = torch.arange(len(row), device=nodes.device) + (self.offsets[nodes] - (ends - fan_out))[row]
-        value = logits[row, self.tokens[edge]].float()
+        value = logits[row, self.tokens[edge] - first].float()
         highest = torch.segment_reduce(value.detach(), "max", lengths=fan_out)
         total = torch.segment_reduce((value - highest[row]).exp(), "sum", lengths=fan_out)
         return row, edge, total.log() + highest

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unitok.recommender.histories import Histories
-from unitok.recommender.sequence_model import SequenceRecommender, Spans, Step
+from unitok.recommender.sequence_model import SequenceRecommender, Spans, Step, whole_users
 from unitok.recommender.token_table import TokenTable
 
 
@@ -100,15 +100,7 @@ class CausalRecommender(SequenceRecommender):
         Returns:
             Stretches that hold every item once.
         """
-        longest, lengths = self.history + 1, histories.lengths
-        shift = torch.randint(longest, lengths.shape, generator=generator).where(lengths > longest, 0)
-        user = torch.arange(len(lengths)).repeat_interleave(lengths)
-        piece = (torch.arange(len(user)) - histories.offsets[user] + shift[user]) // longest
-        begins = torch.ones_like(user, dtype=torch.bool)
-        begins[1:] = (user[1:] != user[:-1]) | (piece[1:] != piece[:-1])
-        first = begins.nonzero()[:, 0]
-        count = torch.cat([first[1:], torch.tensor([len(user)])]) - first
-        return Spans(first, count, count)
+        return whole_users(histories, self.history + 1, generator)
 
     def loss(self, items: Tensor) -> Tensor:
         """Take the cross-entropy of every item after those before it, each a choice from the catalogue.
@@ -137,8 +129,8 @@ class CausalRecommender(SequenceRecommender):
         read = self.model(input_ids=tokens, past_key_values=cache, use_cache=True, logits_to_keep=kept).logits
         seen = torch.arange(tokens.shape[1], device=items.device) <= last[:, None]
 
-        def step(tokens: Tensor, depth: int, mask: Tensor) -> Tensor:
-            at = (last + depth)[:, None].expand_as(tokens)
+        def step(tokens: Tensor, slots: Tensor, mask: Tensor) -> Tensor:
+            at = (last + slots.shape[2])[:, None].expand_as(tokens)
             return self.model(
                 input_ids=tokens, position_ids=at, attention_mask=mask, past_key_values=cache, use_cache=True
             ).logits

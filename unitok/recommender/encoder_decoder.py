@@ -115,7 +115,8 @@ class T5Recommender(SequenceRecommender):
         start = tokens.new_full((len(items), 1), self.table.start)
         places = [0]  # of the tokens in the decoder's cache
 
-        def step(tokens: Tensor, depth: int, mask: Tensor) -> Tensor:
+        def step(tokens: Tensor, slots: Tensor, mask: Tensor) -> Tensor:
+            depth = slots.shape[2]
             places.extend([depth] * tokens.shape[1])
             with _placed(self.model, torch.tensor(places, device=tokens.device), depth):
                 return self.model(decoder_input_ids=tokens, decoder_attention_mask=mask, **given).logits

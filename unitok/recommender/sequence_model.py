@@ -22,8 +22,9 @@ FORMAT = 1
 _BEAMS_AT_ONCE = {"cpu": 2**11}  # queries x beams of a batch of `rank`: what a processor's cache takes
 _LOGITS_AT_ONCE = 2**26  # queries x beams x vocabulary of a batch: 256 MiB
 
-# (tokens (B, W), their depth, mask (B, 1, W, cached) to add) -> logits (B, W, V) of what follows each
-Step = Callable[[Tensor, int, Tensor], Tensor]
+# (tokens (B, W), where in the cache their ancestors and they are (B, W, depth), mask (B, 1, W, cached) to add)
+# -> logits (B, W, V) of what follows each
+Step = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class Spans(NamedTuple):
@@ -151,9 +152,9 @@ class SequenceRecommender(ABC):
         going = beams.nodes.new_zeros(len(items), 1)
         beams = trie.advance(beams, going, logits[:, None], width)
         slots = beams.nodes.new_empty(len(items), 1, 0)  # where in the cache the ancestors of each are
-        cached, depth = seen.shape[1], 1
+        cached = seen.shape[1]
         while (going := _where(trie.unfinished(beams))).numel():
-            came_from = beams.parents.gather(1, going)[:, :, None].expand(-1, -1, depth - 1)
+            came_from = beams.parents.gather(1, going)[:, :, None].expand(-1, -1, slots.shape[2])
             own = torch.arange(cached, cached + going.shape[1], device=seen.device).expand_as(going)
             slots = torch.cat([slots.gather(1, came_from), own[:, :, None]], 2)
             cached += going.shape[1]
@@ -161,9 +162,8 @@ class SequenceRecommender(ABC):
             sees[:, :, : seen.shape[1]] = seen[:, None]
             sees.scatter_(2, slots, True)
             mask = torch.zeros_like(sees, dtype=logits.dtype).masked_fill(~sees, torch.finfo(logits.dtype).min)
-            logits = step(beams.tokens.gather(1, going), depth, mask[:, None])
+            logits = step(beams.tokens.gather(1, going), slots, mask[:, None])
             beams = trie.advance(beams, going, logits, width)
-            depth += 1
         return trie.named(beams, k)
 
     def _left_aligned(self, histories: Tensor) -> tuple[Tensor, Tensor]:
@@ -266,8 +266,13 @@ class SequenceRecommender(ABC):
 
         from unitok.recommender.causal import CausalRecommender
         from unitok.recommender.encoder_decoder import T5Recommender
+        from unitok.recommender.rq_transformer import RQRecommender, RQTransformer
 
-        kinds = {"causal": (CausalRecommender, AutoModelForCausalLM), "t5": (T5Recommender, AutoModelForSeq2SeqLM)}
+        kinds: dict[str, tuple[type[SequenceRecommender], Any]] = {
+            "rq": (RQRecommender, RQTransformer),
+            "causal": (CausalRecommender, AutoModelForCausalLM),
+            "t5": (T5Recommender, AutoModelForSeq2SeqLM),
+        }
         folder = Path(folder)
         try:
             settings = json.loads((folder / SETTINGS).read_text())
@@ -284,6 +289,19 @@ class SequenceRecommender(ABC):
             ) from error
         sizes = {name: settings[name] for name in ("history", "beam", "about")}
         return kind(model.eval(), table, **sizes).to(device)
+
+
+def whole_users(histories: Histories, longest: int, generator: torch.Generator) -> Spans:
+    """Take every user whole; one of more than `longest` items in pieces, cut elsewhere each time."""
+    lengths = histories.lengths
+    shift = torch.randint(longest, lengths.shape, generator=generator).where(lengths > longest, 0)
+    user = torch.arange(len(lengths)).repeat_interleave(lengths)
+    piece = (torch.arange(len(user)) - histories.offsets[user] + shift[user]) // longest
+    begins = torch.ones_like(user, dtype=torch.bool)
+    begins[1:] = (user[1:] != user[:-1]) | (piece[1:] != piece[:-1])
+    first = begins.nonzero()[:, 0]
+    count = torch.cat([first[1:], torch.tensor([len(user)])]) - first
+    return Spans(first, count, count)
 
 
 def _where(mask: Tensor) -> Tensor:

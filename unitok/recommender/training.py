@@ -48,9 +48,9 @@ class TrainingConfig:
         ValueError: a setting out of its range.
     """
 
-    epochs: int = 30
+    epochs: int = 40
     batch_size: int = 512
-    learning_rate: float = 2e-3
+    learning_rate: float = 1e-3
     warmup: float = 0.05
     weight_decay: float = 0.05
     gradient_clip: float = 1.0

@@ -101,7 +101,7 @@ class Chain:
             estimator=options.estimator if rows.requires_grad else "none",
             cosine=options.use_cosine_sim,
             statistics=moves and not again,
-            backend=options.backend if options.backend in ("reference", "cpu") else None,  # others have no kernel of it
+            backend=None if options.backend == "cuda" else options.backend,  # which has no kernel of it
         )
         if moves:
             numbers = self._numbers(tables, synced=distributed.is_synced(options.sync_codebook) and not again)

@@ -15,6 +15,8 @@ from unitok import SemanticIds
 from unitok.recommender import (
     CausalRecommender,
     Histories,
+    RQRecommender,
+    RQTransformer,
     SequenceRecommender,
     T5Recommender,
     TokenTable,
@@ -42,6 +44,8 @@ def make(kind: str, table: TokenTable, beam: int = 8) -> SequenceRecommender:
     if kind == "t5":
         config = T5Config(d_model=16, num_layers=2, num_decoder_layers=2, num_heads=2, d_kv=8, d_ff=32)
         found = T5Recommender.create(table, config, **sizes)
+    elif kind == "rq":
+        found = RQRecommender.create(table, gpt2_config(16, 2, 2), **sizes)
     else:
         llama = LlamaConfig(
             hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2
@@ -53,7 +57,8 @@ def make(kind: str, table: TokenTable, beam: int = 8) -> SequenceRecommender:
     return found
 
 
-KINDS = pytest.mark.parametrize("kind", ["gpt2", "llama", "t5"])
+GENERATING = pytest.mark.parametrize("kind", ["gpt2", "llama", "t5"])  # transformers' `generate` knows them
+KINDS = pytest.mark.parametrize("kind", ["gpt2", "llama", "t5", "rq"])
 
 
 def histories(*lengths: int, most: int = HISTORY, items: int = ITEMS) -> torch.Tensor:
@@ -85,12 +90,25 @@ def generated(recommender: SequenceRecommender, history: torch.Tensor, count: in
     return [rows[tuple(row)] for row in found[:, prompt:].tolist()]
 
 
-@KINDS
+@GENERATING
 def test_the_search_finds_what_generate_finds(kind: str) -> None:
     recommender = make(kind, TokenTable.of(ids()))
     asked = histories(0, 1, 4, HISTORY, 4, 2)
     ranked = recommender.rank(asked, 8)
     assert [generated(recommender, history, 8) for history in asked] == ranked.tolist()
+
+
+def written(model: RQTransformer, table: TokenTable, items: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """The logits of (B, T) wanted tokens after (B, H) items, as the docstring of RQTransformer has them."""
+    embeddings = model.trunk.get_input_embeddings().weight
+    x = torch.stack([embeddings[table.tokens[row]].sum(1) + model.items.weight[row] for row in items])
+    begin = embeddings[table.start].expand(len(x), 1, -1)
+    state = model.trunk(inputs_embeds=torch.cat([begin, x], 1)).last_hidden_state[:, -1]
+    logits = [state @ embeddings.T]
+    for step, token in zip(model.follow, wanted.T, strict=False):
+        state = state + step.layers(torch.cat([state, embeddings[token]], 1))
+        logits.append(state @ embeddings.T)
+    return torch.stack(logits, 1)
 
 
 def log_probabilities(recommender: SequenceRecommender, items: torch.Tensor) -> torch.Tensor:
@@ -99,8 +117,10 @@ def log_probabilities(recommender: SequenceRecommender, items: torch.Tensor) -> 
     wanted, width = table.tokens[items[:, -1]], table.width
     before = F.pad(table.tokens[items[:, :-1]].flatten(1), (1, 0), value=table.start)
     if recommender.kind == "t5":
-        written = F.pad(wanted[:, :-1], (1, 0), value=table.start)
-        logits = recommender.model(input_ids=before, decoder_input_ids=written).logits
+        shifted = F.pad(wanted[:, :-1], (1, 0), value=table.start)
+        logits = recommender.model(input_ids=before, decoder_input_ids=shifted).logits
+    elif recommender.kind == "rq":
+        logits = written(recommender.model, table, items[:, :-1], wanted)
     else:
         logits = recommender.model(input_ids=torch.cat([before, wanted[:, :-1]], 1)).logits[:, -width:]
     chosen = logits.gather(2, wanted[:, :, None])[:, :, 0]
@@ -160,6 +180,22 @@ def test_a_rank_hangs_on_no_other_query_and_on_nothing_random(kind: str) -> None
     wider[1, :3] = 7  # older than what is looked at
     assert torch.equal(recommender.rank(wider, 5), together)
     assert recommender.rank(asked[:0], 5).shape == (0, 5)
+
+
+def test_an_item_that_was_never_met_is_read_by_its_tokens() -> None:
+    # Its own embedding has had no gradient: two items of one ID are then one item to the model.
+    table = TokenTable.of(ids(suffix=False))
+    recommender = RQRecommender.create(table, gpt2_config(16, 2, 2), history=HISTORY)
+    first, second = next(
+        (a, b) for a in range(ITEMS) for b in range(a) if torch.equal(table.tokens[a], table.tokens[b])
+    )
+    asked = torch.tensor([[3, first], [3, second]])
+    one, other = recommender.rank(asked, ITEMS).tolist()
+    assert one == other
+    with torch.no_grad():
+        recommender.model.items.weight[first] += 5 * torch.randn(16, generator=torch.Generator().manual_seed(0))
+    one, other = recommender.rank(asked, ITEMS).tolist()
+    assert one != other
 
 
 def test_equal_scores_take_the_first_id() -> None:
@@ -269,6 +305,8 @@ def test_what_does_not_fit_is_refused(refuses: Callable[..., Any]) -> None:
     for config in (GPT2Config(vocab_size=9, **small), GPT2Config(vocab_size=99, n_positions=9, **small)):
         with refuses("CausalRecommender", "model"):
             CausalRecommender(GPT2LMHeadModel(config), table)
+    with refuses("RQRecommender", "model"):
+        RQRecommender(make("rq", table).model, TokenTable.items(ITEMS))
     with refuses("CausalRecommender", "model"):
         mamba = MambaConfig(vocab_size=99, hidden_size=8, num_hidden_layers=1, state_size=2)
         CausalRecommender(MambaForCausalLM(mamba), table)

@@ -12,6 +12,7 @@ import torch
 from unitok.recommender import (
     CausalRecommender,
     Histories,
+    RQRecommender,
     SequenceRecommender,
     T5Recommender,
     TokenTable,
@@ -47,6 +48,8 @@ def make(kind: str = "causal") -> SequenceRecommender:
 
         config = T5Config(d_model=32, num_layers=1, num_decoder_layers=1, num_heads=2, d_kv=16, d_ff=64)
         return T5Recommender.create(table(), config, history=5, beam=8)
+    if kind == "rq":
+        return RQRecommender.create(table(), gpt2_config(32, 1, 2, dropout=0.1), history=5, beam=8)
     return CausalRecommender.create(table(), gpt2_config(32, 1, 2, dropout=0.1), history=5, beam=8)
 
 
@@ -59,7 +62,7 @@ def weights(recommender: SequenceRecommender) -> list[torch.Tensor]:
     return [value.clone() for value in recommender.model.state_dict().values()]
 
 
-@pytest.mark.parametrize("kind", ["causal", "t5"])
+@pytest.mark.parametrize("kind", ["causal", "rq", "t5"])
 def test_it_learns_what_comes_next(kind: str) -> None:
     recommender, histories = make(kind), cycles(300)
     records = fit(recommender, histories, settings(epochs=12))

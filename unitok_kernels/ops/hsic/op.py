@@ -66,7 +66,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> 
 @once_differentiable
 def _backward(ctx: Any, gradient: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
     segments, pull = ctx.saved_tensors
-    by_row = gradient[segments.long().clamp(0, ctx.last_segment), None]
+    by_row = gradient[segments.long().clamp(0, ctx.last_segment)].unsqueeze(1)
     by_z = torch.where(pull == 0, 0, by_row * pull)  # rows of no segment stay 0, whatever the gradient of another is
     return None, by_z.to(ctx.dtype), *[None] * 7
 

@@ -114,7 +114,7 @@ def residual_straight_through(
         estimator: "straight" | "rotation" | "none".
         cosine: the levels compare directions.
         statistics: add the inputs of each level up by their codes.
-        backend: None | "reference" | "cpu".
+        backend: None | "reference" | "cpu" | "triton".
 
     Returns:
         TrainingStep: quantized (N, D) in z's dtype; level_error (L,) float32, the mean over the rows with a code and

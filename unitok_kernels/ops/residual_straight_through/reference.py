@@ -83,8 +83,13 @@ def residual_straight_through_backward(
 
 def pulls(by_error: Tensor, codes: Tensor, codebooks: Tensor) -> Tensor:
     """From the gradients of the levels' errors, what each gives to a row for its error (L,)."""
+    return 2 * by_error / compared(codes, codebooks)
+
+
+def compared(codes: Tensor, codebooks: Tensor) -> Tensor:
+    """Count the values that each level's error is the mean of (L,), at least those of a row."""
     _, size, width = codebooks.shape
-    return 2 * by_error / (width * ((codes >= 0) & (codes < size)).sum(0).clamp(min=1))
+    return width * ((codes >= 0) & (codes < size)).sum(0).clamp(min=1)
 
 
 def _tables(codebooks: Tensor) -> Tensor:
