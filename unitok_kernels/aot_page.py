@@ -80,9 +80,10 @@ level. Reckoned in the same way, in microseconds on sm_90:
 | 1M x 32, K=256, L=4 | 627 | 611 | 3 % |
 
 At K=4096 the products are all of it, at a peak that both ways are given alike. At D=32 and D=64 the kernel would
-spill, for less: there it isn't built. **No device has run wgmma yet.** gpu.md has times of mma.sync alone; Triton's
-kernel, which has wgmma, took 2.23 ms in a trial on an H100, where ours took 2.29 by mma.sync. `UNITOK_WGMMA=0` forces
-mma.sync.
+spill, for less: there it isn't built. Not counted is that the four warps of a group go in step, so that a search among
+one warp's candidates keeps the others waiting. **No device has run wgmma yet.** gpu.md has times of mma.sync alone;
+Triton's kernel, which has wgmma, took 2.23 ms in a trial on an H100, where ours took 2.29 by mma.sync.
+`UNITOK_WGMMA=0` forces mma.sync.
 """
 
 
