@@ -368,10 +368,6 @@ bool is_shared(const void* from, std::size_t bytes) {
 
 const SharedMemory& dynamic_shared() { return worker->block().shared.front(); }
 
-std::size_t dynamic_offset(const void* of) {
-  return static_cast<std::size_t>(static_cast<const char*>(of) - static_cast<const char*>(dynamic_shared().data));
-}
-
 bool is_seen_async(std::size_t at) {
   const auto* const data = static_cast<const unsigned char*>(dynamic_shared().data) + at;
   return std::equal(data, data + 16, self->block->async + at);

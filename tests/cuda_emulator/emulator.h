@@ -124,7 +124,9 @@ bool is_shared(const void* from, std::size_t bytes);
 
 // The latter; where something is in it, or beyond its end; whether the async proxy sees 16 bytes as they are.
 const SharedMemory& dynamic_shared();
-std::size_t dynamic_offset(const void* of);
+inline std::size_t dynamic_offset(const void* of) {
+  return static_cast<std::size_t>(static_cast<const char*>(of) - static_cast<const char*>(dynamic_shared().data));
+}
 bool is_seen_async(std::size_t at);
 
 // What nobody should read: NaN in every floating type, negative in every integer type.
