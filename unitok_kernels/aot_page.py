@@ -83,7 +83,7 @@ At K=4096 the products are all of it, at a peak that both ways are given alike. 
 spill, for less: there it isn't built. Not counted is that the four warps of a group go in step, so that a search among
 one warp's candidates keeps the others waiting. **No device has run wgmma yet.** gpu.md has times of mma.sync alone;
 Triton's kernel, which has wgmma, took 2.23 ms in a trial on an H100, where ours took 2.29 by mma.sync.
-`UNITOK_WGMMA=0` forces mma.sync.
+So mma.sync is the default, and `UNITOK_WGMMA=1` takes wgmma.
 """
 
 

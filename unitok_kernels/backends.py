@@ -94,8 +94,7 @@ def _products() -> str:
     module = importlib.import_module(_CUDA)
     devices = range(1 if emulated() else len(module.devices()))
     if found := [str(device) for device in devices if module.by_warpgroups(module.widest, device)]:
-        where = f"rows of more than 64 columns by wgmma on device {', '.join(found)}"
-        return f"{where} (UNITOK_WGMMA=0 forces mma.sync)"
+        return f"rows of more than 64 columns by wgmma on device {', '.join(found)} (UNITOK_WGMMA=1)"
     return "all rows by mma.sync"
 
 

@@ -56,7 +56,7 @@ int64_t parts_bytes(int64_t levels) { return 4 * int64_t{this_device().processor
 bool by_warpgroups([[maybe_unused]] int64_t width) {
 #ifdef UNITOK_SM90A
   const char* const wish = std::getenv("UNITOK_WGMMA");
-  return width > 64 && this_device().capability == 90 && (wish == nullptr || std::strcmp(wish, "0") != 0);
+  return width > 64 && this_device().capability == 90 && wish != nullptr && std::strcmp(wish, "1") == 0;
 #else
   return false;
 #endif

@@ -37,8 +37,8 @@ int64_t parts_bytes(int64_t levels);
 // The first `count` of the chains, 1 or 2, over the same rows, in one launch.
 void encode_rows(const Rows& rows, const Chains* chains, int count, bool exact, bool stats, cudaStream_t stream);
 
-// Whether that is by wgmma: rows of 65 to 128 columns are where sm_90a was compiled for and the current device is of
-// compute capability 9.0, unless UNITOK_WGMMA is 0. Both ways give equal codes.
+// Whether that is by wgmma: rows of 65 to 128 columns are where sm_90a was compiled for, the current device is of
+// compute capability 9.0, and UNITOK_WGMMA is 1: no device has run it yet. Both ways give equal codes.
 bool by_warpgroups(int64_t width);
 void encode_by_warpgroups(const Rows& rows, const Chains* chains, int count, bool exact, bool stats,
                           cudaStream_t stream);

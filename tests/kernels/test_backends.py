@@ -236,7 +236,7 @@ def test_the_cuda_module_is_used_where_a_device_runs_its_code(built_for, device,
         names = ", ".join(f"sm_{a // 10}" for a in built_for)
         said = backends.explain().split("cuda: available")[1]
         assert f"residual_encode), for {names} and newer; " in said
-        assert ("by wgmma on device 0 (UNITOK_WGMMA=0 forces mma.sync)" in said) == (device == 900)
+        assert ("by wgmma on device 0 (UNITOK_WGMMA=1)" in said) == (device == 900)
         assert ("all rows by mma.sync" in said) == (device != 900)
         assert choose("residual_decode", device=CUDA) == "cuda"
         assert choose("hsic", device=CUDA) != "cuda"

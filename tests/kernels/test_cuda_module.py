@@ -74,7 +74,7 @@ def test_products_by_warpgroups_and_by_warps_give_equal_bits(rows, width, codewo
     """wgmma, where the device has it, and mma.sync."""
     import unitok_kernels._cuda as module
 
-    monkeypatch.delenv("UNITOK_WGMMA", raising=False)
+    monkeypatch.setenv("UNITOK_WGMMA", "1")
     if not module.by_warpgroups(width, 0):
         pytest.skip("needs compute capability 9.0 and its code")
     assert not module.by_warpgroups(64, 0)
@@ -88,7 +88,7 @@ def test_products_by_warpgroups_and_by_warps_give_equal_bits(rows, width, codewo
         return [x for result in (chain, mixture, nearest) for x in result if isinstance(x, torch.Tensor)]
 
     by_warpgroups = found()
-    monkeypatch.setenv("UNITOK_WGMMA", "0")
+    monkeypatch.delenv("UNITOK_WGMMA")
     assert not module.by_warpgroups(width, 0)
     assert len(by_warpgroups) >= 10
     for one, two in zip(by_warpgroups, found(), strict=True):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 MODELS = ("rq", "causal", "t5", "sasrec")
 # What each model is trained with where nothing is said: T5 as TIGER has it.
 _SETTINGS: dict[str, dict[str, Any]] = {
+    "rq": {},
     "causal": {"learning_rate": 2e-3, "epochs": 30},
     "t5": {"learning_rate": 5e-4, "weight_decay": 0.01, "warmup": 0.01, "batch_size": 256},
     "sasrec": {"learning_rate": 1e-3, "epochs": 60, "patience": 10},
@@ -45,9 +46,9 @@ def train(
         str,
         typer.Option(
             metavar="rq|causal|t5|sasrec|PATH",
-            help="A decoder of one position an item (RQ-Transformer), one of a position a token, an encoder-decoder "
-            "(TIGER), a decoder over items without IDs; or the folder of a causal language model of transformers: with "
-            "its tokenizer and weights, or config.json alone.",
+            help="rq: a decoder of one position an item (RQ-Transformer). causal: of one a token. t5: TIGER's encoder-"
+            "decoder. sasrec: a decoder over items, without IDs. PATH: the folder of a causal language model of "
+            "transformers, with its tokenizer and weights, or config.json alone.",
         ),
     ] = "rq",
     domains: Annotated[
@@ -107,7 +108,8 @@ def train(
 
     given: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
     given |= {"patience": patience, "precision": precision, "seed": seed}
-    settings = _SETTINGS.get(model, {}) | {name: value for name, value in given.items() if value is not None}
+    given = {name: value for name, value in given.items() if value is not None}
+    settings = _SETTINGS[model if model in MODELS else "causal"] | given
     try:
         config = TrainingConfig(**settings)
     except ValueError as error:

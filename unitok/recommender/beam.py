@@ -99,8 +99,10 @@ class CatalogueTrie:
         """
         # The root has most children by far, and every item passes it: a dense softmax over them.
         root, inner = nodes == 0, nodes != 0
-        chosen = logits[root][:, self.tokens[: int(self.offsets[1])] - first]
-        total = F.cross_entropy(chosen.float(), children[root] - 1, reduction="sum")
+        total = logits.new_zeros((), dtype=torch.float32)
+        if root.any():
+            chosen = logits[root][:, self.tokens[: int(self.offsets[1])] - first]
+            total = F.cross_entropy(chosen.float(), children[root] - 1, reduction="sum")
         if not inner.any():  # one token an item
             return total
         logits, edge = logits[inner].float(), children[inner] - 1

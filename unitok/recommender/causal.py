@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from typing import Any
 
@@ -68,8 +69,8 @@ class CausalRecommender(SequenceRecommender):
 
         Args:
             table: the items.
-            config: a configuration of a causal language model, whose vocabulary and positions are set to what is
-                needed; `gpt2_config()` by default.
+            config: a configuration of a causal language model, of which a copy is taken, with the vocabulary and
+                positions that are needed; `gpt2_config()` by default.
             history: the latest items that are looked at.
             beam: prefixes that the search keeps.
             seed: of the weights.
@@ -82,9 +83,10 @@ class CausalRecommender(SequenceRecommender):
         """
         from transformers import AutoModelForCausalLM
 
-        config = gpt2_config() if config is None else config
+        config = gpt2_config() if config is None else copy.deepcopy(config)  # the caller's stays what it is
         config.vocab_size, config.max_position_embeddings = table.vocab_size, positions(table, history)
-        config.bos_token_id, config.eos_token_id = table.start, None
+        config.bos_token_id, config.eos_token_id, config.pad_token_id = table.start, None, None
+        config.dtype = torch.float32
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = AutoModelForCausalLM.from_config(config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -44,8 +45,8 @@ class T5Recommender(SequenceRecommender):
 
         Args:
             table: the items.
-            config: a `T5Config`, whose vocabulary is set to the table's; TIGER's by default: 4 + 4 layers of width 128,
-                6 heads of 64, 1024 inside, dropout 0.1.
+            config: a `T5Config`, of which a copy is taken, with the table's vocabulary; TIGER's by default: 4 + 4
+                layers of width 128, 6 heads of 64, 1024 inside, dropout 0.1.
             history: the latest items that are looked at.
             beam: prefixes that the search keeps.
             seed: of the weights.
@@ -57,6 +58,7 @@ class T5Recommender(SequenceRecommender):
 
         if config is None:
             config = T5Config(d_model=128, num_layers=4, num_decoder_layers=4, num_heads=6, d_kv=64, d_ff=1024)
+        config = copy.deepcopy(config)  # the caller's stays what it is
         config.vocab_size, config.decoder_start_token_id = table.vocab_size, table.start
         config.eos_token_id, config.pad_token_id = None, table.pad
         with torch.random.fork_rng(devices=[]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,8 @@ from typing_extensions import Self
 
 from unitok.recommender.causal import gpt2_config
 from unitok.recommender.histories import Histories
-from unitok.recommender.sequence_model import SequenceRecommender, Spans, Step, whole_users
+from unitok.recommender.sequence_model import HEAD, SequenceRecommender, Spans, Step, whole_users
 from unitok.recommender.token_table import TokenTable
-
-HEAD = "head.safetensors"
 
 
 class RQTransformer(nn.Module):
@@ -31,7 +30,7 @@ class RQTransformer(nn.Module):
         num_items: N.
         columns: T, tokens an item.
 
-    Source: RQ-Transformer, arXiv 2203.01941, its depth transformer being a perceptron here; LIGER, arXiv 2411.18814,
+    Source: RQ-Transformer, arXiv 2203.01941, its depth transformer being a perceptron here; SASRec, arXiv 1808.09781,
     for what an item has of its own.
     """
 
@@ -66,19 +65,19 @@ class RQTransformer(nn.Module):
         """Save the trunk as transformers does, and the rest beside it."""
         self.trunk.save_pretrained(folder)
         rest = {name: value for name, value in self.state_dict().items() if not name.startswith("trunk.")}
-        save_file(rest, Path(folder) / HEAD)
+        save_file({name: value.contiguous() for name, value in rest.items()}, Path(folder) / HEAD)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, **options: Any) -> Self:
-        """Load what `save_pretrained` wrote; options go to transformers."""
+    def from_pretrained(cls, folder: str | Path, **options: Any) -> tuple[Self, dict[str, Any]]:
+        """Load what `save_pretrained` wrote, and what transformers says of the trunk; options go to transformers."""
         from transformers import AutoModel
 
         rest = load_file(Path(folder) / HEAD)
         columns = 1 + len({name.split(".")[1] for name in rest if name.startswith("follow.")})
-        trunk = AutoModel.from_pretrained(folder, **options)
+        trunk, info = AutoModel.from_pretrained(folder, **options)
         model = cls(trunk, len(rest["items.weight"]), columns)
         model.load_state_dict({f"trunk.{name}": value for name, value in trunk.state_dict().items()} | rest)
-        return model
+        return model, info
 
 
 class _Follow(nn.Module):
@@ -95,8 +94,10 @@ class _Follow(nn.Module):
 class RQRecommender(SequenceRecommender):
     """Reads a user's whole sequence once, one position an item, and learns every next item of it in that one pass.
 
-    Against `CausalRecommender`, which reads a position a token, it does a third of the work and remembers better which
-    item follows which: it knows items beside their tokens. Items that were never met are read by their tokens alone.
+    It knows items beside their tokens, and so remembers better which item follows which than `CausalRecommender`, which
+    reads a position a token: docs/results/recommendation.md. Items that training doesn't meet are read by their tokens
+    alone; those that are added to the catalogue later need another training. What an item has of its own takes
+    (N, width) float32, three times that in training.
 
     Args:
         model: an `RQTransformer`.
@@ -106,7 +107,8 @@ class RQRecommender(SequenceRecommender):
         about: plain data that is saved along.
 
     Raises:
-        ValueError: a size below 1, or a model of other items or columns than the table's.
+        ValueError: a size below 1, or a model that doesn't fit the table: other items or columns, too few tokens or
+            positions.
 
     Source: RQ-Transformer, arXiv 2203.01941.
     """
@@ -123,9 +125,16 @@ class RQRecommender(SequenceRecommender):
         about: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(model, table, history=history, beam=beam, about=about)
-        if (got := (len(model.items.weight), len(model.follow) + 1)) != tuple(table.tokens.shape):
-            rule = f"model must be of {len(table)} items of {table.width} tokens"
-            raise ValueError(f"RQRecommender: {rule}, got {got[0]} of {got[1]}. Build it with create.")
+        if not isinstance(model, RQTransformer):
+            got = type(model).__name__
+            raise ValueError(f"RQRecommender: model must be an RQTransformer, got {got}. Build it with create.")
+        shape = (len(model.items.weight), len(model.follow) + 1)
+        tokens = len(model.trunk.get_input_embeddings().weight)
+        most = getattr(model.trunk.config, "max_position_embeddings", None) or history + 1
+        if shape != tuple(table.tokens.shape) or tokens < table.vocab_size or most <= history:
+            needed = f"{len(table)} items of {table.width}, with {table.vocab_size} tokens and {history + 1} positions"
+            got = f"{shape[0]} of {shape[1]}, with {tokens} and {most}"
+            raise ValueError(f"RQRecommender: model must be of {needed}, got {got}. Build it with create.")
         self._columns = [(int(column.min()), int(column.max()) + 1) for column in table.tokens.T]
 
     @classmethod
@@ -136,8 +145,8 @@ class RQRecommender(SequenceRecommender):
 
         Args:
             table: the items.
-            config: a configuration of a causal language model, whose vocabulary and positions are set to what is
-                needed; `rq_config()` by default.
+            config: a configuration of a causal language model, of which a copy is taken, with the vocabulary and
+                positions that are needed; `rq_config()` by default.
             history: the latest items that are looked at.
             beam: prefixes that the search keeps.
             seed: of the weights.
@@ -150,9 +159,10 @@ class RQRecommender(SequenceRecommender):
         """
         from transformers import AutoModel
 
-        config = rq_config() if config is None else config
+        config = rq_config() if config is None else copy.deepcopy(config)  # the caller's stays what it is
         config.vocab_size, config.max_position_embeddings = table.vocab_size, history + 1
-        config.bos_token_id, config.eos_token_id = table.start, None
+        config.bos_token_id, config.eos_token_id, config.pad_token_id = table.start, None, None
+        config.dtype = torch.float32
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = RQTransformer(AutoModel.from_config(config), len(table), table.width)
@@ -208,7 +218,7 @@ class RQRecommender(SequenceRecommender):
             states = torch.cat([states, moved], 1)
             return self.model.logits(moved)
 
-        return self.model.logits(states[:, 0]), torch.ones_like(items[:, :1], dtype=torch.bool), step
+        return self.model.logits(states[:, 0]), torch.ones_like(lengths, dtype=torch.bool)[:, None], step
 
 
 def rq_config() -> Any:

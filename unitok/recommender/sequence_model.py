@@ -16,8 +16,9 @@ from typing_extensions import Self
 from unitok.recommender.beam import CatalogueTrie
 from unitok.recommender.histories import Histories
 from unitok.recommender.token_table import TokenTable
+from unitok.storage import NOT_WHOLE
 
-SETTINGS, ITEMS = "recommender.json", "items.safetensors"
+SETTINGS, ITEMS, HEAD = "recommender.json", "items.safetensors", "head.safetensors"
 FORMAT = 1
 _BEAMS_AT_ONCE = {"cpu": 2**11}  # queries x beams of a batch of `rank`: what a processor's cache takes
 _LOGITS_AT_ONCE = 2**26  # queries x beams x vocabulary of a batch: 256 MiB
@@ -93,7 +94,7 @@ class SequenceRecommender(ABC):
         return type(self)(moved, self.table, history=self.history, beam=self.beam, about=self.about)
 
     def within(self, rows: Tensor) -> Self:
-        """Rank some items alone, such as those of one domain; histories may hold any.
+        """Rank some items alone, such as those of one domain; histories may hold any. For ranking, not for training.
 
         Args:
             rows: (M,) int64, the items.
@@ -241,6 +242,7 @@ class SequenceRecommender(ABC):
                 f"save_pretrained: folder must hold no recommender yet, got {folder}. Choose another, or use force."
             )
         described.unlink(missing_ok=True)  # and last again: a folder without it reads as incomplete
+        (folder / HEAD).unlink(missing_ok=True)  # another kind than this one's may have left it
         self.model.save_pretrained(folder)
         items = {"tokens": self.table.tokens, "groups": self.table.groups}
         save_file({name: value for name, value in items.items() if value is not None}, folder / ITEMS)
@@ -282,8 +284,10 @@ class SequenceRecommender(ABC):
             items = load_file(folder / ITEMS)
             numbers = {name: settings[name] for name in ("vocab_size", "start", "pad")}
             table = TokenTable(items["tokens"], **numbers, groups=items.get("groups"))
-            model = auto.from_pretrained(folder, local_files_only=True)
-        except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            model, info = auto.from_pretrained(folder, local_files_only=True, output_loading_info=True)
+            if info["missing_keys"]:
+                raise ValueError(f"no weights for {min(info['missing_keys'])}")
+        except (OSError, *NOT_WHOLE) as error:
             raise ValueError(
                 f"from_pretrained: folder must hold a whole recommender, got {folder}: {error}. Train or copy it again."
             ) from error

@@ -28,7 +28,7 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How a sequence model is trained.
+    """How a sequence model is trained; the defaults suit `RQRecommender`.
 
     Args:
         epochs: passes over the histories, at most.

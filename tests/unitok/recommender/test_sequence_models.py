@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from unitok import SemanticIds
@@ -22,6 +23,7 @@ from unitok.recommender import (
     TokenTable,
     gpt2_config,
 )
+from unitok.recommender.sequence_model import HEAD
 
 HISTORY, ITEMS = 6, 90
 
@@ -170,15 +172,15 @@ def test_a_model_of_one_token_an_item_is_a_softmax_over_items() -> None:
 
 @KINDS
 def test_a_rank_hangs_on_no_other_query_and_on_nothing_random(kind: str) -> None:
-    recommender = make(kind, TokenTable.of(ids()))
+    recommender = make(kind, TokenTable.of(ids()), beam=ITEMS)
     recommender.model.train()  # dropout must not play a part
     asked = histories(2, HISTORY, 0, 5)
-    together = recommender.rank(asked, 5)
+    together = recommender.rank(asked, ITEMS)
     assert recommender.model.training
-    assert torch.equal(together, torch.cat([recommender.rank(history[None], 5) for history in asked]))
+    assert torch.equal(together, torch.cat([recommender.rank(history[None], ITEMS) for history in asked]))
     wider = F.pad(asked, (3, 0), value=-1)
     wider[1, :3] = 7  # older than what is looked at
-    assert torch.equal(recommender.rank(wider, 5), together)
+    assert torch.equal(recommender.rank(wider, ITEMS), together)
     assert recommender.rank(asked[:0], 5).shape == (0, 5)
 
 
@@ -275,6 +277,40 @@ def test_a_saved_recommender_ranks_alike(kind: str, tmp_path: Path, refuses: Cal
     assert torch.equal(loaded.rank(histories(3, 5), 8), recommender.rank(histories(3, 5), 8))
 
 
+@KINDS
+def test_a_folder_of_truncated_or_missing_weights_is_refused(
+    kind: str, tmp_path: Path, refuses: Callable[..., Any]
+) -> None:
+    make(kind, TokenTable.of(ids())).save_pretrained(tmp_path)
+    assert (tmp_path / HEAD).exists() == (kind == "rq")
+    for file in tmp_path.glob("*.safetensors"):
+        whole = file.read_bytes()
+        file.write_bytes(whole[: len(whole) // 2])
+        with refuses("from_pretrained", "folder"):
+            SequenceRecommender.from_pretrained(tmp_path)
+        file.write_bytes(whole)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights[next(name for name in weights if "norm" in name or "ln" in name)]
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    with refuses("from_pretrained", "folder"):
+        SequenceRecommender.from_pretrained(tmp_path)
+    make("gpt2", TokenTable.items(5)).save_pretrained(tmp_path, force=True)
+    assert not (tmp_path / HEAD).exists()
+
+
+@pytest.mark.parametrize("kind", [CausalRecommender, RQRecommender])
+def test_a_configuration_is_copied_and_made_to_fit(kind: Any) -> None:
+    from transformers import LlamaConfig
+
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = LlamaConfig(**sizes, vocab_size=999, pad_token_id=998, dtype="bfloat16")
+    before, table = config.to_dict(), TokenTable.of(ids())
+    recommender = kind.create(table, config, history=HISTORY)
+    assert config.to_dict() == before
+    assert {parameter.dtype for parameter in recommender.model.parameters()} == {torch.float32}
+    assert recommender.rank(histories(3), 4).shape == (1, 4)
+
+
 def test_a_broken_folder_is_refused(tmp_path: Path, refuses: Callable[..., Any]) -> None:
     with refuses("from_pretrained", "folder"):
         SequenceRecommender.from_pretrained(tmp_path)
@@ -305,8 +341,16 @@ def test_what_does_not_fit_is_refused(refuses: Callable[..., Any]) -> None:
     for config in (GPT2Config(vocab_size=9, **small), GPT2Config(vocab_size=99, n_positions=9, **small)):
         with refuses("CausalRecommender", "model"):
             CausalRecommender(GPT2LMHeadModel(config), table)
-    with refuses("RQRecommender", "model"):
-        RQRecommender(make("rq", table).model, TokenTable.items(ITEMS))
+    rq = make("rq", table).model
+    other = TokenTable(table.tokens, table.vocab_size + 1)
+    for model, asked, history in (
+        (rq, TokenTable.items(ITEMS), 6),
+        (rq, other, 6),
+        (rq, table, 7),
+        (rq.trunk, table, 6),
+    ):
+        with refuses("RQRecommender", "model"):
+            RQRecommender(model, asked, history=history)
     with refuses("CausalRecommender", "model"):
         mamba = MambaConfig(vocab_size=99, hidden_size=8, num_hidden_layers=1, state_size=2)
         CausalRecommender(MambaForCausalLM(mamba), table)

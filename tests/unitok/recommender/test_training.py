@@ -95,11 +95,12 @@ def test_the_best_epoch_is_kept_and_training_stops_after_it(monkeypatch: pytest.
     assert recommender.beam == 8
 
 
+@pytest.mark.parametrize("kind", ["causal", "rq"])
 @pytest.mark.parametrize("stop", [3, 7, 10])  # in the first epoch, in the second, and at the end of it
-def test_an_interrupted_run_ends_where_it_would_have(stop: int, tmp_path: Path) -> None:
+def test_an_interrupted_run_ends_where_it_would_have(kind: str, stop: int, tmp_path: Path) -> None:
     # Every step leaves a checkpoint; five steps are an epoch.
     config, histories = settings(checkpoint_seconds=1e-9), cycles()
-    whole = make()
+    whole = make(kind)
     expected = fit(whole, histories, config)
 
     def interrupt(done: int, total: int, note: str) -> None:
@@ -107,10 +108,10 @@ def test_an_interrupted_run_ends_where_it_would_have(stop: int, tmp_path: Path) 
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fit(make(), histories, config, directory=tmp_path, progress=interrupt)
+        fit(make(kind), histories, config, directory=tmp_path, progress=interrupt)
     assert (tmp_path / CHECKPOINT).exists()
     torch.manual_seed(9)  # what chance there was before plays no part
-    resumed, steps = make(), []
+    resumed, steps = make(kind), []
     records = fit(resumed, histories, config, directory=tmp_path, progress=lambda *step: steps.append(step[0]))
     assert steps[0] == stop
     assert [{**record, "seconds": 0} for record in records] == [{**record, "seconds": 0} for record in expected]
