@@ -273,14 +273,13 @@ def published(file: Path) -> SemanticIds:
 
 
 def note_ranking(kept: list[dict[str, Any]], places: Places) -> None:
-    """Tell experiments.py how the IDs of its tokenizers ranked: NDCG@10 by item, mean over the domains."""
-    reached: dict[Path, list[float]] = {}
+    """Tell experiments.py how the IDs of its tokenizers ranked, by item, on the domain that all are tried on."""
     for run in kept:
-        if (name := experiment(run["run"]["name"])) is not None:
-            folder = places.tokenizers / stem(name, seeded(RUNS[name], run["run"]["seed"], 20))
-            reached.setdefault(folder, []).append(float(Scores.from_dict(run["scores"]).values().mean()))
-    for folder, values in reached.items():
-        (folder / "ranking.json").write_text(json.dumps({"ndcg@10": sum(values) / len(values), "domains": len(values)}))
+        name, seed, domain = (run["run"][key] for key in ("name", "seed", "domain"))
+        if domain == DOMAINS[0] and (name := experiment(name)) is not None:
+            reached = float(Scores.from_dict(run["scores"]).values().mean())
+            folder = places.tokenizers / stem(name, seeded(RUNS[name], seed, 20))
+            (folder / "ranking.json").write_text(json.dumps({"ndcg@10": reached, "domain": domain}))
 
 
 if __name__ == "__main__":

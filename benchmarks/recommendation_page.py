@@ -63,9 +63,7 @@ def domain_tables(evaluation: Evaluation, runs: dict[str, list[Figures]]) -> lis
         first = seeds[0]
         cells += [f"{first[key]:,}" if key in first else "" for key in ("tokens", "names", "parameters")]
         cells += [", ".join(str(len(run["history"])) for run in seeds) if "history" in first else ""]
-        lines.append(
-            f"| {name} | {len(seeds)} | {' | '.join(cells)} | {mean(run['seconds'] for run in seeds) / 60:.1f} |"
-        )
+        lines.append(f"| {name} | {len(seeds)} | {' | '.join(cells)} | {minutes(seeds)} |")
     lines += ["", "| NDCG@10 by item | " + " | ".join(f"less {b}" for b in evaluation.baselines) + " |"]
     lines.append("|---|" + "---|" * len(list(evaluation.baselines)))
     for name in names:
