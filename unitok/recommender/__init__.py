@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from unitok.recommender.encoder_decoder import T5Recommender
     from unitok.recommender.evaluation import Evaluation, Scores, evaluate, paired_bootstrap
     from unitok.recommender.histories import Histories, Queries, Recommender
-    from unitok.recommender.rq_transformer import RQRecommender, RQTransformer, rq_config
+    from unitok.recommender.rq_transformer import RQRecommender, rq_config
     from unitok.recommender.sequence_model import SequenceRecommender
     from unitok.recommender.token_table import TokenTable
     from unitok.recommender.training import TrainingConfig, fit
@@ -28,7 +28,6 @@ _HOME = {
     "Popularity": "baselines",
     "Queries": "histories",
     "RQRecommender": "rq_transformer",
-    "RQTransformer": "rq_transformer",
     "Recommender": "histories",
     "Scores": "evaluation",
     "SequenceRecommender": "sequence_model",
@@ -52,7 +51,6 @@ __all__ = [
     "Popularity",
     "Queries",
     "RQRecommender",
-    "RQTransformer",
     "Recommender",
     "Scores",
     "SequenceRecommender",

@@ -17,12 +17,12 @@ from unitok.recommender import (
     CausalRecommender,
     Histories,
     RQRecommender,
-    RQTransformer,
     SequenceRecommender,
     T5Recommender,
     TokenTable,
     gpt2_config,
 )
+from unitok.recommender.rq_transformer import RQTransformer
 from unitok.recommender.sequence_model import HEAD
 
 HISTORY, ITEMS = 6, 90
