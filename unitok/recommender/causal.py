@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from unitok.recommender.histories import Histories
-from unitok.recommender.sequence_model import SequenceRecommender, Spans, Step, whole_users
+from unitok.recommender.sequence_model import SequenceRecommender, Step
 from unitok.recommender.token_table import TokenTable
 
 
@@ -83,26 +82,11 @@ class CausalRecommender(SequenceRecommender):
         """
         from transformers import AutoModelForCausalLM
 
-        config = gpt2_config() if config is None else copy.deepcopy(config)  # the caller's stays what it is
-        config.vocab_size, config.max_position_embeddings = table.vocab_size, positions(table, history)
-        config.bos_token_id, config.eos_token_id, config.pad_token_id = table.start, None, None
-        config.dtype = torch.float32
+        config = fitted(gpt2_config() if config is None else config, table, positions(table, history))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = AutoModelForCausalLM.from_config(config)
         return cls(model.eval(), table, history=history, beam=beam)
-
-    def spans(self, histories: Histories, generator: torch.Generator) -> Spans:
-        """Take every user whole; one of more than history + 1 items in pieces, cut elsewhere each epoch.
-
-        Args:
-            histories: what users met.
-            generator: the source of chance.
-
-        Returns:
-            Stretches that hold every item once.
-        """
-        return whole_users(histories, self.history + 1, generator)
 
     def loss(self, items: Tensor) -> Tensor:
         """Take the cross-entropy of every item after those before it, each a choice from the catalogue.
@@ -138,6 +122,15 @@ class CausalRecommender(SequenceRecommender):
             ).logits
 
         return read[torch.arange(len(items), device=items.device), row], seen, step
+
+
+def fitted(config: Any, table: TokenTable, positions: int) -> Any:
+    """Copy a configuration, which stays what it is, with the vocabulary and the positions that are needed."""
+    config = copy.deepcopy(config)
+    config.vocab_size, config.max_position_embeddings = table.vocab_size, positions
+    config.bos_token_id, config.eos_token_id, config.pad_token_id = table.start, None, None
+    config.dtype = torch.float32
+    return config
 
 
 def positions(table: TokenTable, history: int) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import Self
 
-from unitok.recommender.causal import gpt2_config
-from unitok.recommender.histories import Histories
-from unitok.recommender.sequence_model import HEAD, SequenceRecommender, Spans, Step, whole_users
+from unitok.recommender.causal import fitted, gpt2_config
+from unitok.recommender.sequence_model import HEAD, SequenceRecommender, Step
 from unitok.recommender.token_table import TokenTable
 
 
@@ -159,26 +157,11 @@ class RQRecommender(SequenceRecommender):
         """
         from transformers import AutoModel
 
-        config = rq_config() if config is None else copy.deepcopy(config)  # the caller's stays what it is
-        config.vocab_size, config.max_position_embeddings = table.vocab_size, history + 1
-        config.bos_token_id, config.eos_token_id, config.pad_token_id = table.start, None, None
-        config.dtype = torch.float32
+        config = fitted(rq_config() if config is None else config, table, history + 1)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = RQTransformer(AutoModel.from_config(config), len(table), table.width)
         return cls(model.eval(), table, history=history, beam=beam)
-
-    def spans(self, histories: Histories, generator: torch.Generator) -> Spans:
-        """Take every user whole; one of more than history + 1 items in pieces, cut elsewhere each epoch.
-
-        Args:
-            histories: what users met.
-            generator: the source of chance.
-
-        Returns:
-            Stretches that hold every item once.
-        """
-        return whole_users(histories, self.history + 1, generator)
 
     def loss(self, items: Tensor) -> Tensor:
         """Take the cross-entropy of every item after those before it, each a choice from the catalogue.

@@ -198,17 +198,25 @@ class SequenceRecommender(ABC):
         asked = (self._trie.fan_out[path[..., :-1]] > 1) & (items >= 0)[..., None]
         return asked, path[..., :-1][asked], path[..., 1:][asked]
 
-    @abstractmethod
     def spans(self, histories: Histories, generator: torch.Generator) -> Spans:
-        """Draw what an epoch learns from.
+        """Take every user whole; one of more than history + 1 items in pieces, cut elsewhere each epoch.
 
         Args:
             histories: what users met.
             generator: the source of chance.
 
         Returns:
-            Stretches of the histories, each of one user.
+            Stretches that hold every item once.
         """
+        longest, lengths = self.history + 1, histories.lengths
+        shift = torch.randint(longest, lengths.shape, generator=generator).where(lengths > longest, 0)
+        user = torch.arange(len(lengths)).repeat_interleave(lengths)
+        piece = (torch.arange(len(user)) - histories.offsets[user] + shift[user]) // longest
+        begins = torch.ones_like(user, dtype=torch.bool)
+        begins[1:] = (user[1:] != user[:-1]) | (piece[1:] != piece[:-1])
+        first = begins.nonzero()[:, 0]
+        count = torch.cat([first[1:], torch.tensor([len(user)])]) - first
+        return Spans(first, count, count)
 
     @abstractmethod
     def loss(self, items: Tensor) -> Tensor:
@@ -293,19 +301,6 @@ class SequenceRecommender(ABC):
             ) from error
         sizes = {name: settings[name] for name in ("history", "beam", "about")}
         return kind(model.eval(), table, **sizes).to(device)
-
-
-def whole_users(histories: Histories, longest: int, generator: torch.Generator) -> Spans:
-    """Take every user whole; one of more than `longest` items in pieces, cut elsewhere each time."""
-    lengths = histories.lengths
-    shift = torch.randint(longest, lengths.shape, generator=generator).where(lengths > longest, 0)
-    user = torch.arange(len(lengths)).repeat_interleave(lengths)
-    piece = (torch.arange(len(user)) - histories.offsets[user] + shift[user]) // longest
-    begins = torch.ones_like(user, dtype=torch.bool)
-    begins[1:] = (user[1:] != user[:-1]) | (piece[1:] != piece[:-1])
-    first = begins.nonzero()[:, 0]
-    count = torch.cat([first[1:], torch.tensor([len(user)])]) - first
-    return Spans(first, count, count)
 
 
 def _where(mask: Tensor) -> Tensor:
