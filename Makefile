@@ -3,11 +3,14 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test lint bench bench-gpu prove sanitize clean
+.PHONY: prove-wheel prove-no-compiler prove-budgets prove-oldest-triton prove-emulated prove-sanitizers
 
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.unitok
 BUILT := .venv/.built
+SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+FORMATTED := $(SOURCES) $(wildcard tests/cuda_emulator/*.h tests/cuda_emulator/*.cpp)
 # As pyproject.toml has it: what torch 2.10 brings.
 OLDEST_TRITON := 3.6.0
 # These targets run on any machine in minutes: say UNITOK_CUDA=1 to build the CUDA module as well.
@@ -15,7 +18,7 @@ export UNITOK_CUDA ?= 0
 
 help: ## show this list
 	@echo "UniTok. Each target makes its own environment in .venv when that is missing or out of date:"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-19s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "Start with make demo. One test file: $(BIN)/pytest tests/unitok/test_folder.py"
 	@echo "Another interpreter: make test PYTHON=python3.12. Real data for the tests: UNITOK_DATA=folder make test"
@@ -25,13 +28,14 @@ demo: $(BUILT) ## generate a catalogue, fit a tokenizer, show the IDs; everythin
 
 test: $(BUILT) ## every test that needs no GPU
 	$(BIN)/pytest -q -m "not gpu"
-	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist worksteal -k triton tests/kernels
+	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist worksteal -k triton tests/unitok_kernels
 
-lint: $(STAMP) ## ruff, mypy and clang-format
+lint: $(STAMP) ## ruff, mypy, clang-format, and the house rules that tools/house.py can see
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run -Werror csrc/*.cpp csrc/cpu/*.h csrc/cpu/*.cpp csrc/cuda/* tests/cuda_emulator/*.h tests/cuda_emulator/*.cpp
+	$(BIN)/python -m tools.house
+	$(BIN)/clang-format --dry-run -Werror $(FORMATTED)
 
 bench: $(BUILT) ## the benchmarks, beside every peer that installs; BENCH="--quick -k hsic" for a part of them
 	$(BIN)/pip install -q -c constraints.txt -e '.[bench]'
@@ -44,42 +48,28 @@ bench-gpu: $(BUILT) ## the operations on a GPU, beside what else runs there; nee
 	for peer in flash-kmeans rectokens vector-quantize-pytorch; do $(BIN)/pip install -q $$peer || true; done
 	$(BIN)/python -m benchmarks.gpu
 
-# The log lists what went into the build's environment; setuptools in it shows that it does.
-prove: $(STAMP) ## isolated wheels, with a compiler and without; Triton's kernels; CUDA kernels emulated; each sanitizer
-	rm -rf build/lib* build/temp* build/bdist* runs/prove
-	mkdir -p runs/prove
-	$(PYTHON) -m venv runs/prove/env
-	UNITOK_CUDA=$$($(BIN)/python -c "from unitok_kernels import nvcc; print(int(nvcc.find() is not None))") timeout 240 \
-		runs/prove/env/bin/pip wheel -v --no-deps --no-cache-dir -w runs/prove . > runs/prove/build.log 2>&1 \
-		|| { tail -n 30 runs/prove/build.log; exit 1; }
-	grep -qE '[ /]setuptools-[0-9]' runs/prove/build.log
-	! grep -E '[ /]torch-[0-9]' runs/prove/build.log
-	runs/prove/env/bin/pip install -q --no-deps runs/prove/*.whl
-	cd runs/prove && env/bin/python -c "import importlib.resources as r, sys, unitok, unitok_kernels; \
-		assert all((r.files(p) / 'py.typed').is_file() for p in (unitok, unitok_kernels)); \
-		from unitok_kernels import _cpu; assert 'torch' not in sys.modules; \
-		print('wheel: built and imported without torch; kernels for', *_cpu.instruction_sets())"
-	$(BIN)/python -c "from unitok_kernels import nvcc; raise SystemExit(nvcc.find() is None)" || exit 0; cd runs/prove \
-		&& env/bin/python -c "import os, sys; from glob import glob; from unitok_kernels import _cuda; \
-		assert 'torch' not in sys.modules; size = os.path.getsize(*glob('*.whl')); assert size < 20e6, size; \
-		print(f'wheel: {size / 1e6:.1f} MB with CUDA kernels for', *_cuda.architectures)"
-	rm -rf build/lib* build/temp* build/bdist*
-	env -u UNITOK_CUDA PATH=$(CURDIR)/runs/prove/env/bin CC=/bin/false CXX=/bin/false /usr/bin/timeout 60 \
-		runs/prove/env/bin/pip wheel -v --no-deps --no-cache-dir -w runs/prove/plain . > runs/prove/plain.log 2>&1
-	test $$(grep -c "going on without CUDA kernels" runs/prove/plain.log) = 1
-	runs/prove/env/bin/pip install -q --no-deps --target runs/prove/plain/lib runs/prove/plain/*.whl
-	site=$$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))") && cd runs/prove \
-		&& PYTHONPATH=plain/lib:$$site env/bin/python -c "import torch, unitok_kernels as uk; \
-		assert 'plain/lib' in uk.__file__ and not uk.backends.available()['cpu'], uk.__file__; \
-		assert uk.residual_encode(torch.eye(3), torch.eye(3)[None]).codes.flatten().tolist() == [0, 1, 2]; \
-		print('no compiler: installed, and the reference works')"
-	$(BIN)/python -m unitok_kernels.aot --target all --check
-	$(BIN)/pip install -q --no-deps --target runs/prove/triton triton==$(OLDEST_TRITON)
-	@echo "triton $(OLDEST_TRITON): its spills"
-	PYTHONPATH=runs/prove/triton $(BIN)/python -m unitok_kernels.aot --backend triton --spills
+prove: prove-wheel prove-no-compiler prove-budgets prove-oldest-triton prove-emulated prove-sanitizers ## the six proofs below, one after another
+
+prove-wheel: $(STAMP) ## a wheel out of the source archive, built without torch: its files, and that it works
+	$(BIN)/python -m tools.prove.wheel
+
+prove-no-compiler: $(STAMP) ## an install without compilers: one warning, and the reference works
+	$(BIN)/python -m tools.prove.no_compiler
+
+prove-budgets: $(STAMP) ## the GPU kernels, compiled for five architectures without a GPU and held to their budgets
+	$(BIN)/python -m tools.aot --target all --check
+
+prove-oldest-triton: $(STAMP) ## the Triton kernels by the oldest Triton that is allowed: their spills
+	$(BIN)/pip install -q --no-deps --upgrade --target runs/prove/triton triton==$(OLDEST_TRITON)
+	PYTHONPATH=runs/prove/triton $(BIN)/python -m tools.aot --backend triton --spills
+
+prove-emulated: $(BUILT) ## the backend cuda on a CPU: its tests, on the emulator
+	$(MAKE) -C tests/cuda_emulator -j$(shell nproc) module PYTHON=$(CURDIR)/$(BIN)/python
+	UNITOK_CUDA_EMULATED=build/cuda_emulator/module/_cuda.so $(BIN)/pytest -q -n 2 --dist worksteal -k cuda tests/unitok_kernels
+
+prove-sanitizers: ## csrc under address, undefined-behaviour and thread sanitizers: the quick part
 	$(MAKE) -C tests/native -j$(shell nproc) quick
-	$(MAKE) -C tests/cuda_emulator -j$(shell nproc) quick module PYTHON=$(CURDIR)/$(BIN)/python
-	UNITOK_CUDA_EMULATED=build/cuda_emulator/module/_cuda.so $(BIN)/pytest -q -n 2 --dist worksteal -k cuda tests/kernels
+	$(MAKE) -C tests/cuda_emulator -j$(shell nproc) quick
 
 sanitize: ## csrc under address, undefined-behaviour and thread sanitizers, and beyond 2^33 values: all of it
 	$(MAKE) -C tests/native -j$(shell nproc) all
@@ -97,6 +87,6 @@ $(STAMP): pyproject.toml setup.py constraints.txt
 	touch $@ $(BUILT)
 
 # The native module again, where its sources are newer. Without a compiler this goes on with a warning.
-$(BUILT): $(STAMP) $(wildcard csrc/*.cpp csrc/*/*)
+$(BUILT): $(STAMP) $(SOURCES)
 	$(BIN)/python setup.py -q build_ext --inplace
 	touch $@

@@ -1,1 +1,1 @@
-"""What the operations cost, beside whatever else could do their job. `make bench` runs it; see docs/results/cpu.md."""
+"""Benchmarks of the operations against other libraries. `make bench` runs them; see docs/results/cpu.md."""

@@ -1,4 +1,4 @@
-"""What the CPU kernels were promised to do, and whether the measured times keep it. A miss is printed as it is."""
+"""Targets of the CPU kernels, and whether the measured times meet them. Misses are printed as well."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from benchmarks.harness import Record
 
 LONG, WIDE, HUGE, ONE = "64k x 32, K=256, L=4", "16k x 128, K=1024, L=8", "1M x 32, K=256, L=4", "1 x 32, K=256, L=4"
 MOE = "64k x 32, E=8, top-1 + shared"
-EAGER, COMPILED, FAISS = "torch eager", "torch.compile", "faiss IndexFlatL2 a level"
+EAGER, COMPILED, FAISS = "torch eager", "torch.compile", "faiss IndexFlatL2 per level"
 
 Times = dict[tuple[str, str, str], Record]
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One bar: what it is about, what it asks, what was measured, and whether that is enough (None: not measured)."""
+    """A target: its name, its limit, what was measured, and whether that meets the limit (None: not measured)."""
 
     name: str
     bar: str
@@ -27,7 +27,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Bar:
-    """A limit on a number that the records give; `above` tells which side of it is wanted."""
+    """A limit on a number from the records; if `above`, the number must be at least the limit, otherwise at most."""
 
     name: str
     limit: float
@@ -36,32 +36,32 @@ class Bar:
     value: Callable[[Times], float]
 
     def judge(self, times: Times) -> Verdict:
-        """Hold the records to it."""
+        """Compare the records with the limit."""
         bar = f"{'≥' if self.above else '≤'} {self.limit:g}{self.unit}"
         try:
             value = self.value(times)
-        except (KeyError, TypeError):  # a level that wasn't run, or a column that this machine can't fill
+        except (KeyError, TypeError):  # a level that wasn't run, or a value that this machine can't measure
             return Verdict(self.name, bar, "", None)
         met = (operator.ge if self.above else operator.le)(value, self.limit)
         return Verdict(self.name, bar, f"{value:.3g}{self.unit}", met)
 
 
 def judge(records: Iterable[Record]) -> list[Verdict]:
-    """Hold records, whatever of them there is, to every bar."""
+    """Compare the records that are there with every target."""
     records = list(records)
     times: Times = {(r.operation, r.case, r.level): r for r in records}
-    for record in reversed(records):  # the first level of a case, by the name that bars call it
+    for record in reversed(records):  # the first level of a case, under the name that the targets use
         times[record.operation, record.case, "ours"] = record
     return [bar.judge(times) for bar in BARS]
 
 
 def _memory(operation: str, case: str) -> Callable[[Times], float]:
-    """Extra memory of ours, in percent of theirs."""
+    """Return our extra memory, in percent of theirs."""
     return lambda times: 100 * times[operation, case, "ours"].extra_mib / times[operation, case, THEIRS].extra_mib
 
 
 def _over(operation: str, case: str, peer: str, level: str = "ours") -> Callable[[Times], float]:
-    """How many times as long as `level` the peer takes, in the same case."""
+    """Return how many times as long as `level` the peer takes, in the same case."""
     return lambda times: times[operation, case, peer].min_ms / times[operation, case, level].min_ms
 
 
@@ -91,10 +91,14 @@ BARS = (
     Bar(f"{ENCODE} {WIDE}: of the FMA peak", 85, True, " %", _column(ENCODE, WIDE, "peak_percent")),
     Bar(f"{ENCODE} {WIDE}: fast over exact, equal codes", 1.4, True, " x", _over(ENCODE, WIDE, "ours", "ours, fast")),
     Bar(
-        f"{MIXTURE} {MOE}: of one residual_encode", 2.2, False, " x", _over(MIXTURE, MOE, "ours", "one residual_encode")
+        f"{MIXTURE} {MOE}: relative to one residual_encode",
+        2.2,
+        False,
+        " x",
+        _over(MIXTURE, MOE, "ours", "one residual_encode"),
     ),
     Bar(
-        f"{MIXTURE} {MOE}, router's linear, softmax and top-1 included: of one residual_encode",
+        f"{MIXTURE} {MOE}, router's linear, softmax and top-1 included: relative to one residual_encode",
         2.2,
         False,
         " x",
@@ -102,7 +106,7 @@ BARS = (
     ),
     Bar(f"{MIXTURE} {MOE}: over the dense formula", 50, True, " x", _over(MIXTURE, MOE, "torch, dense formula")),
     Bar(f"{ENCODE} {HUGE}: extra memory", 16, False, " MiB", _column(ENCODE, HUGE, "extra_mib")),
-    Bar(f"{ENCODE} {HUGE}: time a row beyond the 64k case's", 20, False, " %", _cost_of_a_row),
+    Bar(f"{ENCODE} {HUGE}: time per row, above the 64k case's", 20, False, " %", _cost_of_a_row),
     Bar(f"{ENCODE} {ONE}: public function", 30, False, " µs", _column(ENCODE, ONE, "min_ms", scale=1e3)),
     Bar(
         f"{ENCODE} {ONE}: through torch.compile",
@@ -119,7 +123,7 @@ BARS = (
     Bar(f"hsic {HSIC}: over the matrix form", 2.5, True, " x", _over("hsic", HSIC, MATRIX)),
     Bar(f"hsic {HSIC}: extra memory", 64, False, " MiB", _column("hsic", HSIC, "extra_mib")),
     Bar(
-        f"{STEP} {BATCH}: whole step, of one without quantizer and L_mi",
+        f"{STEP} {BATCH}: whole step, relative to one without quantizer and L_mi",
         1.4,
         False,
         " x",
@@ -147,7 +151,13 @@ BARS = (
         for case, limit in ((LONG, 15), (WIDE, 4))
     ),
     *(
-        Bar(f"{LAYERS} {case}, {TRAINING}: of their memory", 25, False, " %", _memory(LAYERS, f"{case}, {TRAINING}"))
+        Bar(
+            f"{LAYERS} {case}, {TRAINING}: relative to their memory",
+            25,
+            False,
+            " %",
+            _memory(LAYERS, f"{case}, {TRAINING}"),
+        )
         for case in (LONG, WIDE)
     ),
     Bar(f"{LAYERS} {ENCODEC}: over transformers", 2.7, True, " x", _over(LAYERS, ENCODEC, "transformers")),

@@ -1,9 +1,9 @@
-"""The constrained beam search beside transformers' own: the same lists first, then how long each takes.
+"""Compare the constrained beam search with that of transformers: first the lists of items, then the times.
 
 python -m benchmarks.beam CATALOGUE_FOLDER [--domain office_products] [--tokenizer FOLDER]
 
-Without --tokenizer, one is fitted for two epochs; the recommender is trained for --epochs. With --keep the figures are
-put where `benchmarks.recommendation` takes them from for its page.
+Without --tokenizer, one is fitted for two epochs; the recommender is trained for --epochs. --keep saves the figures for
+the page of `benchmarks.studies.recommendation`.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.experiments import origin, tensor
 from benchmarks.harness import WrongResultError
+from benchmarks.studies.experiments import origin, tensor
 from unitok import Tokenizer, UniTokConfig
 from unitok.data import read_catalogue, read_interactions
 from unitok.recommender import CausalRecommender, Histories, TokenTable, TrainingConfig, fit
 
 FIGURES = Path("docs/results/beam.json")
-NEAR = 1e-4  # float32 log-probabilities of lists that two computations may put in another order
+NEAR = 1e-4  # if float32 log-probabilities differ by less, two computations may order items differently
 LEAST_ALIKE = 0.99
 
 
 def main() -> None:
-    """Check, time, print."""
+    """Check the lists, time both searches, print the times."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="a catalogue: a folder with one folder a domain")
+    parser.add_argument("data", type=Path, help="a catalogue: a folder with one subfolder per domain")
     parser.add_argument("--domain", default="office_products")
     parser.add_argument("--tokenizer", type=Path)
-    parser.add_argument("--epochs", type=int, default=2, help="0 leaves the recommender's weights as chance made them")
+    parser.add_argument("--epochs", type=int, default=2, help="0 keeps the recommender's random weights")
     parser.add_argument("--users", type=int, default=1000)
     parser.add_argument("--beam", type=int, default=50)
-    parser.add_argument("--batch", type=int, default=16, help="users that transformers takes at once")
+    parser.add_argument("--batch", type=int, default=16, help="users per batch in transformers")
     parser.add_argument("--keep", action="store_true", help=f"add the figures to {FIGURES}")
     options = parser.parse_args()
     domain = read_catalogue(options.data)[options.domain]
@@ -69,7 +69,7 @@ def main() -> None:
     }
     print(
         f"{len(asked):,} users, beam {options.beam}: ours {seconds:.1f} s, transformers {their_seconds:.1f} s, "
-        f"{row['ratio']:.1f} times as long; {alike:.2%} of the lists equal, the others but for near ties"
+        f"{row['ratio']:.1f} times as long; {alike:.2%} of the lists equal, the others up to near ties"
     )
     if options.keep:
         before = json.loads(FIGURES.read_text()) if FIGURES.exists() else []
@@ -78,7 +78,7 @@ def main() -> None:
 
 
 def timed(call: Callable[[], Tensor]) -> tuple[Tensor, float]:
-    """Call once: the result, and the seconds."""
+    """Call once; return the result and the seconds."""
     began = time.perf_counter()
     result = call()
     return result, time.perf_counter() - began
@@ -86,7 +86,7 @@ def timed(call: Callable[[], Tensor]) -> tuple[Tensor, float]:
 
 @torch.inference_mode()
 def generated(recommender: CausalRecommender, histories: Tensor, beam: int, batch: int) -> Tensor:
-    """Search with transformers' `generate`: what may follow a prefix is asked of a dict, beam by beam."""
+    """Search with transformers' `generate`: for each beam, a dict gives the tokens that may follow its prefix."""
     table, width = recommender.table, recommender.table.width
     item_of = {tuple(tokens): name for tokens, name in zip(table.tokens.tolist(), table.names.tolist(), strict=True)}
     children: dict[tuple[int, ...], list[int]] = {}
@@ -96,7 +96,7 @@ def generated(recommender: CausalRecommender, histories: Tensor, beam: int, batc
     children = {prefix: sorted(set(tokens)) for prefix, tokens in children.items()}
     lengths = (histories >= 0).sum(1)
     ranked = torch.full((len(histories), beam), -1)
-    for rows in lengths.argsort(stable=True).split(batch):  # like lengths together, as in ours
+    for rows in lengths.argsort(stable=True).split(batch):  # similar lengths together, as in ours
         longest = int(lengths[rows].max())
         kept = histories[rows, histories.shape[1] - longest :]
         tokens = table.tokens[kept.clamp(min=0)].where((kept >= 0)[:, :, None], table.pad).flatten(1)
@@ -124,23 +124,23 @@ def generated(recommender: CausalRecommender, histories: Tensor, beam: int, batc
 
 
 def check(recommender: CausalRecommender, histories: Tensor, ours: Tensor, theirs: Tensor) -> float:
-    """Hold the lists to each other: equal, but for items whose log-probabilities are nearly tied.
+    """Check that the lists are equal, except for items whose log-probabilities are nearly tied.
 
-    Returns the share of the lists that are equal outright.
+    Returns the share of the lists that are exactly equal.
     """
     equal = (ours == theirs).all(1)
     for row in (~equal).nonzero()[:, 0].tolist():
         one, other = (scores(recommender, histories[row], names[row]) for names in (ours, theirs))
         if not torch.allclose(one, other, rtol=0, atol=NEAR):
-            raise WrongResultError(f"beam: query {row} has lists of other scores, by {(one - other).abs().max():.2e}")
+            raise WrongResultError(f"beam: query {row}: scores of the lists differ by {(one - other).abs().max():.2e}")
     if (share := float(equal.double().mean())) < LEAST_ALIKE:
-        raise WrongResultError(f"beam: {share:.1%} of the lists are equal, too few for near ties alone")
+        raise WrongResultError(f"beam: only {share:.1%} of the lists are equal; near ties don't explain that")
     return share
 
 
 @torch.inference_mode()
 def scores(recommender: CausalRecommender, history: Tensor, names: Tensor) -> Tensor:
-    """Score items after one history plainly: the log-probability of their tokens among the children of each prefix."""
+    """Score items after one history directly: the log-probability of their tokens among the children of each prefix."""
     table = recommender.table
     path, row_of = table.tokens, torch.empty(int(table.names.max()) + 1, dtype=torch.int64)
     row_of[table.names] = torch.arange(len(table))

@@ -1,4 +1,4 @@
-"""Results are compared before a time is taken: each check raises WrongResultError, and the benchmark fails."""
+"""Checks of results, made before timing: a wrong result raises WrongResultError, and the benchmark fails."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from torch import Tensor
 
 from benchmarks.harness import Level, WrongResultError
 
-MARGIN = 1e-5  # what our kernels promise: see residual_encode's docstring
+MARGIN = 1e-5  # what our kernels promise: see the docstring of residual_encode
 PEERS_MARGIN = 1e-4  # float32 in the expanded form, at the benchmarks' spread and without an offset
-DIFFERING = 1e-3  # share of rows that may lie so near a tie
+DIFFERING = 1e-3  # share of rows that may be so close to a tie
 
 
 def truth(z: Tensor, codebooks: Tensor) -> Tensor:
-    """Codes (N, L) of the chain whose searches are in float64 and whose residuals are float32."""
+    """Return the codes (N, L) of a chain that searches in float64 and keeps residuals in float32."""
     parts = []
     for block in z.split(4096):
         residual, codes = block, []
@@ -28,7 +28,7 @@ def truth(z: Tensor, codebooks: Tensor) -> Tensor:
 
 
 def near_truth(name: str, codes: Tensor, z: Tensor, codebooks: Tensor, right: Tensor, margin: float) -> None:
-    """Refuse codes unless the few rows that differ from the true ones lie, at every level, within `margin` of a tie."""
+    """Refuse codes if many rows differ from the true ones, or one of them isn't within `margin` of a tie at a level."""
     if codes.shape != right.shape:
         raise WrongResultError(f"{name}: codes of shape {tuple(codes.shape)}, not {tuple(right.shape)}")
     rows = (codes != right).any(1).nonzero().squeeze(1)
@@ -46,7 +46,7 @@ def near_truth(name: str, codes: Tensor, z: Tensor, codebooks: Tensor, right: Te
 
 
 class SameCodes:
-    """Our instruction sets agree in every code, near ties or not."""
+    """Our instruction sets must agree in every code, even at near ties."""
 
     def __init__(self) -> None:
         self.first: Tensor | None = None
@@ -60,7 +60,7 @@ class SameCodes:
 
 
 class ChainCheck:
-    """Codes agree with the float64 search; ours agree among themselves and sum to `quantized` bit by bit."""
+    """Codes must agree with the float64 search; ours also with each other, and must exactly sum to `quantized`."""
 
     def __init__(self, z: Tensor, codebooks: Tensor) -> None:
         self.z, self.codebooks, self.right = z, codebooks, truth(z, codebooks)
@@ -83,7 +83,7 @@ class ChainCheck:
 
 
 def close(name: str, found: Any, expected: Any, tolerance: float) -> None:
-    """Refuse tensors, or tuples of them, that are farther from the expected than `tolerance` of its largest value."""
+    """Refuse tensors, or tuples of them, that differ from the expected by over `tolerance` of its largest value."""
     if isinstance(expected, Tensor):
         found, expected = (found,), (expected,)
     for number, (a, b) in enumerate(zip(found, expected, strict=True)):
@@ -95,7 +95,7 @@ def close(name: str, found: Any, expected: Any, tolerance: float) -> None:
 
 
 class CloseCheck:
-    """Every level's tensors are within `tolerance` of the expected, relative to the largest value."""
+    """Every level's tensors must be within `tolerance` of the expected, relative to the largest value."""
 
     def __init__(self, expected: Any, tolerance: float = 1e-5) -> None:
         self.expected, self.tolerance = expected, tolerance
@@ -105,15 +105,15 @@ class CloseCheck:
 
 
 def inertia(x: Tensor, codebook: Tensor, codes: Tensor | None = None) -> float:
-    """Sum of squared distances to the codewords that the codes name, or to the nearest, in float64."""
+    """Sum the squared distances to the codewords of the codes, or to the nearest codewords, in float64."""
     codes = truth(x, codebook[None])[:, 0] if codes is None else codes
     return (x.double() - codebook.double()[codes]).square().sum().item()
 
 
 class InertiaCheck:
-    """Refuse a codebook that is worse than the expected one. A better one is right: ours gives empty clusters a row.
+    """Refuse a codebook that is worse than the expected one. A better one is accepted: ours gives empty clusters a row.
 
-    Plain Lloyd leaves a cluster without rows as it is, so that it costs inertia to the end.
+    Plain Lloyd leaves an empty cluster as it is, which costs inertia to the end.
     """
 
     def __init__(self, x: Tensor, expected: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Makes the runs comparable: one thread policy for every library, one report at the end."""
+"""Make the runs comparable: one thread policy for all libraries, one report at the end."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-# Read when the libraries are loaded. Each peer brings an OpenMP or a BLAS of its own, whose idle threads would
-# otherwise spin on the cores that the next one is measured on.
+# Libraries read these variables when they load. Each has its own OpenMP or BLAS, whose idle threads would otherwise
+# spin on the cores that the next library is measured on.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("KMP_BLOCKTIME", "0")
 os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
@@ -38,7 +38,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @contextmanager
 def visible(config: pytest.Config) -> Iterator[None]:
-    """Print past pytest's capture, on a line of its own."""
+    """Print despite pytest's capture, on a new line."""
     with config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
         print()
         yield
@@ -46,7 +46,7 @@ def visible(config: pytest.Config) -> Iterator[None]:
 
 @pytest.fixture
 def race(request: pytest.FixtureRequest, benchmark: BenchmarkFixture) -> Callable[..., None]:
-    """Compare the levels of a case, then time them; pytest-benchmark runs the rounds and keeps the numbers."""
+    """Check the levels of a case, then time them; pytest-benchmark runs the rounds and keeps the numbers."""
     config = request.config
 
     def run(operation: str, case: str, levels: list[harness.Level], inputs: tuple, **options: object) -> None:

@@ -1,4 +1,4 @@
-"""`unitok fit` on the CPU kernels and on the reference, and where the time of what is left goes.
+"""Time `unitok fit` on the CPU kernels and on the reference, and profile its training step.
 
 python -m benchmarks.fit CATALOGUE_FOLDER        # writes docs/results/fit.md
 """
@@ -19,7 +19,7 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.harness import provenance
 from unitok import UniTokConfig, UniTokModel
 from unitok.data import read_catalogue
-from unitok.trainer import Trainer
+from unitok.training.trainer import Trainer
 
 PAGE = Path(__file__).parents[1] / "docs" / "results" / "fit.md"
 STEPS = 40
@@ -27,7 +27,7 @@ SHOWN = 14
 
 
 def fit(folder: Path, epochs: int, backend: str | None) -> float:
-    """Time the command from start to end, in seconds."""
+    """Return the seconds that the whole command takes."""
     environment = {k: v for k, v in os.environ.items() if k != "UNITOK_BACKEND"}
     if backend:
         environment["UNITOK_BACKEND"] = backend
@@ -49,7 +49,7 @@ def fit(folder: Path, epochs: int, backend: str | None) -> float:
 
 
 def started(folder: Path) -> Trainer:
-    """A trainer on the catalogue whose codebooks have been started."""
+    """Make a trainer on the catalogue, with initialised codebooks."""
     parts = {name: torch.from_numpy(domain.embeddings).float() for name, domain in read_catalogue(folder).items()}
     x = torch.cat(list(parts.values()))
     labels = torch.repeat_interleave(torch.tensor([len(p) for p in parts.values()]))
@@ -61,7 +61,7 @@ def started(folder: Path) -> Trainer:
 
 
 def step_profile(trainer: Trainer) -> tuple[float, list[str]]:
-    """Milliseconds a training step, and a table of the operations that it spends them in."""
+    """Return milliseconds per training step, and a table of the operations that take them."""
     batches = trainer.batches.epoch(0)[:STEPS]
     for rows in batches[:5]:
         trainer._train(rows, warm=True)
@@ -74,7 +74,7 @@ def step_profile(trainer: Trainer) -> tuple[float, list[str]]:
             trainer._train(rows, warm=True)
     found = sorted(seen.key_averages(), key=lambda event: -event.self_cpu_time_total)
     total = sum(event.self_cpu_time_total for event in found)
-    lines = ["| operation | share of the step | calls a step |", "|---|---:|---:|"]
+    lines = ["| operation | share of the step | calls per step |", "|---|---:|---:|"]
     for event in found[:SHOWN]:
         share, calls = 100 * event.self_cpu_time_total / total, event.count / len(batches)
         lines.append(f"| `{event.key}` | {share:.1f} % | {calls:.0f} |")
@@ -83,13 +83,13 @@ def step_profile(trainer: Trainer) -> tuple[float, list[str]]:
 
 
 def page(trainer: Trainer, epochs: int, seconds: dict[str, float], milliseconds: float, table: list[str]) -> str:
-    """Write it all down."""
+    """Return the text of the page."""
     where = provenance()
     domains, items, width = len(trainer.names), len(trainer.x), trainer.x.shape[1]
     return f"""# Fitting a tokenizer on the CPU
 
-`unitok fit` from start to end, reading and writing included: {domains} domains, {items:,} items of {width} values,
-{epochs} epochs, default preset; one run each, one after the other.
+`unitok fit` from start to end, including reading and writing: {domains} domains, {items:,} items of {width} values,
+{epochs} epochs, default preset; one run per backend, one after the other.
 
     python -m benchmarks.fit CATALOGUE_FOLDER
 
@@ -101,8 +101,8 @@ commit {where["commit"]}
 | cpu | {seconds["cpu"]:.1f} | 1.00 |
 | reference | {seconds["reference"]:.1f} | {seconds["reference"] / seconds["cpu"]:.2f} |
 
-A training step on the CPU kernels takes {milliseconds:.1f} ms. Where it goes, by torch's profiler over {STEPS} steps
-(self time; the profiler itself weighs on small operations):
+A training step on the CPU kernels takes {milliseconds:.1f} ms. It is spent as follows, by torch's profiler over {STEPS}
+steps (self time; the profiler itself slows small operations down):
 
 {chr(10).join(table)}
 """
@@ -110,7 +110,7 @@ A training step on the CPU kernels takes {milliseconds:.1f} ms. Where it goes, b
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("catalogue", type=Path, help="a folder with a folder a domain")
+    parser.add_argument("catalogue", type=Path, help="a catalogue: a folder with one subfolder per domain")
     parser.add_argument("--epochs", type=int, default=20)
     given = parser.parse_args()
     seconds = {

@@ -1,7 +1,7 @@
-"""Races: every way to do one job, checked first, then timed round by round in one run.
+"""Races: all ways to do one job are checked first, then timed round by round in one run.
 
-A round calls each level once, in a random order of its own, so that drift of the machine hits all alike. A time is that
-of one call; calls of microseconds are timed in loops of 10 ms and more. The FMA peak is probed in every round as well.
+Each round calls each level once, in a new random order, so that drift of the machine affects all levels equally. A time
+is that of one call; calls of microseconds are timed in loops of 10 ms and more. Each round also measures the FMA peak.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from torch.utils import _pytree as pytree
 from unitok_kernels import backends
 
 RECORDS = pytest.StashKey[list["Record"]]()
-SETTLE_SECONDS = 0.01  # before a level is timed: the one before it has put its threads to sleep
+SETTLE_SECONDS = 0.01  # before a level is timed: by then the previous level's threads sleep
 LOOP_SECONDS = 0.01
 GENERIC_FLOPS = 5e9
 
 
 class WrongResultError(AssertionError):
-    """A level gave a result that isn't what the others compute: its time would mean nothing."""
+    """A level gave a wrong result, so its time would mean nothing."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,13 @@ class Level:
     """One way to do the job.
 
     Attributes:
-        name: as printed; ours start with "ours".
+        name: as printed; the names of ours start with "ours".
         call: takes the case's inputs.
-        isa: instruction set of our kernels while it runs; None is the machine's best.
-        backend: what UNITOK_BACKEND says while it runs; None leaves the choice to the library.
-        compiled: its first call at a size compiles: the second one is checked and measured.
+        isa: instruction set of our kernels while it runs; None uses the machine's best.
+        backend: value of UNITOK_BACKEND while it runs; None leaves the choice to the library.
+        compiled: its first call at a size compiles, so the second one is checked and measured.
         budget: seconds that its rounds may take; a level too slow for all of them runs fewer, at least one.
-        job: levels of another job, timed beside this one, are left out of the check.
+        job: set for a level of another job, timed for comparison; such levels aren't checked.
     """
 
     name: str
@@ -77,7 +77,7 @@ class Record:
     gflops: float | None
     peak_percent: float | None
     extra_mib: float | None
-    ratio: float  # time of this level / time of the case's first one
+    ratio: float  # time of this level / time of the case's first level
     fma_peak_gflops: float | None
     device: str
     cores: int
@@ -89,7 +89,7 @@ class Record:
 
 
 def use_threads() -> None:
-    """Give every peer as many threads as torch has."""
+    """Give faiss as many threads as torch has."""
     try:
         import faiss
     except ImportError:
@@ -98,7 +98,7 @@ def use_threads() -> None:
 
 
 def native() -> Any:
-    """Give the native module, or None where it isn't built."""
+    """Return the native module, or None if it isn't built."""
     try:
         from unitok_kernels import _cpu
     except ImportError:
@@ -107,15 +107,15 @@ def native() -> Any:
 
 
 def instruction_sets() -> list[str]:
-    """Name the instruction sets that our kernels have here, the best first."""
+    """Name the instruction sets that our kernels support here, best first."""
     kernels = native()
     return [] if kernels is None else kernels.instruction_sets()[::-1]
 
 
 def ours(operation: str, call: Callable[..., Any], *, flops: float = 0.0, **options: Any) -> list[Level]:
-    """Make a level of each instruction set that `operation` has a CPU kernel for, and one of the reference.
+    """Make one level per instruction set that `operation` has a CPU kernel for, and one for the reference.
 
-    Beside a better one, the generic code is left out of cases of many flops: on x86 it calls a function for every fma.
+    Cases of many flops leave the generic code out if there is a better one: on x86 it calls a function for every fma.
     """
     try:
         backends.choose(operation, "cpu", torch.device("cpu"), False)
@@ -134,12 +134,12 @@ class Race:
     Args:
         operation: names the CSV.
         case: names the case in it.
-        levels: the first is what the others' ratios are to.
+        levels: the ratios are relative to the first.
         inputs: of every level's call.
-        check: called with a level and its result; raises where the result is wrong.
-        small: inputs of few rows, for a first call that loads libraries and starts threads; None makes none.
-        flops: of one call in the plain form of the operation; None where memory is what counts.
-        rounds: calls a level.
+        check: called with a level and its result; raises if the result is wrong.
+        small: inputs of few rows, for a first call that loads libraries and starts threads; None: no such call.
+        flops: of one call in the plain form of the operation; None if memory is the limit.
+        rounds: calls per level.
     """
 
     def __init__(
@@ -164,7 +164,7 @@ class Race:
         self._round = 0
 
     def prepare(self) -> None:
-        """Call every level once: compare its result, measure its memory, and see how often there is time for it."""
+        """Call every level once: check its result, measure its memory, and decide how many rounds it has time for."""
         for level in self.levels:
             with _settings(level):
                 if level.compiled:
@@ -179,15 +179,15 @@ class Race:
                     self.turns[level.name] = 0
                     self.seconds[level.name].append(seconds)
                 self.loops[level.name] = 1
-                while seconds < LOOP_SECONDS:  # single calls, their caches cold, take twice as long as those in a loop
+                while seconds < LOOP_SECONDS:  # single calls have cold caches and take twice as long as calls in a loop
                     self.loops[level.name] *= 2
                     seconds = _timed(level.call, self.inputs, self.loops[level.name])
 
     def one_round(self) -> None:
-        """Time each level that has a turn left, and the machine's peak."""
+        """Time each level that has rounds left, and measure the machine's peak."""
         if (kernels := native()) is not None:
             self.peaks.append(kernels.fma_peak(torch.get_num_threads()))
-        # In a cycle each level would always run after the same other one: in the caches and at the clock that it leaves
+        # In a fixed order each level would always follow the same one, with the caches and the clock that it leaves
         for level in random.Random(self._round).sample(self.levels, len(self.levels)):
             if self._round < self.turns[level.name]:
                 with _settings(level):
@@ -197,7 +197,7 @@ class Race:
         self._round += 1
 
     def records(self) -> list[Record]:
-        """Give the case's rows, in the order of the levels."""
+        """Return the case's records, in the order of the levels."""
         peak = max(self.peaks, default=None)
         base = min(self.seconds[self.levels[0].name])
         where = provenance()
@@ -226,14 +226,14 @@ class Race:
 
 
 def quantile(values: list[float], share: float) -> float:
-    """Give the value below which `share` of the values lie, between neighbours by their distance."""
+    """Return the value below which `share` of the values lie, interpolated linearly."""
     if len(values) == 1:
         return values[0]
     return statistics.quantiles(values, n=100, method="inclusive")[round(100 * share) - 1]
 
 
 def provenance() -> dict[str, Any]:
-    """Tell where and of what the numbers are."""
+    """Return the machine, the versions, the date and the commit of the numbers."""
     try:
         cpu = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     except OSError:
@@ -254,7 +254,7 @@ def provenance() -> dict[str, Any]:
 
 @contextmanager
 def _settings(level: Level) -> Iterator[None]:
-    """Run with the level's instruction set and backend, and put both back."""
+    """Run with the level's instruction set and backend, then restore both."""
     before = os.environ.get("UNITOK_BACKEND")
     isa = None if level.isa is None else native().instruction_set()
     if level.backend is not None:
@@ -285,7 +285,7 @@ def _timed(call: Callable[..., Any], inputs: tuple[Any, ...], loops: int) -> flo
 
 
 def _measured(call: Callable[..., Any], inputs: tuple[Any, ...]) -> tuple[Any, float, float | None]:
-    """Call once: the result, the seconds, and by how many MiB the process grew at its peak beyond the result."""
+    """Call once; return the result, the seconds, and the MiB that the process used at its peak beyond the result."""
     before = _reset_peak()
     began = time.perf_counter()
     result = call(*inputs)
@@ -296,7 +296,7 @@ def _measured(call: Callable[..., Any], inputs: tuple[Any, ...]) -> tuple[Any, f
 
 
 def _reset_peak() -> int | None:
-    """Give freed memory back to the system, forget the peak, and give the bytes in use; None where Linux isn't."""
+    """Return freed memory to the system, reset the peak, and return the bytes in use; None if not on Linux."""
     gc.collect()
     try:
         ctypes.CDLL(None).malloc_trim(0)
@@ -312,7 +312,7 @@ def _status(field: str) -> int:
 
 
 def own_bytes(result: Any, inputs: tuple[Any, ...]) -> int:
-    """Bytes of the result's tensors and arrays that aren't views of the inputs."""
+    """Count the bytes of the result's tensors and arrays that aren't views of the inputs."""
     given = {t.untyped_storage().data_ptr() for t in pytree.tree_leaves(inputs) if isinstance(t, Tensor)}
     sizes = {}
     for leaf in pytree.tree_leaves(result):

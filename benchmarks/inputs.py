@@ -1,4 +1,4 @@
-"""The inputs that cases share, from fixed seeds."""
+"""Inputs that the cases share, from fixed seeds."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ ROWS = {"1k": 1_000, "16k": 16_384, "64k": 65_536, "1M": 1_048_576}
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
-    """Standard normal values."""
+    """Return standard normal values."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def codebooks(*shape: int, seed: int = 1) -> Tensor:
-    """Random codebooks (..., L, K, D), each level half as wide as the one before, as fitted ones are."""
+    """Return random codebooks (..., L, K, D); like fitted ones, each level has half the spread of the one before."""
     return normal(*shape, seed=seed) * 0.5 ** torch.arange(shape[-3])[:, None, None]
 
 
 def clusters(rows: int, width: int, centres: int, *, skew: float = 0.0, seed: int = 2) -> Tensor:
-    """Rows around random centres; with `skew` s, centre i has a share of (i + 1)^-s."""
+    """Return rows around random centres; with `skew` s, centre i gets a share proportional to (i + 1)^-s."""
     generator = torch.Generator().manual_seed(seed)
     places = torch.randn(centres, width, generator=generator)
     share = torch.arange(1, centres + 1).double() ** -skew
@@ -28,5 +28,5 @@ def clusters(rows: int, width: int, centres: int, *, skew: float = 0.0, seed: in
 
 
 def distinct_rows(x: Tensor, count: int, seed: int = 3) -> Tensor:
-    """Rows drawn without replacement: a start that every k-means gets alike."""
+    """Draw rows without replacement, as the start that every k-means shares."""
     return x[torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:count]].clone()

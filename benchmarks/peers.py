@@ -1,7 +1,7 @@
-"""What a user could pick instead of our operations: torch as it is usually written, and libraries that do the job.
+"""Alternatives to our operations: the usual torch code, and other libraries.
 
 Each is a function of a case's inputs. What a library can prepare once, such as its copy of the codebooks, is prepared
-before it is timed. None of the chains gives `quantized` or `level_error` beside its codes, as ours do.
+before timing. The chains return only codes; ours also return `quantized` and `level_error`.
 """
 
 from __future__ import annotations
@@ -26,33 +26,33 @@ Chain = Callable[[Tensor, Tensor], Tensor]
 
 @cache
 def library(name: str) -> ModuleType | None:
-    """Import a peer, or say that it is skipped."""
+    """Import a library to compare with; if it is missing, say so and return None."""
     try:
         return importlib.import_module(name)
     except ImportError:
-        say(f"[dim]{name} is not installed: its lines are skipped[/]")
+        say(f"[dim]{name} is not installed: it is left out[/]")
         return None
 
 
 def nearest_expanded(r: Tensor, c: Tensor) -> Tensor:
-    """The usual torch code."""
+    """The usual torch code, in the expanded form."""
     return ((c * c).sum(1) - 2 * r @ c.t()).argmin(1)
 
 
 def nearest_cdist(r: Tensor, c: Tensor) -> Tensor:
-    """The other usual torch code."""
+    """The usual torch code, with cdist."""
     return torch.cdist(r, c).argmin(1)
 
 
 def nearest_faiss(r: Tensor, c: Tensor) -> Tensor:
-    """A flat index of faiss, made for the call."""
+    """A flat faiss index, built in the call."""
     index = library("faiss").IndexFlatL2(c.shape[1])
     index.add(c.numpy())
     return torch.from_numpy(index.search(r.numpy(), 1)[1][:, 0])
 
 
 def chain(nearest: Nearest) -> Chain:
-    """Make the residual chain of a search."""
+    """Make a residual chain from a search of one codebook."""
 
     def encode(z: Tensor, codebooks: Tensor) -> Tensor:
         residual, codes = z, []
@@ -66,7 +66,7 @@ def chain(nearest: Nearest) -> Chain:
 
 
 def faiss_residual_quantizer(codebooks: Tensor) -> Chain:
-    """faiss.ResidualQuantizer with beam 1, which is the greedy chain."""
+    """faiss.ResidualQuantizer with beam 1, which makes it the greedy chain."""
     faiss = library("faiss")
     levels, size, width = codebooks.shape
     bits = (size - 1).bit_length()
@@ -98,7 +98,7 @@ def residual_vq(codebooks: Tensor, device: str = "cpu") -> Chain:
 
 
 def searches() -> list[Level]:
-    """Levels for one codebook."""
+    """Return the levels for one codebook."""
     levels = [
         Level("torch eager", nearest_expanded),
         Level("torch eager, cdist", nearest_cdist),
@@ -108,14 +108,14 @@ def searches() -> list[Level]:
 
 
 def chains(codebooks: Tensor) -> list[Level]:
-    """Levels for a chain of codebooks."""
+    """Return the levels for a chain of codebooks."""
     levels = [
         Level("torch eager", chain(nearest_expanded)),
         Level("torch eager, cdist", chain(nearest_cdist)),
         Level("torch.compile", compiled(chain(nearest_expanded)), compiled=True),
     ]
     if library("faiss"):
-        levels.append(Level("faiss IndexFlatL2 a level", chain(nearest_faiss)))
+        levels.append(Level("faiss IndexFlatL2 per level", chain(nearest_faiss)))
         levels.append(Level("faiss ResidualQuantizer", faiss_residual_quantizer(codebooks)))
     if library("vector_quantize_pytorch"):
         levels.append(Level("vector-quantize-pytorch", residual_vq(codebooks)))
@@ -123,7 +123,7 @@ def chains(codebooks: Tensor) -> list[Level]:
 
 
 def compiled(function: Callable) -> Callable:
-    """Compile for each size apart, as a loop over equal batches does; nothing is kept from the case before."""
+    """Compile for fixed sizes, as a loop over equal batches does; nothing is kept from the previous case."""
     torch.compiler.reset()
     return torch.compile(function, dynamic=False)
 
@@ -131,7 +131,7 @@ def compiled(function: Callable) -> Callable:
 def routed(
     z: Tensor, codebooks: Tensor, expert_ids: Tensor, weights: Tensor, shared: Tensor | None, shared_weight: float
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Routed experts and a shared one as torch code writes them: a loop over the experts, a mask for each."""
+    """Routed experts and a shared one in the usual torch code: a loop over the experts, with a mask for each."""
     encode = chain(nearest_expanded)
     codes = expert_ids.new_empty(*expert_ids.shape, codebooks.shape[1])
     combined = torch.zeros_like(z)
@@ -167,12 +167,12 @@ def decoded(codes: Tensor, codebooks: Tensor) -> Tensor:
 
 
 def decoded_by_embedding(codes: Tensor, codebooks: Tensor) -> Tensor:
-    """The same through F.embedding, whose gradient adds rows up faster than that of indexing."""
+    """The same with F.embedding, whose gradient sums rows faster than that of indexing."""
     return sum(F.embedding(code, codebook) for code, codebook in zip(codes.unbind(1), codebooks, strict=True))
 
 
 def chain_loss(z: Tensor, codes: Tensor, codebooks: Tensor) -> Tensor:
-    """Codebook and commitment loss of a chain, left to autograd."""
+    """Codebook and commitment loss of a chain, with gradients by autograd."""
     residual, loss = z, z.new_zeros(())
     for code, codebook in zip(codes.unbind(1), codebooks, strict=True):
         codeword = codebook[code]
@@ -183,7 +183,7 @@ def chain_loss(z: Tensor, codes: Tensor, codebooks: Tensor) -> Tensor:
 
 
 def quantised_with_loss(z: Tensor, codebooks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """A chain as a training step writes it: codes, the sum of codewords, and the summed loss, left to autograd."""
+    """A chain of a training step: codes, the sum of codewords, and the summed loss, with gradients by autograd."""
     residual, quantized, loss, codes = z, torch.zeros_like(z), z.new_zeros(()), []
     for codebook in codebooks:
         codes.append(nearest_expanded(residual.detach(), codebook.detach()))
@@ -195,14 +195,14 @@ def quantised_with_loss(z: Tensor, codebooks: Tensor) -> tuple[Tensor, Tensor, T
 
 
 def hsic_matrix(x: Tensor, z: Tensor) -> Tensor:
-    """HSIC of one segment by its matrices: trace(U H V H) / (n - 1)^2, with the median bandwidth that ours takes."""
+    """HSIC of one segment in matrix form: trace(U H V H) / (n - 1)^2, with the same median bandwidth as ours."""
     u, v = _gaussian(x), _gaussian(z)
     u = u - u.mean(0) - u.mean(1, keepdim=True) + u.mean()
     return (u * v).sum() / (len(x) - 1) ** 2
 
 
 def _gaussian(x: Tensor) -> Tensor:
-    x = x - x.detach().mean(0)  # the expanded form loses digits at an offset
+    x = x - x.detach().mean(0)  # at an offset, the expanded form loses digits
     norms = x.square().sum(1)
     squared = (norms[:, None] + norms - 2 * x @ x.T).clamp(min=0)
     stride = -(-len(x) // 1024)

@@ -1,4 +1,4 @@
-"""The plot of a run: every level of every case, by its time relative to ours."""
+"""The plot of a run: the time of every level of every case, relative to ours."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 
 from benchmarks.harness import Record
 
-# Okabe and Ito's colours, which colour-blind people tell apart; the marker says it a second time.
+# Okabe and Ito's colours, which colour-blind people can tell apart; the markers differ as well.
 FAMILIES = {
     "ours": ("#000000", "D"),
     "torch.compile": ("#E69F00", "s"),
@@ -27,7 +27,7 @@ FAMILIES = {
 
 
 def number(value: float | None) -> str:
-    """Format with three significant digits, without an exponent; a blank for None."""
+    """Format with three significant digits, without an exponent; blank for None."""
     if not value:
         return "" if value is None else "0"
     value = float(f"{value:.3g}")
@@ -35,12 +35,12 @@ def number(value: float | None) -> str:
 
 
 def family(level: str) -> str | None:
-    """Name the library that a level belongs to; None where it isn't another way to do the job."""
+    """Name the library that a level belongs to; None if the level does another job."""
     return next((name for name in FAMILIES if level.startswith(name)), None)
 
 
 def draw_speed(records: list[Record], path: Path) -> None:
-    """Draw a row a case, ours at 1, to the right what takes longer; our other instruction sets are hollow."""
+    """Draw one row per case, ours at 1, slower levels to the right; our other levels have hollow markers."""
     cases = list(dict.fromkeys((r.operation, r.case) for r in records))
     figure, axis = plt.subplots(figsize=(11, 1.6 + 0.36 * len(cases)), layout="constrained")
     labelled: set[str] = set()

@@ -1,6 +1,6 @@
 """The tables, the CSVs, the plot and the page of the benchmarks.
 
-`make bench` calls it at the end of a run; `python -m benchmarks.report` makes plot and page anew from the CSVs.
+`make bench` calls it at the end of a run; `python -m benchmarks.report` rewrites the plot and the page from the CSVs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ HEADINGS = ("level", "ms, min", "p20", "p50", "p80", "rounds", "GFLOP/s", "% of 
 
 
 def cells(record: Record) -> tuple[str, ...]:
-    """Give a level's line of a table."""
+    """Return the table cells of a level."""
     times = (record.min_ms, record.p20_ms, record.p50_ms, record.p80_ms)
     return (
         record.level,
@@ -52,7 +52,7 @@ def print_case(records: list[Record]) -> None:
 
 
 def write(records: list[Record], folder: Path) -> None:
-    """Write a CSV an operation that ran, print the bars, and draw; the page is written for the real results alone."""
+    """Write one CSV per operation that ran, print the targets, and draw; only the real results go on the page."""
     folder.mkdir(parents=True, exist_ok=True)
     for operation in dict.fromkeys(record.operation for record in records):
         write_csv([record for record in records if record.operation == operation], folder / f"{operation}.csv")
@@ -61,7 +61,7 @@ def write(records: list[Record], folder: Path) -> None:
 
 
 def write_csv(records: list[Record], path: Path) -> None:
-    """Write rows under a line of names."""
+    """Write records under a header of field names."""
     names = [field.name for field in dataclasses.fields(Record)]
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -76,12 +76,12 @@ def _written(value: object) -> object:
 
 
 def read(folder: Path) -> list[Record]:
-    """Read every CSV of a folder."""
+    """Read all CSVs of a folder."""
     return [record for path in sorted(folder.glob("*.csv")) for record in read_csv(path)]
 
 
 def read_csv(path: Path) -> list[Record]:
-    """Read a CSV's rows."""
+    """Read the records of a CSV."""
     hints = typing.get_type_hints(Record)
     with path.open(newline="") as file:
         return [Record(**{k: _parsed(v, hints[k]) for k, v in row.items()}) for row in csv.DictReader(file)]
@@ -94,9 +94,9 @@ def _parsed(text: str, kind: object) -> object:
 
 
 def print_bars(verdicts: Iterable[Verdict]) -> None:
-    """Print what was promised and what came out."""
-    table = Table(title="bars", title_justify="left")
-    for heading in ("job", "bar", "measured", "met"):
+    """Print the targets and what was measured."""
+    table = Table(title="targets", title_justify="left")
+    for heading in ("job", "target", "measured", "met"):
         table.add_column(heading)
     for verdict in verdicts:
         if verdict.met is not None:
@@ -106,7 +106,7 @@ def print_bars(verdicts: Iterable[Verdict]) -> None:
 
 
 def publish(folder: Path) -> None:
-    """Draw the plot and, for the committed results, write the tables of the page."""
+    """Draw the plot; for the committed results, also write the tables of the page."""
     if not (records := read(folder)):
         return
     draw_speed(records, folder / "speed.png")
@@ -116,8 +116,8 @@ def publish(folder: Path) -> None:
 
 
 def tables(records: list[Record]) -> str:
-    """Give the bars and a table a case, in Markdown."""
-    lines = ["## Bars", "", "| job | bar | measured | met |", "|---|---|---|---|"]
+    """Return the targets and one table per case, in Markdown."""
+    lines = ["## Targets", "", "| job | target | measured | met |", "|---|---|---|---|"]
     for verdict in judge(records):
         met = "not measured" if verdict.met is None else "yes" if verdict.met else "**no**"
         lines.append(f"| {verdict.name} | {verdict.bar} | {verdict.measured} | {met} |")

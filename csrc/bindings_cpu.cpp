@@ -3,19 +3,19 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include "codeword_statistics.h"
-#include "fma_peak.h"
-#include "hsic.h"
-#include "isa.h"
-#include "kmeans.h"
-#include "moe_residual_encode.h"
-#include "nearest_codeword.h"
-#include "ordered_linear.h"
-#include "residual_decode.h"
-#include "residual_encode.h"
-#include "residual_loss.h"
-#include "residual_straight_through.h"
-#include "sinkhorn_assign.h"
+#include "api/codeword_statistics.h"
+#include "api/fma_peak.h"
+#include "api/hsic.h"
+#include "api/kmeans.h"
+#include "api/moe_residual_encode.h"
+#include "api/nearest_codeword.h"
+#include "api/ordered_linear.h"
+#include "api/residual_decode.h"
+#include "api/residual_encode.h"
+#include "api/residual_loss.h"
+#include "api/residual_straight_through.h"
+#include "api/sinkhorn_assign.h"
+#include "simd/isa.h"
 
 namespace py = pybind11;
 using Address = std::uintptr_t;

@@ -14,6 +14,12 @@ import pytest
 # Read when torch is first imported: waiting threads that spin make the tests ten times slower on a busy machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+# pytest imports readline, which leaves the size of a terminal, 80 by 24, to all that the process starts: to xdist's
+# workers and to the commands that tests run, whose tables would be cut to it. Not in os.environ where readline set it.
+for _size in ("COLUMNS", "LINES"):
+    os.environ.pop(_size, None)
+    os.unsetenv(_size)
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 

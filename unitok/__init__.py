@@ -11,28 +11,33 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from unitok.config import LossWeights, UniTokConfig
     from unitok.data.catalogue import EmbeddingInfo
-    from unitok.model import UniTokModel
-    from unitok.report import Report
-    from unitok.semantic_id import SemanticIds
+    from unitok.evaluation.domain_check import DomainCheck
+    from unitok.evaluation.report import Report
+    from unitok.ids.semantic_ids import AssignedIds, SemanticIds
+    from unitok.ids.table import IdTable
+    from unitok.model.network import UniTokModel
     from unitok.tokenizer import Tokenizer
-    from unitok.zero_shot import DomainCheck
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "DomainCheck": "zero_shot",
+    "AssignedIds": "ids.semantic_ids",
+    "DomainCheck": "evaluation.domain_check",
     "EmbeddingInfo": "data.catalogue",
+    "IdTable": "ids.table",
     "LossWeights": "config",
-    "Report": "report",
-    "SemanticIds": "semantic_id",
+    "Report": "evaluation.report",
+    "SemanticIds": "ids.semantic_ids",
     "Tokenizer": "tokenizer",
     "UniTokConfig": "config",
-    "UniTokModel": "model",
+    "UniTokModel": "model.network",
 }
 
 __all__ = [
+    "AssignedIds",
     "DomainCheck",
     "EmbeddingInfo",
+    "IdTable",
     "LossWeights",
     "Report",
     "SemanticIds",

@@ -1,4 +1,4 @@
-"""Tokenize with a saved tokenizer and numpy alone: no torch is imported, so that a new process is ready at once.
+"""Tokenize with a saved tokenizer, without torch: needs only numpy, so a new process is ready at once.
 
     tokenizer = unitok.serving.load(directory)
     ids = tokenizer.tokenize(x, domain)
@@ -16,14 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unitok.config import PRESETS, UniTokConfig
-from unitok.plain import embeddings, softmax, token_text, top_experts
-from unitok.storage import NOT_WHOLE, not_whole, read_pair
+from unitok.ids.text import token_text
+from unitok.numerics import check_latents, embeddings, softmax, top_experts
+from unitok.storage.pair import read_pair
+from unitok.storage.saved import NOT_WHOLE, TOKENIZER, not_whole
 from unitok_kernels import rules
 from unitok_kernels.numpy import encode, moe_encode, ordered_linear
 
 __all__ = ["ItemIds", "ServingTokenizer", "load"]
 
-_BLOCK_ROWS = 1024  # rows whose hidden layers are held at once
+_BLOCK_ROWS = 1024  # rows that are encoded at a time
 
 Codes = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -33,10 +35,10 @@ class ItemIds(NamedTuple):
     """The semantic IDs of N items.
 
     Attributes:
-        codes: (N, L), of the top expert by level.
+        codes: (N, L), codes of the top expert, one per level.
         experts: (N, S), the routed experts, the top one first; zeros (N, 1) for a single codebook.
-        shared_codes: (N, L), of the shared expert, or None where there is none.
-        slot_codes: (N, S, L), of every routed expert, or None for S = 1.
+        shared_codes: (N, L), codes of the shared expert, or None if there is none.
+        slot_codes: (N, S, L), codes of every routed expert, or None for S = 1.
     """
 
     codes: Codes
@@ -45,7 +47,11 @@ class ItemIds(NamedTuple):
     slot_codes: Codes | None
 
     def to_text(self) -> list[str]:
-        """Write each ID as one string, as `SemanticIds.to_text` does: `<a_12><b_7><c_3><d_9><e_2>`."""
+        """Write each ID as one string, as `SemanticIds.to_text` does: `<a_12><b_7><c_3><d_9><e_2>`.
+
+        Returns:
+            list[str]: N strings.
+        """
         return token_text(np.concatenate([self.codes, self.experts[:, :1]], axis=1))
 
 
@@ -54,14 +60,14 @@ def load(directory: str | Path, *, threads: int | None = None) -> ServingTokeniz
 
     Args:
         directory: the folder.
-        threads: that the tokenizer uses; None takes OMP_NUM_THREADS, or every processor that this process may use.
+        threads: number of threads; None uses OMP_NUM_THREADS, or every processor that this process may use.
 
     Returns:
         ServingTokenizer: ready to tokenize.
 
     Raises:
-        FileNotFoundError: no tokenizer is there.
-        ValueError: its files are broken, or of a later release.
+        FileNotFoundError: nothing is there, or one of its files is missing.
+        ValueError: its files are broken, or of a later release; or the folder holds something else.
     """
     folder = Path(directory)
     rules.threads("load", threads)
@@ -69,16 +75,19 @@ def load(directory: str | Path, *, threads: int | None = None) -> ServingTokeniz
         settings, state = read_pair("load", folder)
         return ServingTokenizer(settings, state, threads)
     except NOT_WHOLE as error:
-        raise not_whole("load", folder, error) from error
+        raise not_whole("load", TOKENIZER, folder, error) from error
 
 
 class ServingTokenizer:
     """Turns item embeddings into semantic IDs. Made by `load`.
 
     Args:
-        settings: of the saved tokenizer.
+        settings: the settings of the saved tokenizer.
         state: its weights by name.
-        threads: as for `load`.
+        threads: as in `load`.
+
+    Raises:
+        ValueError: the weights aren't those that the settings describe.
 
     Source:
         UniTok, arXiv 2511.12922.
@@ -87,7 +96,9 @@ class ServingTokenizer:
     def __init__(self, settings: dict[str, Any], state: dict[str, NDArray[Any]], threads: int | None) -> None:
         self.config, self.threads = UniTokConfig.from_dict(settings["config"]), threads
         self.preset = PRESETS[self.config.preset]
-        self.experts = {domain["name"]: domain["expert"] for domain in settings["domains"]}  # of domains added
+        self.experts = {
+            domain["name"]: domain["expert"] for domain in settings["domains"]
+        }  # own expert of each added domain
         self.input_dim, routed = settings["input_dim"], settings["router_experts"]
         width = self.config.codebook_dim
         chain = (self.config.num_levels, self.config.codebook_size, width)
@@ -111,11 +122,11 @@ class ServingTokenizer:
         self.shared_codebooks = weights("quantizer.shared_codebooks", *chain) if shared else None
 
     def tokenize(self, x: NDArray[Any], domain: str | None = None) -> ItemIds:
-        """Give each item its semantic ID; an item's ID depends on nothing but its own embedding and domain.
+        """Give each item its semantic ID; an item's ID depends only on its own embedding and domain.
 
         Args:
             x: (N, D_in) float16, float32 or float64 embeddings. N = 0 works.
-            domain: a domain that the tokenizer knows; only those added with a new expert need to be named.
+            domain: a domain that the tokenizer knows; needed only for domains that were added with a new expert.
 
         Returns:
             ItemIds: codes (N, L), experts (N, S), and shared codes (N, L) where the preset has a shared expert.
@@ -135,7 +146,7 @@ class ServingTokenizer:
         logits = ordered_linear(z, *self.router, threads=self.threads)
         experts = top_experts(logits, self.config.top_k)
         own = None if domain is None else self.experts[domain]
-        if own is not None:  # the router's fill the other slots
+        if own is not None:  # the router's choices fill the other slots
             experts = np.concatenate([np.full_like(experts[:, :1], own), experts[:, :-1]], axis=1)
         if self.preset.dense:
             return self._item_ids(experts, *self._dense(z, experts, softmax(logits).astype(np.float32)))
@@ -151,11 +162,13 @@ class ServingTokenizer:
             hidden: NDArray[Any] = rows[start : start + _BLOCK_ROWS]
             for depth, layer in enumerate(self.encoder, 1):
                 hidden = ordered_linear(hidden, *layer, relu=depth < len(self.encoder), threads=self.threads)
-            z[start : start + _BLOCK_ROWS] = hidden
+            with np.errstate(over="ignore"):  # checked below
+                z[start : start + _BLOCK_ROWS] = hidden
+        check_latents("tokenize", z)
         return z
 
     def _dense(self, z: Floats, experts: Codes, probs: Floats) -> tuple[Codes, Codes]:
-        """The chain of `unitok.mixture.DenseMixtureVQ`: slot codes (N, S, L) and shared codes (N, L)."""
+        """The chain of `unitok.model.mixture.DenseMixtureVQ`: slot codes (N, S, L) and shared codes (N, L)."""
         assert self.shared_codebooks is not None
         emitted, shared_codes = [], []
         for level, shared in enumerate(self.shared_codebooks):
@@ -169,7 +182,7 @@ class ServingTokenizer:
         return np.stack(emitted, 2), np.stack(shared_codes, 1)
 
     def _items(self, experts: Codes, z: Floats, shared_codebooks: Floats | None) -> ItemIds:
-        weights = np.ones(experts.shape, np.float32)  # of a sum that nobody asks for
+        weights = np.ones(experts.shape, np.float32)  # unused: they matter only for the sum
         found = moe_encode(z, self.codebooks, experts, weights, shared_codebooks, threads=self.threads)
         return self._item_ids(experts, found.codes, found.shared_codes)
 

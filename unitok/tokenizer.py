@@ -3,32 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from unitok.config import UniTokConfig
 from unitok.data.catalogue import EmbeddingInfo
-from unitok.mixture import DenseMixtureVQ
-from unitok.model import Routing, UniTokModel
-from unitok.monitor import snapshot
-from unitok.plain import embeddings, softmax
-from unitok.report import Report, make_report
-from unitok.semantic_id import SemanticIds
-from unitok.start import kmeans_chain
-from unitok.storage import NOT_WHOLE, SETTINGS, not_whole, read_pair, write_pair
-from unitok.trainer import Progress, Trainer
-from unitok.zero_shot import DomainCheck, Familiarity, check_domain, familiarity
+from unitok.evaluation.domain_check import DomainCheck, Familiarity, check_domain, familiarity
+from unitok.evaluation.report import Report, make_report
+from unitok.ids.semantic_ids import SemanticIds
+from unitok.ids.table import Fingerprint
+from unitok.model.encoding import Encoded, encode_items
+from unitok.model.inputs import Rows, check_experts, checked_domains, checked_rows
+from unitok.model.mixture import DenseMixtureVQ
+from unitok.model.network import UniTokModel
+from unitok.numerics import check_latents
+from unitok.storage.pair import read_pair, write_pair
+from unitok.storage.saved import NOT_WHOLE, TOKENIZER, check_free, not_whole
+from unitok.training.initialisation import kmeans_chain
+from unitok.training.monitor import snapshot
+from unitok.training.trainer import Progress, Trainer
 from unitok_kernels import checks, residual_encode
 
 ADD_MODES = ("new_expert", "frozen")
-
-Rows = Tensor | np.ndarray[Any, Any]
+_OF_EXPERTS = ("quantizer.codebooks", "mean_shared")  # the weights with one row per expert
 
 
 @dataclass(frozen=True)
@@ -37,27 +40,13 @@ class DomainInfo:
 
     Attributes:
         name: its name.
-        num_items: items it was fitted on or added with.
-        expert: the expert that was made for it by `add_domain`, which only it reaches; None where the router decides.
+        num_items: number of items it was fitted on or added with.
+        expert: the expert that `add_domain` made for it, used only by this domain; None if the router decides.
     """
 
     name: str
     num_items: int
     expert: int | None = None
-
-
-class Encoded(NamedTuple):
-    """Items with their IDs.
-
-    Attributes:
-        ids: their semantic IDs.
-        z: (N, D) float32 latents.
-        z_hat: (N, D) float32, what all active chains make of them.
-    """
-
-    ids: SemanticIds
-    z: Tensor
-    z_hat: Tensor
 
 
 class Tokenizer:
@@ -66,7 +55,7 @@ class Tokenizer:
     Args:
         model: the network.
         domains: the domains it knows.
-        embedding: what made the embeddings, or None where nothing was said.
+        embedding: what made the embeddings, or None if unknown.
 
     Source:
         UniTok, arXiv 2511.12922.
@@ -99,14 +88,14 @@ class Tokenizer:
 
         Args:
             domains: name -> (N_k, D_in) float embeddings, all of one width, made by one model.
-            config: the settings; None takes the defaults.
-            embedding: what made the embeddings; kept, and asked for again by `tokenize`.
-            directory: keeps checkpoint and history there, and resumes from them; None keeps nothing.
-            progress: called after each step with steps done, steps in all and a line about the loss.
+            config: the settings; None uses the defaults.
+            embedding: what made the embeddings; saved, and compared by `tokenize`.
+            directory: folder for checkpoint and history; a checkpoint found there is resumed. None writes nothing.
+            progress: called after each step with the steps done, their total, and a line about the loss.
             on_epoch: called with each epoch's record.
 
         Returns:
-            Tokenizer: fitted; `history` holds a record an epoch.
+            Tokenizer: fitted; `history` has one record per epoch.
 
         Raises:
             ValueError: no domain, an empty one, other widths, NaN; `directory` holds another run.
@@ -116,22 +105,14 @@ class Tokenizer:
             UniTok, arXiv 2511.12922.
         """
         config = config or UniTokConfig()
-        if not domains:
-            checks.fail("fit", "domains", "at least one domain", 0, "Pass a dict of name -> embeddings.")
-        parts = {name: _rows("fit", f"domains[{name!r}]", x) for name, x in domains.items()}
-        first, width = next((name, x.shape[1]) for name, x in parts.items())
-        for name, x in parts.items():
-            checks.at_least("fit", f"domains[{name!r}]'s rows", len(x), 1, "Leave empty domains out.")
-            checks.same("fit", f"domains[{name!r}]", x.shape[1], f"domains[{first!r}]", width, "width")
+        parts = checked_domains(domains)
         x = torch.cat(list(parts.values()))
         labels = torch.repeat_interleave(torch.tensor([len(p) for p in parts.values()]))
-
         num_experts = len(parts) if config.num_experts is None else config.num_experts
-        step = "Ask for fewer experts, or give more items."
-        checks.at_least("fit", "the number of items", len(x), num_experts, step)
+        check_experts(config, num_experts, len(x))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            model = UniTokModel(width, num_experts, config)
+            model = UniTokModel(x.shape[1], num_experts, config)
         trainer = Trainer(
             model,
             x,
@@ -147,18 +128,18 @@ class Tokenizer:
         model.remember_means(seen.routing, seen.quantized)
         tokenizer = cls(model, [DomainInfo(name, len(p)) for name, p in parts.items()], embedding)
         tokenizer.history = history
-        measured = {name: familiarity(tokenizer, rows) for name, rows in parts.items()}
+        measured = {name: familiarity("fit", model, rows) for name, rows in parts.items()}
         tokenizer.familiar = {name: figures for name, figures in measured.items() if figures is not None}
         return tokenizer
 
     @torch.no_grad()
     def tokenize(self, x: Rows, domain: str | None = None, *, embedding: EmbeddingInfo | None = None) -> SemanticIds:
-        """Give each item its semantic ID; an item's ID depends on nothing but its own embedding and domain.
+        """Give each item its semantic ID; an item's ID depends only on its own embedding and domain.
 
         Args:
             x: (N, D_in) float embeddings. N = 0 works.
-            domain: a domain that the tokenizer knows; only those added with a new expert need to be named.
-            embedding: what made x; refused where the tokenizer knows of another.
+            domain: a domain that the tokenizer knows; needed only for domains that were added with a new expert.
+            embedding: what made x; refused if the tokenizer was fitted on other embeddings.
 
         Returns:
             SemanticIds: codes (N, L), experts (N, S), and shared codes (N, L) where the preset has a shared expert.
@@ -168,20 +149,20 @@ class Tokenizer:
             TypeError: x is neither a tensor nor an array of floats.
         """
         self.check_embedding("tokenize", embedding)
-        return self.encode(self._input("tokenize", x), domain).ids
+        return encode_items("tokenize", self.model, self._input("tokenize", x), self._expert("tokenize", domain)).ids
 
     @torch.no_grad()
     def decode(self, ids: SemanticIds) -> Tensor:
         """Rebuild item embeddings from IDs.
 
         Args:
-            ids: semantic IDs of this tokenizer; without shared codes or further slots the top expert stands in.
+            ids: semantic IDs of this tokenizer; missing shared codes or slots are replaced by the top expert's.
 
         Returns:
             Tensor: (N, D_in) float32.
 
         Raises:
-            ValueError: the IDs are of another number of levels, codewords, experts or slots.
+            ValueError: the IDs have another number of levels, codewords, experts or slots.
         """
         levels, size, slots = self.config.num_levels, self.config.codebook_size, self.config.top_k
         has = (ids.num_levels, ids.codebook_size, slots if ids.slot_codes is None else ids.experts.shape[1])
@@ -195,33 +176,32 @@ class Tokenizer:
         """Measure the tokenizer on items.
 
         Args:
-            x: (N, D_in) embeddings of one domain, or a mapping of names to them; names that the tokenizer doesn't know
-                go through its router.
-            domain: the domain that x is of, where x isn't a mapping.
+            x: (N, D_in) embeddings of one domain, or a mapping of names to them; domains that the tokenizer doesn't
+                know go through its router.
+            domain: the domain of x, if x isn't a mapping.
 
         Returns:
-            Report: collisions, entropies, errors, router and codebook use, a domain and over all.
+            Report: collisions, entropies, errors, router and codebook use, per domain and over all.
 
         Raises:
             ValueError: as `tokenize` does; no rows.
         """
-        if domain is not None:
-            self._known(domain)
+        self._expert("report", domain)  # raises for an unknown domain
         named = dict(x) if isinstance(x, Mapping) else {domain or "items": x}
         parts = {name: self._input("report", rows) for name, rows in named.items()}
         checks.at_least("report", "x's rows", sum(map(len, parts.values())), 1, "Give it items to measure.")
-        known = {name: name if name in self.domains else None for name in parts}
-        return make_report(self, parts, known)
+        experts = {name: self.domains[name].expert if name in self.domains else None for name in parts}
+        return make_report(self.model, parts, experts)
 
     def check_domain(self, x: Rows, *, embedding: EmbeddingInfo | None = None) -> DomainCheck:
-        """Say whether the IDs of an unseen catalogue will be any good: go or no-go, before it is tokenized.
+        """Check whether the tokenizer can be used for an unseen catalogue: go or no-go, before it is tokenized.
 
-        score = min over figures of the worst training domain's value / the catalogue's, at most 1. The figures are the
-        shares of variance that the ID misses of latents and embeddings, collisions, and, the other way up, the router's
-        confidence. It passes from .5 on; below, `advice` says whether `add_domain` will do.
+        score = min over figures of worst training domain's value / catalogue's value, at most 1. The figures are the
+        shares of variance that the ID misses of latents and embeddings, the collision rate, and the router's confidence
+        (with the inverse ratio). It passes from .5 on; below, `advice` says whether `add_domain` is enough.
 
         Args:
-            x: (N, D_in) float embeddings of at least 32 distinct items; 2,048 of them are looked at.
+            x: (N, D_in) float embeddings of at least 32 distinct items; at most 2,048 are used.
             embedding: what made x.
 
         Returns:
@@ -231,25 +211,25 @@ class Tokenizer:
             ValueError: as `tokenize` does; too few items; the tokenizer was fitted on domains of too few items.
         """
         self.check_embedding("check_domain", embedding)
-        return check_domain(self, self._input("check_domain", x), self.familiar)
+        return check_domain(self.model, self._input("check_domain", x), self.familiar)
 
     @torch.no_grad()
     def add_domain(
         self, name: str, x: Rows, mode: str = "new_expert", *, embedding: EmbeddingInfo | None = None
     ) -> None:
-        """Let a new domain in without changing an ID that exists.
+        """Add a new domain without changing existing IDs.
 
-        "new_expert" clusters the domain's latents into codebooks of its own, which are reached only where the domain is
-        named. "frozen" sends the domain through the router as it is. Encoder, router and old codebooks never change.
+        "new_expert" clusters the domain's latents into new codebooks, which are used only if the domain is named.
+        "frozen" lets the router choose among the existing experts. Encoder, router and old codebooks never change.
 
         Args:
-            name: of the domain; a new one.
+            name: the new domain's name.
             x: (N, D_in) float embeddings, at least one row.
             mode: "new_expert" | "frozen".
             embedding: what made x.
 
         Raises:
-            ValueError: the name is taken; x is empty or doesn't fit; the preset has no chains of its own an expert.
+            ValueError: the name is taken; x is empty or doesn't fit; the preset has no separate chain per expert.
         """
         checks.one_of("add_domain", "mode", mode, ADD_MODES)
         self.check_embedding("add_domain", embedding)
@@ -264,6 +244,7 @@ class Tokenizer:
                 rule += f", num_experts {self.config.num_experts})"
                 checks.fail("add_domain", "mode", rule, repr(mode), "Use it, or fit anew with the domain.")
             z, _ = self.model.encode(rows)
+            check_latents("add_domain", z.numpy())
             shared = quantizer.shared_codebooks
             base = torch.zeros_like(z) if shared is None else residual_encode(z, shared).quantized
             residual = z - base if quantizer.shared == "first" else z
@@ -275,21 +256,19 @@ class Tokenizer:
         self.domains[name] = DomainInfo(name, len(rows), expert)
 
     def save_pretrained(self, directory: str | Path, *, force: bool = False) -> None:
-        """Write weights (safetensors) and settings (JSON).
+        """Write weights (safetensors) and settings (JSON); all at one stroke, or nothing.
 
         Args:
-            directory: is made where it is missing.
-            force: replace a tokenizer that is already there.
+            directory: the folder; made where it is missing.
+            force: replace a tokenizer that is there.
 
         Raises:
-            FileExistsError: a tokenizer is there and `force` is not given.
+            FileExistsError: a tokenizer is there and `force` is off.
+            ValueError: the folder holds something else that would be lost, such as a recommender.
+            OSError: the folder can't be written to; what was there stays.
         """
         folder = Path(directory)
-        if (folder / SETTINGS).exists() and not force:
-            raise FileExistsError(
-                f"save_pretrained: directory must hold no tokenizer yet, got {folder}. "
-                "Choose another, or pass force=True."
-            )
+        check_free("save_pretrained", TOKENIZER, folder, force=force)
         settings = {
             "config": self.config.to_dict(),
             "input_dim": self.model.input_dim,
@@ -299,7 +278,7 @@ class Tokenizer:
             "history": self.history,
             "familiar": {name: dataclasses.asdict(figures) for name, figures in self.familiar.items()},
         }
-        state = {name: value.cpu().contiguous().numpy() for name, value in self.model.state_dict().items()}
+        state = {name: value.cpu().numpy() for name, value in self.model.state_dict().items()}
         write_pair(folder, state, settings)
 
     @classmethod
@@ -313,8 +292,8 @@ class Tokenizer:
             Tokenizer: gives the same IDs to the bit.
 
         Raises:
-            FileNotFoundError: no tokenizer is there.
-            ValueError: its files are broken, or of a later release.
+            FileNotFoundError: nothing is there, or one of its files is missing.
+            ValueError: its files are broken, or of a later release; or the folder holds something else.
         """
         folder = Path(directory)
         try:
@@ -331,10 +310,10 @@ class Tokenizer:
             model.load_state_dict(state)
             tokenizer = cls(model, domains, embedding)
             tokenizer.history = settings["history"]
-            familiar = settings.get("familiar", {})  # tokenizers of before have none
+            familiar = settings.get("familiar", {})  # older tokenizers have none
             tokenizer.familiar = {name: Familiarity(**figures) for name, figures in familiar.items()}
         except NOT_WHOLE as error:
-            raise not_whole("from_pretrained", folder, error) from error
+            raise not_whole("from_pretrained", TOKENIZER, folder, error) from error
         return tokenizer
 
     def check_embedding(self, what: str, embedding: EmbeddingInfo | None) -> None:
@@ -342,7 +321,7 @@ class Tokenizer:
 
         Args:
             what: the operation that the message names.
-            embedding: what made them, or None where nothing is known.
+            embedding: what made them, or None if unknown.
 
         Raises:
             ValueError: both are known and differ.
@@ -352,13 +331,12 @@ class Tokenizer:
             checks.fail(what, "embedding", str(self.embedding), embedding, step)
 
     def _input(self, what: str, x: Rows) -> Tensor:
-        rows = _rows(what, "x", x)
+        rows = checked_rows(what, "x", x)
         checks.same(what, "x", rows.shape[1], "the tokenizer", self.model.input_dim, "width")
         return rows
 
-    @torch.no_grad()
     def encode(self, x: Tensor, domain: str | None) -> Encoded:
-        """Encode, route and quantise items, each on its own.
+        """Encode, route and quantise items; an item's result doesn't depend on the others.
 
         Args:
             x: (N, D_in) float32.
@@ -370,41 +348,32 @@ class Tokenizer:
         Raises:
             ValueError: the domain is unknown.
         """
-        z, logits = self.model.encode(x)
-        routing = self.model.route(logits, z, None if logits is None else torch.from_numpy(softmax(logits.numpy())))
-        expert = None if domain is None else self._known(domain).expert
-        if expert is not None:  # its own expert takes the weight of all slots; the router's fill the others, unweighted
-            own = torch.full_like(routing.experts[:, :1], expert)
-            experts = torch.cat([own, routing.experts[:, :-1]], 1)
-            weights = torch.zeros_like(routing.weights)
-            weights[:, 0] = self.model.mean_weights.sum()
-            routing = Routing(routing.probs, experts, weights)
-        found = self.model.quantize(z, routing)
-        ids = SemanticIds(
-            codes=found.codes[:, 0],
-            experts=routing.experts,
-            codebook_size=self.config.codebook_size,
-            num_experts=self.model.num_experts,
-            shared_codes=found.shared_codes,
-            slot_codes=found.codes if self.config.top_k > 1 else None,
-            last_residual=self.model.last_residual(z, routing, found),
-            last_codebooks=self.model.quantizer.codebooks[:, -1].detach().clone(),
-        )
-        return Encoded(ids, z, found.quantized)
+        return encode_items("encode", self.model, x, self._expert("encode", domain))
 
-    def _known(self, domain: str) -> DomainInfo:
-        if domain not in self.domains:
+    def fingerprint(self) -> Fingerprint:
+        """Identify the tokenizer by digests of its weights, so that stored IDs can be checked to be its own.
+
+        Returns:
+            dict: `base`, a digest of the weights that adding a domain never changes; `experts`, a digest of each
+            expert's weights; `num_levels` and `codebook_size`.
+        """
+        base, experts = hashlib.sha256(), [hashlib.sha256() for _ in range(self.model.num_experts)]
+        for name, value in sorted(self.model.state_dict().items()):
+            if name in _OF_EXPERTS:
+                for digest, own in zip(experts, value, strict=True):
+                    digest.update(own.cpu().numpy().tobytes())
+            else:
+                base.update(value.cpu().numpy().tobytes())
+        return {
+            "base": base.hexdigest()[:16],
+            "experts": [digest.hexdigest()[:16] for digest in experts],
+            "num_levels": self.config.num_levels,
+            "codebook_size": self.config.codebook_size,
+        }
+
+    def _expert(self, what: str, domain: str | None) -> int | None:
+        """The own expert of an added domain; None if the router decides."""
+        if domain is not None and domain not in self.domains:
             names = ", ".join(self.domains)
-            checks.fail("tokenize", "domain", f"one of {names}", repr(domain), "Add it with add_domain.")
-        return self.domains[domain]
-
-
-def _rows(what: str, name: str, x: Rows) -> Tensor:
-    if isinstance(x, np.ndarray):
-        array = embeddings(what, name, x)
-        return torch.from_numpy(array if array.flags.writeable else array.copy())  # what is mapped from a file is not
-    checks.tensors(what, **{name: x})
-    checks.floating(what, name, x, "(N, D_in)")
-    rows = x.detach().float().cpu()
-    checks.finite(what, name, rows, "Remove or repair that row.")
-    return rows
+            checks.fail(what, "domain", f"one of {names}", repr(domain), "Add it with add_domain.")
+        return None if domain is None else self.domains[domain].expert

@@ -1,4 +1,4 @@
-"""The checks of arrays: what `checks` is for tensors, with numpy alone."""
+"""The checks of arrays: like those of tensors in `checks`, but with numpy alone."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def array(op: str, name: str, value: object) -> Array:
 
 
 def floating(op: str, name: str, value: object, shape: str, sizes: tuple[int, ...] = (2, 4)) -> Array:
-    """Check type and rank of floats; `sizes` are the bytes that one may have.
+    """Check type and rank of floats; `sizes` are the item sizes allowed, in bytes.
 
-    Gives the array itself where it is contiguous and in the machine's byte order, otherwise a copy that is.
+    Returns the array itself if it is contiguous and in the machine's byte order, otherwise a copy that is.
     """
     found = array(op, name, value)
     if found.dtype.kind != "f" or found.itemsize not in sizes:
@@ -35,7 +35,7 @@ def floating(op: str, name: str, value: object, shape: str, sizes: tuple[int, ..
 
 
 def integral(op: str, name: str, value: object, shape: str) -> NDArray[np.int64]:
-    """Check type and rank of integers; gives them as int64."""
+    """Check type and rank of integers; returns them as int64."""
     found = array(op, name, value)
     if found.dtype.kind not in "iu" or found.dtype == np.uint64:
         step = f"Convert it with {name}.astype('int64')."
@@ -45,7 +45,7 @@ def integral(op: str, name: str, value: object, shape: str) -> NDArray[np.int64]
 
 
 def finite(op: str, name: str, value: Array, step: str = rules.REPAIR) -> None:
-    """Check for NaN and infinity; names the first bad row."""
+    """Check for NaN and infinity; the message names the first bad row."""
     good = np.isfinite(value)
     if not good.all():
         index = tuple(np.argwhere(~good.all(-1))[0].tolist())
@@ -53,7 +53,7 @@ def finite(op: str, name: str, value: Array, step: str = rules.REPAIR) -> None:
 
 
 def in_range(op: str, name: str, value: NDArray[np.int64], limit: int, *, minimum: int = 0) -> None:
-    """Check that integers lie in minimum .. limit - 1; names the first bad position."""
+    """Check that integers lie in minimum .. limit - 1; the message names the first bad position."""
     bad = (value < minimum) | (value >= limit)
     if bad.any():
         index = tuple(np.argwhere(bad)[0].tolist())

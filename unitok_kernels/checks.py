@@ -1,7 +1,7 @@
-"""Every shape, dtype, device and value error of the operations on tensors, each worded once, here or in `rules`.
+"""The checks of tensors: every shape, dtype, device and value error is worded once, here or in `rules`.
 
 Shape checks read no data, so they also run on fake tensors (torch.compile, torch.export). The checks that read data
-are called inside the operations, where they break no graph.
+are called inside the operations, where they don't break a graph.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _NUMBER = (float, torch.SymFloat, *_WHOLE, Real)
 
 
 def tensors(operation: str, **arguments: object) -> None:
-    """Refuse anything that isn't a tensor, before torch's own message for it is reached."""
+    """Refuse anything that isn't a tensor, before torch raises its own message."""
     if torch.compiler.is_compiling():
         return
     for name, value in arguments.items():
@@ -66,13 +66,13 @@ def tensors(operation: str, **arguments: object) -> None:
 
 
 def whole(operation: str, **arguments: object) -> None:
-    """Refuse anything that isn't a whole number, before torch's own message for it is reached."""
+    """Refuse anything that isn't a whole number, before torch raises its own message."""
     for name, value in arguments.items():
         typed(operation, name, value, _WHOLE, "an int")
 
 
 def number(operation: str, **arguments: object) -> None:
-    """Refuse anything that isn't a real number; a tensor is refused too, since it would lose its gradient."""
+    """Refuse anything that isn't a real number; also a tensor, since its gradient would be lost."""
     for name, value in arguments.items():
         typed(operation, name, value, _NUMBER, "a float or an int")
 
@@ -80,7 +80,7 @@ def number(operation: str, **arguments: object) -> None:
 def settings(
     operation: str, *, check_finite: object, backend: object, precision: object = "exact", stats: object = False
 ) -> None:
-    """Refuse wrong types among the keywords that operations share; their values are checked where they are used."""
+    """Check the types of the keywords that operations share; their values are checked where they are used."""
     if torch.compiler.is_compiling():
         return
     typed(operation, "check_finite", check_finite, (bool, type(None)), "a bool or None")
@@ -90,7 +90,7 @@ def settings(
 
 
 def floating(operation: str, name: str, value: Tensor, shape: str) -> None:
-    """Check dtype and rank of a floating-point argument; `shape` reads like "(N, D)"."""
+    """Check dtype and rank of a floating-point argument; `shape` looks like "(N, D)"."""
     if value.dtype not in FLOATS:
         rule = "float32, float16, bfloat16 or float64"
         fail(operation, name, rule, value.dtype, f"Convert it with {name}.float().", TypeError)
@@ -105,8 +105,8 @@ def integral(operation: str, name: str, value: Tensor, shape: str) -> None:
 
 
 def one_device(operation: str, **arguments: Tensor | None) -> None:
-    """Check that all tensors live on the device of the first."""
-    first = next(iter(arguments))  # never an optional one
+    """Check that all tensors are on the device of the first."""
+    first = next(iter(arguments))  # never an optional argument
     anchor = arguments[first]
     assert anchor is not None
     device = anchor.device
@@ -117,7 +117,7 @@ def one_device(operation: str, **arguments: Tensor | None) -> None:
 
 
 def no_mixed_float64(operation: str, **arguments: Tensor | None) -> None:
-    """Float64 is for checking gradients: either all floating inputs have it, or none."""
+    """Check that either all floating inputs are float64 or none: it is for checking gradients."""
     for value in arguments.values():
         if value is not None and value.dtype == torch.float64:
             break
@@ -132,14 +132,14 @@ def no_mixed_float64(operation: str, **arguments: Tensor | None) -> None:
 
 
 def reads_data(setting: bool | None, anchor: Tensor) -> bool:
-    """Resolve check_finite: on by default, except where it would cost a synchronisation."""
+    """Resolve check_finite: on by default, except on CUDA, where it would synchronise."""
     return anchor.device.type != "cuda" if setting is None else setting
 
 
 def finite(operation: str, name: str, value: Tensor, step: str = REPAIR) -> None:
-    """Check for NaN and infinity; names the first bad row."""
+    """Check for NaN and infinity; the message names the first bad row."""
     if bool(torch.isfinite(value.detach().sum(dtype=torch.float64 if value.dtype == torch.float64 else None))):
-        return  # a finite sum has finite terms only; the other way round doesn't hold
+        return  # a finite sum has finite terms; an infinite one may have, too, so it needs a closer look
     good = torch.isfinite(value.detach())
     if value.dim() > 1:
         good = good.all(-1)
@@ -151,7 +151,7 @@ def finite(operation: str, name: str, value: Tensor, step: str = REPAIR) -> None
 
 
 def in_range(operation: str, name: str, value: Tensor, limit: int, *, minimum: int = 0, step: str = OWNER) -> None:
-    """Check that integers lie in minimum .. limit - 1; names the first bad position."""
+    """Check that integers lie in minimum .. limit - 1; the message names the first bad position."""
     if value.numel() == 0:
         return
     low, high = value.aminmax()

@@ -1,7 +1,7 @@
 """Encoding and decoding with numpy and the native module alone: no torch is imported.
 
-For the same input these give the codes and vectors that the operations of `unitok_kernels` give on the backend "cpu".
-`threads` is the number of threads; None takes OMP_NUM_THREADS, or every processor that this process may use.
+The results are those that the operations of `unitok_kernels` give for the same input by their CPU kernels.
+`threads` is the number of threads; None means OMP_NUM_THREADS, or every processor that this process may use.
 """
 
 from __future__ import annotations
@@ -13,25 +13,26 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from unitok_kernels import arrays, backends, rules
+from unitok_kernels import arrays, rules
+from unitok_kernels.backends.records.cpu import MODULE, REMEDY
 
 try:
-    _cpu: Any = importlib.import_module("unitok_kernels._cpu")
+    _cpu: Any = importlib.import_module(MODULE)
 except ImportError as error:
     raise ImportError(
-        f"unitok_kernels.numpy: the native module must be built, got {error}. To build it, {backends.REMEDY}."
+        f"unitok_kernels.numpy: the native module must be built, got {error}. To build it, {REMEDY}."
     ) from error
 
 __all__ = ["MoEResidualCodes", "ResidualCodes", "decode", "encode", "moe_encode", "ordered_linear"]
 
 Array = NDArray[Any]
 
-_FLOATS = {np.dtype(np.float32): 0, np.dtype(np.float16): 1}  # `Float` in csrc/cpu/number.h
+_FLOATS = {np.dtype(np.float32): 0, np.dtype(np.float16): 1}  # `Float` in csrc/cpu/simd/number.h
 _PRECISIONS = ("exact", "fast")
 
 
 class ResidualCodes(NamedTuple):
-    """Result of `encode`, as of `unitok_kernels.residual_encode`."""
+    """Result of `encode`, like that of `unitok_kernels.residual_encode`."""
 
     codes: NDArray[np.int64]
     quantized: Array
@@ -39,7 +40,7 @@ class ResidualCodes(NamedTuple):
 
 
 class MoEResidualCodes(NamedTuple):
-    """Result of `moe_encode`, as of `unitok_kernels.moe_residual_encode`."""
+    """Result of `moe_encode`, like that of `unitok_kernels.moe_residual_encode`."""
 
     codes: NDArray[np.int64]
     shared_codes: NDArray[np.int64] | None
@@ -51,17 +52,17 @@ class MoEResidualCodes(NamedTuple):
 def encode(
     z: Array, codebooks: Array, *, precision: str = "exact", check_finite: bool = True, threads: int | None = None
 ) -> ResidualCodes:
-    """Quantise rows by one chain of codebooks, each on what the last one left.
+    """Quantise rows by a chain of codebooks; each level quantises what the one before it left.
 
     r_0 = z;  code_l = argmin_k |r_l - C_lk|^2;  r_{l+1} = r_l - C_l,code_l;  quantized = sum_l C_l,code_l.
 
     Args:
-        z: (N, D) float32 or float16; the rows. N = 0 works.
+        z: (N, D) float32 or float16; the rows. N may be 0.
         codebooks: (L, K, D) float32 or float16.
         precision: "exact" | "fast"; see `unitok_kernels.nearest_codeword`.
         check_finite: raise for NaN and infinity. Unchecked bad rows get code -1 on every level, decode to nothing and
             are left out of level_error.
-        threads: how many; see above.
+        threads: number of threads; None means OMP_NUM_THREADS, or every processor.
 
     Returns:
         ResidualCodes: codes (N, L) int64; quantized (N, D) in z's dtype; level_error (L,) float32.
@@ -108,7 +109,7 @@ def decode(codes: Array, codebooks: Array, *, check_finite: bool = True) -> Arra
     quantized_n = sum_l C_l,code_nl.
 
     Args:
-        codes: (N, L) integer; -1 adds nothing. N = 0 works.
+        codes: (N, L) integer; -1 adds nothing. N may be 0.
         codebooks: (L, K, D) float32 or float16.
         check_finite: raise for NaN and infinity, and for codes outside -1 .. K - 1; unchecked, such codes add nothing.
 
@@ -149,12 +150,12 @@ def moe_encode(
     check_finite: bool = True,
     threads: int | None = None,
 ) -> MoEResidualCodes:
-    """Quantise rows by the chains of their experts and, where there is one, of a shared expert.
+    """Quantise rows by the chains of their experts and of the shared expert, if there is one.
 
     combined = sum_s w_s Q_{e_s}(z) + shared_weight Q_shared(z), each Q a chain as in `encode`.
 
     Args:
-        z: (N, D) float32 or float16. N = 0 works.
+        z: (N, D) float32 or float16. N may be 0.
         codebooks: (E, L, K, D) float32 or float16.
         expert_ids: (N, S) integer in 0 .. E - 1.
         expert_weights: (N, S) float32 or float16.
@@ -163,7 +164,7 @@ def moe_encode(
         precision: "exact" | "fast"; see `unitok_kernels.nearest_codeword`.
         check_finite: raise for NaN, infinity and expert ids out of range. Unchecked, bad slots get code -1 and decode
             to nothing.
-        threads: how many; see above.
+        threads: number of threads; None means OMP_NUM_THREADS, or every processor.
 
     Returns:
         MoEResidualCodes: codes (N, S, L) int64, shared_codes (N, L') int64 or None, combined (N, D) in z's dtype,
@@ -238,16 +239,16 @@ def moe_encode(
 def ordered_linear(
     x: Array, weight: Array, bias: Array, *, relu: bool = False, threads: int | None = None
 ) -> NDArray[np.float64]:
-    """Apply a linear layer in double precision, with sums in one order: no row's result depends on another row.
+    """Apply a linear layer in double precision, in a fixed order: no row's result depends on another row.
 
     y_no = b_o + sum_i x_ni W_oi; see `unitok_kernels.ops.ordered_linear`.
 
     Args:
-        x: (N, I) float32 or float64. N = 0 works.
+        x: (N, I) float32 or float64. N may be 0.
         weight: (O, I) float32 or float64.
         bias: (O,) float32 or float64.
-        relu: clamp the result at 0 from below.
-        threads: how many; see above.
+        relu: replace negative results by 0.
+        threads: number of threads; None means OMP_NUM_THREADS, or every processor.
 
     Returns:
         ndarray: (N, O) float64.
@@ -285,7 +286,7 @@ def _threads(op: str, threads: int | None) -> int:
     rules.threads(op, threads)
     if threads is not None:
         return int(threads)
-    told = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # a list has a number a level of nesting
+    told = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # a list has a number per level of nesting
     if told.isdigit() and int(told) > 0:
         return int(told)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""Where nvcc is and what it is asked for: for setup.py, before anything is installed, and for `unitok doctor`."""
+"""Where nvcc is and how it is called: for setup.py, before anything is installed, and for `unitok doctor`."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import sysconfig
 from pathlib import Path
 
 ARCHITECTURES = ("80", "90", "100", "120")
-# No product and sum are fused, as in the CPU kernels: where one rounding is meant, the sources say so.
+# Products and sums aren't fused, as in the CPU kernels: where a single rounding is meant, the sources say so.
 FLAGS = ("-O3", "-std=c++17", "-fmad=false", "-Xcompiler=-fPIC,-fvisibility=hidden")
 INSTALL = "pip install 'cuda-toolkit[nvcc,cccl]'"
 BUILD = "UNITOK_CUDA=1 pip install --force-reinstall --no-deps ."
 
 
 def find() -> str | None:
-    """Look in CUDA_HOME, in PATH and among the packages from pip, and nowhere else.
+    """Look for nvcc in CUDA_HOME, in PATH and among the packages from pip.
 
     Returns:
-        str: the path of nvcc; None without one.
+        str: the path of nvcc; None if it isn't found.
     """
     home = os.environ.get("CUDA_HOME")
     folders = [os.path.join(home, "bin")] if home else []
@@ -30,10 +30,10 @@ def find() -> str | None:
 
 
 def architectures(nvcc: str) -> list[str]:
-    """List what to compile for: what UNITOK_CUDA_ARCHS names, such as "80;90", or what this nvcc knows of all.
+    """List what to compile for: what UNITOK_CUDA_ARCHS names, such as "80;90", or all that this nvcc knows.
 
     Args:
-        nvcc: its path.
+        nvcc: path of the compiler.
 
     Returns:
         list[str]: numbers as in "sm_90", the newest last.
@@ -48,16 +48,16 @@ def architectures(nvcc: str) -> list[str]:
 
 
 def narrowed(numbers: list[str], source: str) -> list[str]:
-    """List what of these a source is compiled for: all, but one of the name *_sm90a.cu in the place of 90 alone."""
+    """List which of these a source is compiled for: all of them, but 90a instead of 90 alone for *_sm90a.cu."""
     if not source.endswith("_sm90a.cu"):
         return numbers
     return ["90a"] if "90" in numbers else []
 
 
 def code_flags(numbers: list[str]) -> list[str]:
-    """Ask for machine code for each architecture, and for PTX of the last for what comes after it.
+    """Ask for machine code for each architecture, and for PTX of the last one for newer devices.
 
-    Nothing comes after 90a. That there is a part for it, the other sources are told.
+    PTX of 90a runs on nothing newer. A macro tells the other sources that there is a part for 90a.
     """
     codes = [f"-gencode=arch=compute_{number},code=sm_{number}" for number in numbers]
     if numbers == ["90a"]:

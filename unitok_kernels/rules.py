@@ -1,4 +1,4 @@
-"""The wording of errors, and the checks that need no more than sizes: shared by torch (`checks`) and numpy."""
+"""The wording of errors, and the checks of sizes and settings that tensors (`checks`) and arrays (`arrays`) share."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class Shaped(Protocol):
 def fail(
     operation: str, argument: str, rule: str, got: object, step: str, error: type[Exception] = ValueError
 ) -> NoReturn:
-    """Raise the one form of message that the library uses."""
+    """Raise an error in the form that all messages of the library have."""
     raise error(f"{operation}: {argument} must be {rule}, got {got}. {step}")
 
 
 def typed(operation: str, name: str, value: object, kinds: tuple[type, ...], rule: str) -> None:
-    """Refuse a setting of another type; a bool is no number."""
+    """Refuse a setting of another type; a bool doesn't count as a number."""
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
         fail(operation, name, rule, type(value).__name__, "Convert it.", TypeError)
 
@@ -50,31 +50,31 @@ def threads(operation: str, value: object) -> None:
     """Refuse a number of threads that isn't a positive int or None."""
     typed(operation, "threads", value, (Integral, type(None)), "an int or None")
     if isinstance(value, Integral):
-        at_least(operation, "threads", int(value), 1, "Leave it unset for all of them.")
+        at_least(operation, "threads", int(value), 1, "Leave it unset to use every processor.")
 
 
 def rank(operation: str, name: str, value: Shaped, shape: str) -> None:
-    """Check the number of dimensions; `shape` reads like "(N, D)"."""
+    """Check the number of dimensions; `shape` looks like "(N, D)"."""
     if value.ndim != (expected := shape.count(",") + (not shape.endswith(",)"))):
         fail(operation, name, f"of shape {shape}", tuple(value.shape), f"Reshape it to {expected} dimension(s).")
 
 
 def same(operation: str, name: str, size: int, other: str, expected: int, what: str) -> None:
-    """Check that a size agrees with that of another argument."""
+    """Check that a size agrees with the size of another argument."""
     if size != expected:
         step = f"Check that {name} and {other} belong together."
         fail(operation, name, f"of {what} {expected}, as {other} is", size, step)
 
 
 def not_empty(operation: str, name: str, value: Shaped, letters: str) -> None:
-    """Check that no dimension of a codebook is 0; `letters` names them, e.g. "LKD"."""
+    """Check that no dimension of a codebook is 0; `letters` names the dimensions, such as "LKD"."""
     if 0 in value.shape:
         letter, got = letters[value.shape.index(0)], tuple(value.shape)
         fail(operation, name, f"of at least one entry in each dimension ({letter} = 0)", got, "Give it a codebook.")
 
 
 def at_least(operation: str, name: str, value: float, minimum: float, step: str) -> None:
-    """Check a number against its lower limit."""
+    """Check that a number isn't below its minimum."""
     if not value >= minimum:
         fail(operation, name, f"at least {minimum}", value, step)
 
@@ -86,14 +86,14 @@ def one_of(operation: str, name: str, value: object, options: tuple[str, ...]) -
 
 
 def not_finite(operation: str, name: str, first: float, index: tuple[int, ...], step: str) -> NoReturn:
-    """Raise for NaN or infinity, `first` of it at `index`."""
+    """Raise for NaN or infinity; `first` is the first such value, at `index`."""
     fail(operation, name, "finite", f"{first} at {_place(index)}", step)
 
 
 def out_of_range(
     operation: str, name: str, first: int, index: tuple[int, ...], minimum: int, limit: int, step: str
 ) -> NoReturn:
-    """Raise for an integer outside minimum .. limit - 1, the first at `index`."""
+    """Raise for an integer outside minimum .. limit - 1; `first` is the first one, at `index`."""
     fail(operation, name, f"between {minimum} and {limit - 1}", f"{first} at {_place(index)}", step)
 
 

@@ -2,30 +2,14 @@
 #pragma once
 
 #include <climits>
+#include <cstdint>
 
+#include "lanes.cuh"
 #include "platform.cuh"
 
 namespace unitok {
 
-// Over the four lanes that have a row.
-__device__ __forceinline__ float quad_sum(float x) {
-  x += __shfl_xor_sync(~0u, x, 1);
-  return x + __shfl_xor_sync(~0u, x, 2);
-}
-__device__ __forceinline__ double quad_sum(double x) {
-  x += __shfl_xor_sync(~0u, x, 1);
-  return x + __shfl_xor_sync(~0u, x, 2);
-}
-__device__ __forceinline__ int quad_sum(int x) {
-  x += __shfl_xor_sync(~0u, x, 1);
-  return x + __shfl_xor_sync(~0u, x, 2);
-}
-__device__ __forceinline__ int quad_min(int x) {
-  x = min(x, __shfl_xor_sync(~0u, x, 1));
-  return min(x, __shfl_xor_sync(~0u, x, 2));
-}
-
-// The least and the next distance, and the codeword of the first: the lowest of several.
+// The least and the next distance, and the codeword of the least: the lowest if there are several.
 template <class T>
 struct Nearest {
   T best = INFINITY, next = INFINITY;
@@ -39,8 +23,8 @@ struct Nearest {
   }
 };
 
-// The codewords that may be nearest to a row, as the row's four lanes found: of each lane the slots that are within the
-// bound (bits 16 to 23), and the tile where its best one is (bits 0 to 15), or, with bit 31, any tile.
+// The codewords that may be nearest to a row, as its four lanes found them. Each lane gives the slots that are within
+// the bound (bits 16 to 23) and the tile of its best one (bits 0 to 15); with bit 31 it may be any tile.
 class Candidates {
  public:
   __device__ Candidates(const uint32_t* lanes, int tiles) : lanes_(lanes), tiles_(tiles) {
@@ -69,7 +53,7 @@ class Candidates {
   int tiles_, count_ = 0;
 };
 
-// The nearest of a row's candidates by differencing; each of the warp's eight quads takes every eighth.
+// The nearest of a row's candidates by differencing. Each of the warp's eight quads takes every eighth candidate.
 template <int Width, class T>
 __device__ Nearest<T> by_differencing(const float* row, const float* values, int codewords, const Candidates& those) {
   const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;

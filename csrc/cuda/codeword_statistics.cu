@@ -6,19 +6,18 @@
 namespace unitok {
 namespace {
 
-// Each codeword's rows are cut into slots, a block adds up each slot, and one block a codeword adds up its slots. Slot
-// i of codeword k has number starts[k] / kSlot + k + i: those of one codeword never reach the next one's, and N rows
-// have at most ceil(N / kSlot) + K of them, whatever the codes. Some stay empty, and are not written.
+// Each codeword's rows are cut into slots. A block adds up each slot, then one block for each codeword adds up its
+// slots. Slot i of codeword k has number starts[k] / kSlot + k + i. So codewords never share a slot, and N rows have at
+// most ceil(N / kSlot) + K slots, whatever the codes. Some stay empty and are not written.
 constexpr int kSlot = 512;
-constexpr unsigned kThreads = 256, kFewThreads = 64;  // of a block, where its rows are many or few
-constexpr int kAtOnce = 4;                            // rows that a thread waits for
+constexpr unsigned kThreads = 256, kFewThreads = 64;  // of a block, if its rows are many or few
+constexpr int kAtOnce = 4;                            // rows that a thread loads at the same time
 
 __device__ inline int64_t first_slot(const int32_t* starts, int k) {
   return starts[k] / kSlot + static_cast<int64_t>(k);
 }
 
-// The last codeword whose slots start at `slot` or before: of 32 parts, a lane each, a warp keeps the one that holds
-// it.
+// The last codeword whose slots start at `slot` or before. A warp searches 32 parts at a time, one for each lane.
 __device__ inline int owner(const int32_t* starts, int codewords, int64_t slot) {
   int low = 0, size = codewords;
   while (size > 1) {
@@ -32,8 +31,8 @@ __device__ inline int owner(const int32_t* starts, int codewords, int64_t slot) 
   return low;
 }
 
-// Adds up what load(0) .. load(rows - 1) give, each row of the block every blockDim.y-th, and then the block's rows in
-// pairs. The total is that of the threads with threadIdx.y = 0.
+// Adds up load(0) .. load(rows - 1): each row of threads takes every blockDim.y-th, then the rows of threads are added
+// in pairs. The threads with threadIdx.y = 0 get the total.
 template <int V, class Load>
 __device__ inline void add_rows(int rows, double* shared, const Load& load, double (&total)[V]) {
   const int step = blockDim.y;
@@ -72,7 +71,7 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t begin = starts[k] + (slot - first_slot(starts, k)) * kSlot;
   const int rows = static_cast<int>(min(starts[k + 1] - begin, int64_t{kSlot}));
   if (rows <= 0) return;
-  UNITOK_STATIC_SHARED(int32_t, numbers, [kSlot]);  // at hand, so that rows don't wait for them
+  UNITOK_STATIC_SHARED(int32_t, numbers, [kSlot]);  // read ahead, so that rows don't wait for them
 #pragma unroll 2
   for (int i = threadIdx.x + threadIdx.y * blockDim.x; i < rows; i += blockDim.x * blockDim.y)
     numbers[i] = order[begin + i];
@@ -109,9 +108,8 @@ __global__ void __launch_bounds__(kThreads) add_slots(const double* __restrict__
 
 int64_t slots_of(int64_t count, int64_t codewords) { return ceil_div(count, kSlot) + codewords; }
 
-// Launches a kernel: blocks along x, the columns along y and the levels along z. How a block is laid out, and so the
-// order of its sums, doesn't hang on whether the kernel takes packs of values or, where they aren't aligned, single
-// ones.
+// Launches a kernel: blocks along x, columns along y, levels along z. The kernel takes packs of values, or single ones
+// if they aren't aligned. Both have the same layout of a block, and so the same order of sums.
 template <class Kernel, class... Arguments>
 void by_columns(Kernel kernel, bool packed, int pack, int64_t blocks, int64_t rows_each, int64_t width, int64_t levels,
                 cudaStream_t stream, const Arguments&... arguments) {

@@ -10,7 +10,7 @@ namespace {
 
 constexpr int kMostWarps = 16;  // of a block
 
-// Adds up what warps left, in one order and in float64: a block for each level of the first chains and of the second,
+// Adds up the warps' parts, in one order and in float64: a block for each level of the first chains and of the second,
 // and a last one for the counts of both.
 constexpr int kFinishers = 256;
 

@@ -1,4 +1,4 @@
-// The search by wgmma: a source of its own, as it is compiled for sm_90a alone.
+// The search by wgmma, in a source of its own because it is compiled for sm_90a alone.
 #include "launch.cuh"
 
 namespace unitok {

@@ -1,4 +1,4 @@
-// What the runtime has to say of a launch, for the bindings to word.
+// Errors of the CUDA runtime; the bindings write the message.
 #pragma once
 
 #ifdef UNITOK_EMULATED

@@ -9,17 +9,17 @@ namespace {
 
 constexpr unsigned kWarp = 0xffffffff;
 constexpr int kTile = 32;                   // codes, and slices of the chunks, of a block that scans
-constexpr int kAtOnce = 8;                  // counts that a thread waits for
+constexpr int kAtOnce = 8;                  // counts that a thread loads at the same time
 constexpr int kScanThreads = 256;           // of the block that scans a level's codes
-constexpr int64_t kSharedCodewords = 4096;  // most whose tallies are in shared memory: 16 KiB a warp, or few fit
-constexpr int64_t kMostChunks = 4096;       // about the warps that a device runs at a time
+constexpr int64_t kSharedCodewords = 4096;  // with more, tallies aren't in shared memory: 16 KiB a warp, or few fit
+constexpr int64_t kMostChunks = 4096;       // about as many warps as a device runs at a time
 
-// A warp takes a chunk's rows of one level, 32 at a time. tally[k] is where the next row of code k goes: the lanes of
-// one code find each other, take a place each in row order, and the first of them moves the tally on. Only this warp
-// touches it, in shared memory or in the chunk's row of the table.
+// A warp takes a chunk's rows of one level, 32 at a time. tally[k] is where the next row of code k goes. The lanes with
+// the same code find each other and take places in row order; the first of them advances the tally. Only this warp uses
+// it, in shared memory or in the chunk's row of the table.
 //
-// The first pass starts from zero and leaves the chunk's counts in the table; the second starts from the sums of all
-// that comes before, which the scans put there, and writes the order.
+// The first pass starts from zero and leaves the chunk's counts in the table. The second starts from the sums of all
+// that comes before, which the scans wrote there, and writes the order.
 template <bool kPlace>
 __global__ void __launch_bounds__(32)
     walk(const int64_t* __restrict__ codes, int64_t count, int levels, int codewords, int64_t chunk, bool in_shared,
@@ -86,7 +86,7 @@ __global__ void __launch_bounds__(kTile* kTile)
   if (threadIdx.y == blockDim.y - 1) totals[level * (codewords + 1) + k] = before;
 }
 
-// starts[k], which holds the rows of code k, becomes the sum over the codes before k; a block a level.
+// starts[k], the number of rows of code k, becomes the sum over the codes before k; one block for each level.
 __global__ void __launch_bounds__(kScanThreads)
     scan_codes(int32_t* __restrict__ starts, int codewords, int64_t* __restrict__ counts) {
   UNITOK_STATIC_SHARED(int32_t, sums, [kScanThreads]);
@@ -121,7 +121,7 @@ GroupsLayout::GroupsLayout(int64_t count, int64_t levels, int64_t codewords)
     : count(count),
       levels(levels),
       codewords(codewords),
-      // Long enough for a table of but some integers a row, however many codewords there are.
+      // Long enough that the table has only a few integers for each row, however many codewords there are.
       chunk(std::max<int64_t>({1024, codewords / 8, ceil_div(count, kMostChunks)})),
       chunks(std::max<int64_t>(ceil_div(count, chunk), 1)),
       bytes(levels * (count + codewords + 1 + chunks * codewords) * 4) {}

@@ -10,10 +10,10 @@ namespace unitok {
 // Rows whose code is not in 0 .. K - 1 belong to no group.
 struct Groups {
   const int32_t* order;   // (L, N): at each level the rows' numbers, by code and then by row
-  const int32_t* starts;  // (L, K + 1): where each code's begin in it, and where the last one's end
+  const int32_t* starts;  // (L, K + 1): where each code begins in it, and where the last one ends
 };
 
-// Sizes of what is kept of N < 2^31 rows.
+// The sizes of the workspace for N < 2^31 rows.
 struct GroupsLayout {
   GroupsLayout(int64_t count, int64_t levels, int64_t codewords);
 

@@ -37,7 +37,7 @@ __global__ void __launch_bounds__(256)
   if (i < count) keys[i] = fabsf(load_one(weights, i)) < INFINITY ? expert_ids[i] : -1;
 }
 
-// All that combine reads.
+// What combine reads.
 struct Mixture {
   PackedChains experts, shared;
   Rows weights;

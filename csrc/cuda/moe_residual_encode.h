@@ -3,18 +3,18 @@
 
 #include <cstdint>
 
-#include "../cpu/number.h"
+#include "../cpu/simd/number.h"
 #include "errors.h"
 
 namespace unitok {
 
-// Packed codebooks (experts, levels, K, D) of one set of chains; data is null where there is none.
+// Packed codebooks (experts, levels, K, D) of one set of chains; data is null if there is none.
 struct PackedChains {
   const void* data;
   int64_t experts, levels, codewords;
 };
 
-// What comes out: of each chain its codes (N, S, L) or (N, L) and errors (L,), the rows in z's type, and counts
+// The results: codes (N, S, L) and (N, L) and errors (L,) of each set of chains, the rows in z's type, and counts
 // (searches made again, near ties).
 struct MixtureResult {
   int64_t* codes;
@@ -25,7 +25,7 @@ struct MixtureResult {
   int64_t* counts;
 };
 
-// What moe_residual_encode needs besides, on the current device.
+// Bytes of workspace, on the current device.
 int64_t moe_residual_encode_workspace(int64_t count, int64_t slots, const PackedChains& experts,
                                       const PackedChains& shared);
 

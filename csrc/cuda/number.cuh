@@ -1,7 +1,7 @@
-// The floating-point types of inputs and outputs, as kernels read and write them: 16 bytes at a time where rows allow.
+// The floating-point types of inputs and outputs, as kernels read and write them: 16 bytes at a time if rows allow it.
 #pragma once
 
-#include "../cpu/number.h"
+#include "../cpu/simd/number.h"
 #include "platform.cuh"
 
 namespace unitok {
@@ -31,7 +31,7 @@ struct alignas(V * sizeof(T)) Pack {
 template <class T>
 constexpr int kPack = 16 / sizeof(T);
 
-// Whether rows of `width` values, from these addresses on, are whole packs of 16 bytes.
+// Whether rows of `width` values at these addresses are whole, aligned packs of 16 bytes.
 template <class T>
 bool in_packs(int64_t width, const void* one, const void* other = nullptr) {
   const auto places = reinterpret_cast<uintptr_t>(one) | reinterpret_cast<uintptr_t>(other);
@@ -48,7 +48,7 @@ void with_type(Float type, const F& f) {
   }
 }
 
-// A block of threads: x over the packs of a row, as many as there are up to a warp, and y over rows.
+// A block of threads: x over the packs of a row, up to a warp, and y over rows.
 inline dim3 row_block(int64_t packs, unsigned threads) {
   unsigned lanes = 1;
   while (lanes < packs && lanes < 32) lanes *= 2;

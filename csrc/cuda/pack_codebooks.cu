@@ -9,9 +9,9 @@ namespace unitok {
 namespace {
 
 constexpr int kThreads = 512;
-constexpr int kCentred = 16;  // codewords whose mean is the centre: the search is right about any
+constexpr int kCentred = 16;  // codewords whose mean is the centre: the search is right with any centre
 
-// The largest of a block's values, which aren't negative, in every thread.
+// The largest of a block's values, in every thread; values aren't negative.
 __device__ float block_max(float value, unsigned* warps) {
   const unsigned most = __reduce_max_sync(~0u, __float_as_uint(value));
   __syncthreads();
@@ -20,7 +20,7 @@ __device__ float block_max(float value, unsigned* warps) {
   return __uint_as_float(__reduce_max_sync(~0u, threadIdx.x % 32 < kThreads / 32 ? warps[threadIdx.x % 32] : 0));
 }
 
-// A block a codebook. A codeword that isn't finite becomes one that is never nearest.
+// One block for each codebook. A codeword that isn't finite is packed so that it is never nearest.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     pack(const T* __restrict__ codebooks, int codewords, int width, unsigned char* __restrict__ packed) {
@@ -43,7 +43,7 @@ __global__ void __launch_bounds__(kThreads)
   }
   __syncthreads();
 
-  // Eight neighbouring columns a thread, as many threads as a codeword has eights.
+  // A thread has eight neighbouring columns of a codeword.
   const int parts = layout.width / 8, part = threadIdx.x % parts, column = 8 * part;
   const auto load = [&](int codeword, float (&values)[8], float (&centred)[8]) {
     bool finite = true;

@@ -1,7 +1,7 @@
 // Codebooks as residual_encode takes them.
 #pragma once
 
-#include "../cpu/number.h"
+#include "../cpu/simd/number.h"
 #include "errors.h"
 
 namespace unitok {
@@ -9,7 +9,7 @@ namespace unitok {
 constexpr int64_t kWidest = 128;             // columns of a row that the tensor cores search
 constexpr int64_t kMostCodewords = 1 << 20;  // of a codebook, likewise
 
-// Of one packed codebook, a multiple of 128; they lie one after another.
+// Bytes of one packed codebook, a multiple of 128; packed codebooks follow one another.
 int64_t packed_bytes(int64_t codewords, int64_t width);
 
 // codebooks (tables K, D) of any type -> packed (tables, packed_bytes), from an address that is a multiple of 128.

@@ -1,9 +1,9 @@
-// What the kernels need beyond plain CUDA C++: launches, shared memory, and each instruction that takes inline PTX, as
-// a function of its own. For sm_80 and later; what is for sm_90a alone says so.
+// What the kernels need beyond plain CUDA C++: launches, shared memory, and a function for each instruction that takes
+// inline PTX. For sm_80 and later; what is for sm_90a alone says so.
 //
 // With UNITOK_EMULATED, g++ compiles the same sources, and tests/cuda_emulator has a twin of everything here and of the
-// parts of CUDA that are in use. So a kernel declares shared memory and launches through these macros alone, takes no
-// PTX but from here, and reads or writes vectors through load_vector and store_vector.
+// parts of CUDA that are used. So kernels declare shared memory and launch by these macros alone, take PTX from here
+// alone, and read and write vectors by load_vector and store_vector.
 #pragma once
 
 #include <cstdint>
@@ -16,12 +16,12 @@
 
 #include <cuda_runtime.h>
 
-// Launches kernel(...); one with commas in its name takes parentheses: UNITOK_LAUNCH((encode<D, L>), grid, ...). Throws
-// CudaError where the launch is refused.
+// Launches kernel(...). A name with commas takes parentheses: UNITOK_LAUNCH((encode<D, L>), grid, ...). Throws
+// CudaError if the launch is refused.
 #define UNITOK_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
   kernel<<<grid, block, shared_bytes, stream>>>(__VA_ARGS__), unitok::check(cudaGetLastError())
 
-// `T* name`: the shared memory whose size the launch tells, aligned to 16 bytes.
+// `T* name`: the shared memory whose size the launch sets, aligned to 16 bytes.
 #define UNITOK_SHARED(T, name)                                         \
   extern __shared__ __align__(16) unsigned char unitok_shared_bytes[]; \
   T* const name = reinterpret_cast<T*>(unitok_shared_bytes)
@@ -46,8 +46,8 @@ __device__ __forceinline__ uint32_t shared_address(const void* shared) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
 }
 
-// Starts copying 16 bytes from global to shared memory, both aligned to 16. The thread's own copies can be read after
-// commit and wait, all threads' after a barrier that follows.
+// Starts copying 16 bytes from global to shared memory, both aligned to 16. A thread can read its own copies after
+// commit and wait, and those of other threads after a barrier that follows.
 __device__ __forceinline__ void copy_async(void* shared, const void* global) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(shared)), "l"(global) : "memory");
 }
@@ -55,7 +55,7 @@ __device__ __forceinline__ void copy_async(void* shared, const void* global) {
 // Closes the group of the copies started since the last one.
 __device__ __forceinline__ void copy_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
-// Waits until no more than the newest `Pending` groups are under way.
+// Waits until at most the newest `Pending` groups are unfinished.
 template <int Pending>
 __device__ __forceinline__ void copy_async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory");
@@ -72,8 +72,8 @@ __device__ __forceinline__ void multiply_s8(int (&c)[4], const uint32_t (&a)[4],
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
-// Four matrices of 8 rows of 16 bytes: lane 8 i + j tells where row j of matrix i is, a multiple of 16. With g = lane /
-// 4 and t = lane % 4, a lane gets word t of row g of each.
+// Loads four matrices of 8 rows of 16 bytes. Lane 8 i + j gives the address of row j of matrix i, a multiple of 16.
+// With g = lane / 4 and t = lane % 4, a lane gets word t of row g of each.
 __device__ __forceinline__ void load_matrices(const void* row, uint32_t (&words)[4]) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
@@ -81,19 +81,19 @@ __device__ __forceinline__ void load_matrices(const void* row, uint32_t (&words)
                : "memory");
 }
 
-// For sm_90a alone, products by four warps that lie together, a warpgroup, which all make the same calls. They go on in
-// the background, in the order of the calls, and read shared memory through a way of their own, the async proxy: what
-// threads wrote there, be it by copy_async, shows only if they pass through this before the barrier that follows.
+// For sm_90a alone: products by a warpgroup, four neighbouring warps that all make the same calls. Products run in the
+// background, in the order of the calls, and read shared memory through the async proxy. It sees what threads wrote, by
+// copy_async too, only if they call this before the barrier that follows.
 __device__ __forceinline__ void fence_async_proxy() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
-// Stands before the first of some products and after all that touched the sums or a.
+// Call it before the first of some products, after all writes to the sums and to a.
 __device__ __forceinline__ void warpgroup_arrive(int (&c)[8][4]) {
 #pragma unroll
   for (int n = 0; n < 8; ++n) asm volatile("" : "+r"(c[n][0]), "+r"(c[n][1]), "+r"(c[n][2]), "+r"(c[n][3])::"memory");
   asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 }
 
-// Closes the group of the products begun since the last one, and waits until all are done: only then c is there.
+// Closes the group of the products begun since the last call, and waits until all are done: only then c can be read.
 __device__ __forceinline__ void warpgroup_wait(int (&c)[8][4]) {
   asm volatile("wgmma.commit_group.sync.aligned;\n\twgmma.wait_group.sync.aligned 0;" ::: "memory");
 #pragma unroll
@@ -101,7 +101,7 @@ __device__ __forceinline__ void warpgroup_wait(int (&c)[8][4]) {
 }
 
 // Begins c (64, 64) += a (64, 32) b (32, 64), or c = a b. Each warp has 16 rows of a and c, as in multiply_s8; c[n] is
-// columns 8 n to 8 n + 7. The columns of b are rows of the matrices that are described.
+// columns 8 n to 8 n + 7. The columns of b are rows of the matrices that the descriptor names.
 __device__ __forceinline__ void warpgroup_multiply_s8(int (&c)[8][4], const uint32_t (&a)[4], uint64_t b,
                                                       bool accumulate) {
   asm volatile(

@@ -1,7 +1,7 @@
-// The scores of a tile of codewords: rows and codewords in digits (packed.cuh) are multiplied by tensor cores.
+// The scores of a tile of codewords: tensor cores multiply the digits of rows and codewords (packed.cuh).
 //
-// In either way a lane has the same rows and the same columns of a product, and integers have one sum: the scores are
-// equal to the bit, and so are the codes.
+// Both ways give a lane the same rows and the same columns of a product, and sums of integers are exact. So the scores
+// are equal to the bit, and so are the codes.
 #pragma once
 
 #include "packed.cuh"
@@ -20,7 +20,7 @@ __device__ __forceinline__ void scale_and_add(int (&scores)[N][4], const int2 (&
   }
 }
 
-// By mma.sync, each warp for itself.
+// By mma.sync, each warp by itself.
 struct Warp {
   static constexpr int kTile = 32;       // codewords
   static constexpr bool kAsync = false;  // whether digits are read through the async proxy
@@ -58,9 +58,9 @@ struct Warp {
   }
 };
 
-// Where rows of 32 bytes lie in shared memory, for wgmma: the first 16 bytes of eight rows are a matrix, without
-// swizzle, and `leading` bytes later come the other 16, `stride` bytes later the next eight rows. In units of 16 bytes,
-// as are all numbers in it; the low half is moved on by adding to it.
+// Descriptors tell wgmma where rows of 32 bytes are in shared memory. The first 16 bytes of eight rows are a matrix,
+// without swizzle; the other 16 come `leading` bytes later, the next eight rows `stride` bytes later. A descriptor
+// counts in units of 16 bytes; adding to its low half moves it on.
 __host__ __device__ constexpr uint32_t matrix_start(uint32_t address, uint32_t leading) {
   return leading >> 4 << 16 | address >> 4;
 }
@@ -68,12 +68,12 @@ __host__ __device__ constexpr uint64_t matrix_descriptor(uint32_t start, uint32_
   return uint64_t{stride >> 4} << 32 | start;
 }
 
-// By wgmma, of which sm_90a alone is capable: four warps at once, and no codeword passes through registers.
+// By wgmma, which sm_90a alone has: four warps at once, and no codeword goes through registers.
 struct Warpgroup {
   static constexpr int kTile = 64;
   static constexpr bool kAsync = true;
 
-  // One lane's for all: what the compiler knows to be one for a warp takes no copy for each product.
+  // Lane 0's for all: if the compiler knows that it is the same for the warp, a product needs no copy of it.
   __device__ static uint32_t begin(const unsigned char* digits) {
     return __shfl_sync(~0u, matrix_start(shared_address(digits), kMatrix), 0);
   }

@@ -7,7 +7,7 @@ namespace unitok {
 namespace {
 
 constexpr unsigned kThreads = 256;
-constexpr int kAtOnce = 4;  // levels that a thread waits for
+constexpr int kAtOnce = 4;  // levels that a thread loads at the same time
 
 // quantized_n = sum_l C_l,code_nl; a thread holds V columns of a row.
 template <class T, int V>

@@ -1,7 +1,7 @@
 // Codes back to vectors, and the gradient of that by the codebooks.
 #pragma once
 
-#include "../cpu/number.h"
+#include "../cpu/simd/number.h"
 #include "errors.h"
 
 namespace unitok {

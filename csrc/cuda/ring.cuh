@@ -1,61 +1,16 @@
-// A group's codebooks in the shared memory of a block: all of them for good where they fit, else chunks of them in a
-// ring that is refilled ahead.
+// A group's codebooks in the shared memory of a block: all of them for good if they fit, else chunks of them in a ring
+// that is refilled ahead.
 #pragma once
 
-#include <algorithm>
+#include <cstdint>
 
-#include "encode.h"
 #include "packed.cuh"
+#include "platform.cuh"
+#include "room.cuh"
 
 namespace unitok {
 
-constexpr int kTileRows = 16;  // of a warp: what a product takes
-
-// Warps of a block: as many as have the registers.
-template <int Width>
-constexpr int kWarps = Width == 32   ? 16
-                       : Width == 64 ? 12
-                                     : 8;
-
-// Shared memory of a block: a ring of chunks, then for each warp what it writes down.
-template <int Width>
-struct Room {
-  int chunk;   // codewords that are copied together
-  int chunks;  // of the ring
-  int levels;
-
-  __host__ __device__ int chunk_bytes() const { return chunk * Width * 2; }
-  __host__ __device__ int per_warp() const {
-    return 4 * (chunk + 8 * Width + 64 + (levels * (kTileRows + 1) + 3 + 3) / 4 * 4);
-  }
-  __host__ __device__ int64_t bytes() const { return int64_t{chunks} * chunk_bytes() + kWarps<Width> * per_warp(); }
-};
-
-// As large a chunk as leaves room for two, or for all codebooks of a group. Those of the largest codebook are of one
-// size, up to whole tiles of so many codewords, so that little of the room is left empty.
-template <int Width>
-Room<Width> room_for(const Chains* chains, int count, int shared_bytes, int tile) {
-  const auto parts = [](int whole, int part) { return (whole + part - 1) / part; };
-  const auto codewords_of = [](const Chains& of) { return PackedLayout(of.codewords, Width).codewords; };
-  Room<Width> room{};
-  int codewords = 0;
-  for (int i = 0; i < count; ++i) {
-    room.levels = std::max(room.levels, chains[i].levels);
-    codewords = std::max(codewords, codewords_of(chains[i]));
-  }
-  for (int most = 256; most >= 64; most /= 2) {
-    room.chunk = tile * parts(codewords, tile * parts(codewords, most));
-    int wanted = 0;
-    for (int i = 0; i < count; ++i)
-      wanted = std::max(wanted, parts(codewords_of(chains[i]), room.chunk) * chains[i].levels);
-    const int fit = (shared_bytes - kWarps<Width> * room.per_warp()) / room.chunk_bytes();
-    room.chunks = wanted <= fit ? wanted : std::min(fit, 3);
-    if (room.chunks == wanted || room.chunks >= 2) return room;
-  }
-  throw CudaError{cudaErrorInvalidConfiguration};
-}
-
-// What a block goes through, level by level, chunk by chunk. All its threads make all calls.
+// Hands out the chunks in order, level by level. All threads of the block make all calls.
 template <int Width, class Unit>
 class Ring {
  public:
@@ -84,7 +39,7 @@ class Ring {
     }
   }
 
-  // Gives the digits of the next chunk, which stand there until the next call.
+  // The digits of the next chunk; they stay in place until the next call.
   __device__ const unsigned char* next() {
     if (!stays_) {
       if (room_.chunks == 2)
@@ -99,11 +54,11 @@ class Ring {
     return digits;
   }
 
-  // Waits for what was copied ahead of the last chunk.
+  // Waits for what was copied ahead.
   __device__ void end() const { copy_async_wait<0>(); }
 
  private:
-  // What has been copied, to all threads of the block.
+  // Makes what has been copied visible to all threads of the block.
   __device__ static void show() {
     if constexpr (Unit::kAsync) fence_async_proxy();
     __syncthreads();

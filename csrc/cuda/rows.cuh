@@ -1,4 +1,4 @@
-// Rows of a type that only the launch knows, eight neighbouring values at a time.
+// Rows of a type that is known at run time, eight neighbouring values at a time.
 #pragma once
 
 #include <type_traits>
@@ -7,7 +7,7 @@
 
 namespace unitok {
 
-// Calls f with the rows' data as what they are.
+// Calls f with the rows' data as a pointer to their type.
 template <class F>
 __device__ void with_rows(const Rows& rows, const F& f) {
   if (rows.type == Float::f32)
@@ -18,7 +18,7 @@ __device__ void with_rows(const Rows& rows, const F& f) {
     f(static_cast<const BF16*>(rows.data));
 }
 
-// Eight neighbouring values of a row, of which the first `there` exist: zeros after them.
+// Eight neighbouring values of a row. The first `there` exist; the others become zeros.
 template <class T>
 __device__ void load_eight(const T* from, int there, bool in_packs, float* to) {
   Pack<T, kPack<T>> loaded[8 / kPack<T>] = {};

@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import gpu, gpu_cases, report
+from benchmarks import report
+from benchmarks.gpu import __main__ as gpu
+from benchmarks.gpu import cases as gpu_cases
 from benchmarks.harness import Level, WrongResultError
 
 ROOT = Path(__file__).parents[2]

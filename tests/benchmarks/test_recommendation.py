@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from benchmarks import recommendation
 from benchmarks.beam import check, generated
 from benchmarks.harness import WrongResultError
-from benchmarks.recommendation import CHAIN, POPULARITY, SASREC, Places, Run, figures, finish
-from benchmarks.recommendation_page import write_page
+from benchmarks.studies import recommendation
+from benchmarks.studies.recommendation import CHAIN, POPULARITY, SASREC, Places, Run, figures, finish
+from benchmarks.studies.recommendation_page import write_page
 from unitok.data import generate_catalogue, read_interactions
 from unitok.recommender import CausalRecommender, Histories, TokenTable, gpt2_config
 

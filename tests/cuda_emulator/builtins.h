@@ -1,4 +1,4 @@
-// The functions of CUDA that kernels call: between the lanes of a warp, barriers, atomics, arithmetic.
+// The functions of CUDA that kernels call: exchange between the lanes of a warp, barriers, atomics, arithmetic.
 #pragma once
 
 #include <algorithm>
@@ -23,7 +23,7 @@ using std::min;
 
 namespace emulator {
 
-// The values that the lanes of the mask hand over.
+// The values that the lanes of a mask exchange.
 template <class T>
 class Values {
  public:
@@ -70,7 +70,7 @@ T reduce(unsigned mask, T value, const char* what, Site site, Function function)
   return value;
 }
 
-// The type of a second argument doesn't choose the function.
+// Keeps the type of a second argument from choosing the function.
 template <class T>
 struct As {
   using Type = T;
@@ -79,7 +79,7 @@ struct As {
 template <class T, class... Types>
 constexpr bool is_one_of = (std::is_same_v<T, Types> || ...);
 
-// Atomic, and nothing more: it puts nothing else in order.
+// Atomic, but relaxed: it orders no other accesses.
 template <class T, class Function>
 T update(T* at, Function function) {
   T old, next;
@@ -101,7 +101,7 @@ inline void __syncwarp(unsigned mask = ~0u, emulator::Site site = emulator::Site
 inline void __threadfence() { emulator::fence(); }
 inline void __threadfence_block() { emulator::fence(); }
 
-// With a width, each part of so many lanes is a warp of its own; a lane that would read beyond its part reads itself.
+// With a width, each part of that many lanes works like a warp. A lane that would read beyond its part reads itself.
 template <class T>
 T __shfl_sync(unsigned mask, T value, int from, int width = 32, emulator::Site site = emulator::Site::here()) {
   return emulator::shuffle(mask, value, "__shfl_sync", site,
@@ -228,7 +228,7 @@ inline int __float_as_int(float x) {
 inline float __uint_as_float(unsigned bits) { return __int_as_float(static_cast<int>(bits)); }
 inline unsigned __float_as_uint(float x) { return static_cast<unsigned>(__float_as_int(x)); }
 
-// Rounded once, and never made a part of something else; the compiler's flags see to that for all arithmetic here.
+// Rounded once and never contracted; the compiler's flags ensure that for all arithmetic here.
 inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fsub_rn(float a, float b) { return a - b; }
 inline float __fmul_rn(float a, float b) { return a * b; }
@@ -239,7 +239,7 @@ inline double __dadd_rn(double a, double b) { return a + b; }
 inline double __dsub_rn(double a, double b) { return a - b; }
 inline double __dmul_rn(double a, double b) { return a * b; }
 inline double __fma_rn(double a, double b, double c) { return std::fma(a, b, c); }
-// What no int can hold becomes the nearest that it can; NaN becomes 0.
+// Values beyond int become the nearest int; NaN becomes 0.
 inline int __float2int_rn(float x) {
   if (std::isnan(x)) return 0;
   if (std::fabs(x) >= 0x1p31f) return x < 0 ? INT_MIN : INT_MAX;
@@ -259,7 +259,8 @@ inline int __dp4a(int a, int b, int c) {
   return static_cast<int>(total);
 }
 
-// Four of the eight bytes of a (0 to 3) and b (4 to 7), as four digits of `which` name them; 8 more repeats the sign.
+// Four of the eight bytes of a (0 to 3) and b (4 to 7), named by four digits of `which`; adding 8 repeats the byte's
+// sign.
 inline unsigned __byte_perm(unsigned a, unsigned b, unsigned which) {
   const uint64_t both = uint64_t{b} << 32 | a;
   unsigned result = 0;

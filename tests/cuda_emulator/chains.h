@@ -1,4 +1,4 @@
-// What the drivers of encoding share: data that is hard to search, and a plain loop in float64 that codes are held to.
+// What the drivers of encoding share: data that is hard to search, and a plain loop in float64 to compare codes with.
 #pragma once
 
 #include "drive.h"
@@ -13,16 +13,16 @@ enum class Kind {
   normal,
   far,       // from zero, and close to each other
   clusters,  // two of them, each as above, so that no centre helps
-  pairs,     // of codewords that are so near to each other that it takes all digits to tell which is the nearer one
-  distant,   // rows, so that all codewords are nearly as near
-  equal,     // small whole numbers: distances, and whole codewords, are the same again and again
+  pairs,     // of codewords that are so close that all digits are needed to find the nearer one
+  distant,   // rows far from all codewords, which are about equally near
+  equal,     // small whole numbers: many distances, and some codewords, are equal
 };
 
 struct Data {
   Kind kind = Kind::normal;
   float scale = 1;
 
-  // Rows, or with `seed` another table of codewords; levels after the first are near zero, as residuals are.
+  // Rows, or a table of codewords; a different one for each seed. Levels after the first are near zero, like residuals.
   std::vector<float> draw(int64_t count, int64_t width, uint64_t seed, bool codewords, int64_t level = 0) const {
     std::vector<float> values = random_floats(count * width, seed);
     const std::vector<float> apart = random_floats(count * width, seed + 1000);
@@ -73,11 +73,11 @@ inline bool all_finite(const float* values, int64_t count) {
   return std::all_of(values, values + count, [](float x) { return std::isfinite(x); });
 }
 
-// A row's way along the codes that were found for it.
+// Follows a row along the codes that were found for it.
 struct Walk {
   std::vector<float> left, quantized;  // after the last level
   std::vector<double> squares;         // of what each level leaves
-  int64_t wrong = 0, near_ties = 0;    // codes beyond the promise; levels where it allows another one
+  int64_t wrong = 0, near_ties = 0;    // codes that break the promise; levels where it allows another code
 
   Walk(const float* row, const Books& books, int64_t first_table, const int64_t* codes, int64_t levels)
       : left(row, row + books.width), quantized(static_cast<std::size_t>(books.width)) {
@@ -122,7 +122,7 @@ struct Walk {
   }
 };
 
-// Rows of a type, from an address that is a multiple of 16 or not; some are spoilt by a value that isn't finite.
+// Rows of a type, at an address that is a multiple of 16 or not. If `spoil`, some have a value that isn't finite.
 class Items {
  public:
   Items(std::vector<float> drawn, unitok::Float type, int64_t width, bool spoil, bool aligned)
@@ -153,7 +153,7 @@ class Items {
   Array<char> given_;
 };
 
-// The mean of squares, which kernels add up in float32.
+// Checks the mean of squares, which kernels add up in float32.
 inline void check_mean(float found, double sum, int64_t values) {
   const double mean = values == 0 ? 0 : sum / static_cast<double>(values);
   CHECK(std::fabs(static_cast<double>(found) - mean) <= 1e-5 * mean);
@@ -165,7 +165,7 @@ void check_bytes(const Array<char>& found, const std::vector<T>& expected) {
   CHECK(expected.empty() || std::memcmp(found.data(), expected.data(), expected.size() * sizeof(T)) == 0);
 }
 
-// Once by wgmma, where the kernels have that for rows of the width, and once by mma.sync.
+// Once by wgmma, if the kernels have that for the width, and once by mma.sync.
 template <class Body>
 void in_every_way(int64_t width, Body body) {
   const std::string before = context;
@@ -182,7 +182,7 @@ void in_every_way(int64_t width, Body body) {
   context = before;
 }
 
-// On a device with so much shared memory.
+// On a device with that much shared memory.
 template <class Body>
 void with_shared_kilobytes([[maybe_unused]] std::size_t kilobytes, Body body) {
 #ifdef UNITOK_EMULATED

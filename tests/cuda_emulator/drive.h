@@ -1,5 +1,5 @@
 // What the drivers of kernels share. A driver is a program: it calls a launcher of csrc/cuda on data of awkward shapes
-// and holds what was written to a plain loop in float64.
+// and compares the results with a plain loop in float64.
 //
 //   int main(int count, char** arguments) {
 //     in_every_order(effort(count, arguments), [](Effort effort) {
@@ -9,7 +9,7 @@
 //     });
 //   }
 //
-// The same programs run on a device where nvcc compiles them.
+// Compiled by nvcc, the same programs run on a device.
 #pragma once
 
 #include <algorithm>
@@ -19,8 +19,8 @@
 #include "check.h"
 #include "platform.cuh"
 
-// Memory of a device, of exactly so many values: beyond them AddressSanitizer looks out. Poisoned at first, so that
-// what a kernel doesn't write is found, and what it reads too early.
+// Memory of a device, of exactly `count` values, so that AddressSanitizer reports accesses beyond. Poisoned at first:
+// that shows values that a kernel doesn't write or reads too early.
 template <class T>
 class Array {
  public:
@@ -61,7 +61,7 @@ class Array {
 
 inline Effort effort(int count, char** arguments) { return {count > 1 && std::string(arguments[1]) == "quick"}; }
 
-// Once with the threads in order, once in reverse, and a few times at random; on a device there is but its own order.
+// Once with the threads in order, once in reverse, and a few times at random; on a device once, in its own order.
 template <class Body>
 void in_every_order(Effort effort, Body body) {
 #ifdef UNITOK_EMULATED

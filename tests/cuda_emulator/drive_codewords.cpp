@@ -1,4 +1,4 @@
-// residual_decode, its gradient and codeword_statistics, held to plain loops, bit for bit.
+// residual_decode, its gradient and codeword_statistics, compared with plain loops, bit for bit.
 #include "codeword_statistics.h"
 #include "drive.h"
 #include "groups.h"
@@ -10,7 +10,7 @@ namespace {
 
 constexpr Float kTypes[] = {Float::f32, Float::f16, Float::bf16};
 
-// Some codes beyond both ends, and most rows at few codewords, as rows are where groups are long.
+// Some codes beyond both ends, and a quarter of them at three codewords, so that there are long groups.
 std::vector<int64_t> some_codes(int64_t count, int64_t codewords, uint64_t seed) {
   std::mt19937_64 engine(seed);
   std::vector<int64_t> codes(static_cast<std::size_t>(count));
@@ -36,7 +36,7 @@ void check_decode(const Shape& shape, Float type, int64_t offset) {
   const auto [rows, levels, codewords, width] = shape;
   const Bytes table = as_type(random_floats(levels * codewords * width, 1), type);
   const Array<int64_t> codes(some_codes(rows * levels, codewords, 2));
-  // An address that isn't a multiple of 16 takes the other way through the kernel.
+  // If an address isn't a multiple of 16, the kernel reads single values.
   const int64_t bytes = unitok::size_of(type);
   Array<char> codebooks(static_cast<int64_t>(table.size()) + offset * bytes), quantized(rows * width * bytes);
   std::copy(table.begin(), table.end(), codebooks.data() + offset * bytes);
@@ -55,7 +55,7 @@ void check_decode(const Shape& shape, Float type, int64_t offset) {
   check_bytes(quantized, as_type(sums, type));
 }
 
-// Small whole numbers: every order gives the same sums, so that only what is added to what can be wrong.
+// Small whole numbers: every order gives the same sums, so that any difference is a wrong row.
 void check_sums(const Shape& shape, Float type, int64_t offset) {
   const auto [rows, levels, codewords, width] = shape;
   std::vector<float> values = random_floats(rows * width, 3, 20);
@@ -90,7 +90,7 @@ void check_sums(const Shape& shape, Float type, int64_t offset) {
   check_bytes(gradient, as_type(expected, type));
 }
 
-// With so many codewords that the tallies of a warp are not in shared memory.
+// Called with so many codewords that the tallies of a warp are not in shared memory.
 void check_groups(int64_t rows, int64_t levels, int64_t codewords) {
   const Array<int64_t> codes(some_codes(rows * levels, codewords, 5));
   const unitok::GroupsLayout layout(rows, levels, codewords);

@@ -1,5 +1,5 @@
-// What CUDA has and platform.cuh wraps, each held to its definition in plain loops: on a CPU this proves the emulator,
-// on a device the wrappers.
+// Functions of CUDA and of platform.cuh, compared with their definitions in plain loops. On a CPU this tests the
+// emulator, on a device the wrappers.
 #include <cfloat>
 #include <climits>
 #include <functional>
@@ -39,7 +39,7 @@ __global__ void talk_between_lanes(int* out) {
   put(__reduce_add_sync(~0u, v));
   put(__reduce_min_sync(~0u, v));
   put(static_cast<int>(__reduce_max_sync(~0u, static_cast<unsigned>(v))));
-  const unsigned odd = 0xaaaaaaaau;  // two halves of a warp talk apart, one of them twice
+  const unsigned odd = 0xaaaaaaaau;  // odd and even lanes exchange values separately
   int apart = 0;
   if (lane % 2 == 1) apart = __reduce_add_sync(odd, __shfl_xor_sync(odd, v, 2) * lane);
   if (lane % 2 == 0) apart = __shfl_xor_sync(~odd, v, 4);
@@ -63,7 +63,7 @@ void check_lanes() {
       for (int other = 0; other < 32; ++other) lanes |= static_cast<unsigned>(which(other)) << other;
       return static_cast<int>(lanes);
     };
-    const int crossed = lane ^ 12;  // in an earlier eight it may be read, in a later one not
+    const int crossed = lane ^ 12;  // lanes of an earlier eight can be read, those of a later one can't
     int of_odd = 0;
     for (int other = 1; other < 32; other += 2) of_odd += of(other ^ 2) * other;
     const int expected[kLaneResults] = {
@@ -91,7 +91,7 @@ void check_lanes() {
   }
 }
 
-// Of two groups of copies the first is waited for.
+// Waits for the first of two groups of copies.
 __global__ void copy_in_groups(const int4* in, int4* out) {
   UNITOK_STATIC_SHARED(int4, values, [2 * 32]);
   const int i = static_cast<int>(threadIdx.x);
@@ -120,7 +120,7 @@ __global__ void load_four(const uint4* in, uint32_t* out) {
   store_vector(rows + lane, load_vector<uint4>(in + lane));
   __syncwarp();
   uint32_t words[4];
-  load_matrices(rows + (lane ^ 8), words);  // the first two change places, and the others
+  load_matrices(rows + (lane ^ 8), words);  // matrices 0 and 1 change places, and 2 and 3
   for (int i = 0; i < 4; ++i) out[32 * i + lane] = words[i];
 }
 
@@ -233,7 +233,7 @@ __global__ void count_atomically(int* whole, float* real, unsigned long long* ke
   if (threadIdx.x == 0) atomicAdd(&whole[0], block_count);
   atomicMin(&whole[1], 1000 - i);
   atomicMax(&whole[2], i);
-  atomicCAS(&whole[3], i, i + 1);  // some of the time it is as expected
+  atomicCAS(&whole[3], i, i + 1);  // never as expected
   if (i == 5) whole[4] = atomicExch(&whole[5], i);
   atomicAdd(real, 0.5f);
   atomicMin(keys, static_cast<unsigned long long>(7 * i % 96) << 32 | static_cast<unsigned>(i));
@@ -262,7 +262,7 @@ __global__ void convert(const float* in, int count, uint32_t* out) {
   }
 }
 
-// The floats around every half, and what lies between two of 10 bits; number.h has its own test.
+// Floats at, around and between the halves; tests/native tests number.h itself.
 void check_conversions(Effort effort) {
   std::vector<float> values;
   for (uint32_t bits = 0; bits < 0x10000; bits += effort.quick ? 37 : 1) {

@@ -1,4 +1,4 @@
-// moe_residual_encode: each slot's chain held to the promise of codes, and their mixture to a plain sum, bit for bit.
+// moe_residual_encode: the codes of each slot must keep their promise, and their mixture be a plain sum, bit for bit.
 #include "moe_residual_encode.h"
 
 #include "chains.h"
@@ -25,7 +25,7 @@ Books books_of(const Case& test, int64_t experts, int64_t levels, int64_t codewo
   return {all, test.books_type, experts * levels, codewords, test.width};
 }
 
-// Some beyond both ends; the second expert gets no rows, the first one most.
+// Some beyond both ends. The second expert gets no rows, the first one most.
 std::vector<int64_t> some_experts(int64_t count, int64_t experts) {
   std::mt19937_64 engine(5);
   std::vector<int64_t> ids(static_cast<std::size_t>(count));

@@ -1,4 +1,4 @@
-// Codebooks as they are packed, and the bound of packed.cuh on the score, by a model of the score on the host.
+// Packed codebooks, and the bound of packed.cuh on the score, by a model of the score on the host.
 #include "packed.cuh"
 
 #include <numeric>
@@ -35,7 +35,7 @@ struct Codeword {
   double low;       // |L_c|
 };
 
-// A codebook read back, and checked against the one that was given.
+// A packed codebook, read back and compared with the one that was given.
 class Packed {
  public:
   explicit Packed(const Books& books)
@@ -88,13 +88,13 @@ class Packed {
   const int64_t width;
   Limits limits;
   std::vector<float> centre;
-  std::vector<Codeword> codewords;  // those that can be nearest
+  std::vector<Codeword> codewords;  // those that are finite
 
  private:
   PackedLayout layout_;
 };
 
-// What is the largest share of the bound that the scores of 16 rows are off by?
+// The largest error of the scores of 16 rows, as a share of the bound.
 double worst_share(const Packed& packed, const std::vector<float>& rows) {
   const std::size_t width = static_cast<std::size_t>(packed.width);
   float farthest = 0;
@@ -151,8 +151,8 @@ void check_random_rows(int64_t groups) {
   }
 }
 
-// All that a score leaves out has one sign: values lie half a step above, and low digits are large. Whole numbers of
-// steps and a half, so that the step is 1 on both sides; codewords in pairs, so that the centre is 0.
+// All that a score leaves out has one sign: values are half a step above whole steps, and low digits are large. The
+// largest value makes the step 1 on both sides; codewords come in pairs of opposite sign, so that the centre is 0.
 void check_worst_rows(int64_t groups) {
   constexpr int64_t kWidth = 32;
   double worst = 0;

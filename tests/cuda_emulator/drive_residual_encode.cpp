@@ -1,4 +1,4 @@
-// residual_encode, held to the promise of codes, and bit for bit to what its codes name.
+// residual_encode: codes must keep their promise, and values be those of their codewords, bit for bit.
 #include "residual_encode.h"
 
 #include <deque>
@@ -21,8 +21,8 @@ struct Case {
   Shape shape;
   Float type = Float::f32, books_type = Float::f32;
   Data data = {};
-  std::size_t kilobytes = 227;  // of shared memory; with little, codebooks pass through a ring
-  bool spoilt = false;          // some rows and codewords
+  std::size_t kilobytes = 227;  // of shared memory; with little, codebooks go through a ring
+  bool spoilt = false;          // some rows and codewords aren't finite
 };
 
 Books books_of(const Case& test) {
@@ -65,7 +65,7 @@ struct Found {
   Array<int64_t> counts;
 };
 
-// Gives how many codes are beyond the promise.
+// Checks all but the codes; returns how many of these break the promise.
 int64_t check_but_codes(const Found& found, const Items& z, const Books& books, int64_t levels, bool stats) {
   std::vector<float> quantized;
   std::vector<double> squares(static_cast<std::size_t>(levels));
@@ -102,7 +102,7 @@ void check(const Case& test, bool aligned) {
     std::deque<Found> last;
     in_every_way(width, [&] {
       std::deque<Found> found;
-      // Without the search among what is near, some codes are wrong: on such data the checks of the others prove it.
+      // Without the search among the candidates, some codes are wrong on hard data: that proves that it is needed.
       for (const auto& [exact, stats] : {std::pair{true, true}, {true, false}, {false, false}}) {
         found.emplace_back(z, books, levels, exact, stats);
         const int64_t wrong = check_but_codes(found.back(), z, books, levels, exact && stats);
@@ -116,9 +116,9 @@ void check(const Case& test, bool aligned) {
   });
 }
 
-// Two codewords and a row, so that nearly all of what the bound allows for is needed to find the nearer one. Steps are
-// 1, and all that its score leaves out raises it and lowers the other's: values lie half a step above or below whole
-// ones in rows and codewords, and low digits are large. The nearer one is so by little more than a near tie.
+// Two codewords and a row that need nearly the whole bound to find the nearer one. Steps are 1. All that the nearer
+// one's score leaves out raises it, and lowers the other's: values of rows and codewords are half a step above or below
+// whole ones, and low digits are large. The two distances differ by little more than a near tie.
 struct WorstRow {
   static constexpr int kWidth = 32;
   std::vector<float> row, nearer, other;
@@ -146,7 +146,7 @@ struct WorstRow {
     } while (gap < 1.01 * kNear * near || gap > 1.1 * kNear * near);
   }
 
-  // With their negatives, so that the centre is 0, and with what makes the codebook's step 1.
+  // With their negatives, so that the centre is 0, and with a codeword that makes the codebook's step 1.
   Books books() const {
     std::vector<float> far(kWidth), all;
     far[0] = 32639;
@@ -168,7 +168,7 @@ void check_worst_row(uint64_t seed) {
   CHECK(check_but_codes(Found(z, books, 1, false, false), z, books, 1, false) == z.count);
 }
 
-// Codes of codewords that are there, though none can be nearest.
+// If no codeword is finite, codes are still in range.
 void check_no_codeword() {
   const Books books(std::vector<float>(70 * 20, NAN), Float::f32, 1, 70, 20);
   const Items z(random_floats(20 * 20, 3), Float::f32, 20, false, true);

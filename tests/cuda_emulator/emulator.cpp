@@ -1,5 +1,5 @@
-// Built without ThreadSanitizer's instrumentation: fibers share what is written here, in an order that this file keeps.
-// For the same reason no memory is taken or freed on a fiber.
+// Built without ThreadSanitizer's instrumentation: fibers share what is written here, and this file keeps the order.
+// For the same reason no memory is allocated or freed on a fiber.
 #include "emulator.h"
 
 #include <algorithm>
@@ -20,7 +20,7 @@ namespace emulator {
 namespace {
 
 struct Warp {
-  Meeting meetings[32];  // no more masks than lanes are in use at a time
+  Meeting meetings[32];  // at most as many masks as lanes are in use at a time
 };
 
 // The blocks that an OS thread runs, one after the other.
@@ -62,8 +62,8 @@ class Worker {
 
 thread_local Worker* worker = nullptr;
 
-// An OS thread's, one a CUDA thread of a block. They stay from launch to launch: to make one takes ThreadSanitizer a
-// millisecond.
+// The fibers of an OS thread, one for each CUDA thread of a block. They stay from launch to launch: making one takes
+// ThreadSanitizer a millisecond.
 struct Fibers {
   Fiber own;
   std::vector<std::unique_ptr<Fiber>> made;
@@ -133,7 +133,7 @@ Worker::Worker(const Launch& launch, const std::function<void()>& body, uint64_t
 
 Worker::~Worker() { worker = nullptr; }
 
-// What a fiber does: the same thread of one block after the other, of one launch after the other.
+// A fiber runs the same thread of all blocks, one after the other, launch after launch.
 void Fibers::live(void* all) {
   Fibers& mine = *static_cast<Fibers*>(all);
   Fiber& me = mine[self->number];

@@ -1,5 +1,5 @@
-// Runs a kernel's blocks on OS threads and their CUDA threads on fibers, and watches how these wait for each other. A
-// thread runs until it waits, so a fault of order shows in some order of threads: `settings` has three.
+// Runs a kernel's blocks on OS threads and their CUDA threads on fibers, and checks how these wait for each other. A
+// thread runs until it waits, so a missing barrier shows in some order of threads: `settings` has three orders.
 #pragma once
 
 #include <cstddef>
@@ -14,10 +14,10 @@ namespace emulator {
 enum class Order { forward, reverse, random };
 
 struct Settings {
-  // In order, each warp goes as far as it can before the next one starts; at random, warps overtake each other.
+  // Forward: each warp runs as far as it can before the next one starts. At random, warps overtake each other.
   Order order = Order::forward;
   uint64_t seed = 0;   // of random orders
-  int os_threads = 2;  // they take turns with the blocks, so that a race between blocks is one between OS threads
+  int os_threads = 2;  // the blocks are dealt out to them, so that a race between blocks is one between OS threads
   std::size_t shared_bytes = std::size_t{227} << 10;  // that a launch may ask for: as on sm_90 and sm_100
 };
 
@@ -35,8 +35,8 @@ struct alignas(16) Slot {
   unsigned char bytes[32];
 };
 
-// Where threads wait for each other: a phase is over when all have come. The first thread to go on may come to the next
-// phase before the last one has left this, so what belongs to a phase is there for even and for odd ones.
+// Where threads wait for each other. A phase is over when all have come. A fast thread may come to the next phase
+// before a slow one has left this one, so there are places for even and for odd phases.
 struct Meeting {
   unsigned mask;  // of lanes, where it is one of a warp
   int needed;     // threads; 0: all of the block that haven't returned
@@ -53,7 +53,7 @@ struct Copy {
   const void* from;
 };
 
-// A product by a warpgroup that a thread has begun; it isn't made before the thread waits for it.
+// A product by a warpgroup that a thread has begun; it is computed when the thread waits for it.
 struct Product {
   const uint32_t* a;  // the thread's registers, and what was in them
   uint32_t registers[4];
@@ -77,15 +77,15 @@ struct Thread {
   std::vector<void*> written;       // 16 bytes each, to shared memory: since the last fence_async_proxy
   std::vector<void*> fenced;        // and before it, but not before the last barrier
   std::vector<Product> products;
-  bool arrived;    // the sums can be added to
-  int (*sums)[4];  // the registers of the products that are under way
+  bool arrived;    // warpgroup_arrive has been called
+  int (*sums)[4];  // the sums of the unfinished products
   int values[8][4];
 
   int lane() const { return number % 32; }
 };
 
 struct SharedMemory {
-  const void* declaration;  // null: the part whose size the launch tells
+  const void* declaration;  // null: the part whose size the launch sets
   void* data;
   std::size_t bytes;
 };
@@ -96,16 +96,16 @@ struct Block {
   int alive;
   Meeting barrier;  // __syncthreads
   std::vector<SharedMemory> shared;
-  unsigned char* async;  // as the async proxy sees the part whose size the launch tells
+  unsigned char* async;  // the part whose size the launch sets, as the async proxy sees it
 };
 
 inline thread_local Thread* self = nullptr;
 
-// Ends the program: the kernel does what it must not.
+// Ends the program: the kernel has a fault.
 [[noreturn]] void fail(const char* format, ...) __attribute__((format(printf, 1, 2)));
 
-// Waits for the lanes of the mask to come to the same call and returns the slots of all 32, good until the thread waits
-// again. What the lanes did before is only known to be done if `ordered`.
+// Waits until all lanes of the mask come to the same call. Returns the slots of all 32 lanes, valid until the thread
+// waits again. It is a barrier for memory only if `ordered`.
 const Slot* meet_warp(unsigned mask, const Slot& mine, bool ordered, const char* what, Site site);
 
 // Waits for the other 127 threads of the warpgroup.
@@ -114,29 +114,30 @@ void meet_warpgroup(const char* what, Site site);
 // Waits for all threads of the block that haven't returned.
 void meet_block(const char* what, Site site);
 
-// What the thread did before is done for whoever passes a fence later: more than CUDA says, which asks for an atomic
-// operation that tells of it.
+// Threads that call this later see what the thread did before. CUDA promises less: there, an atomic operation must come
+// between.
 void fence();
 
-// The block's array for a declaration; null: the one whose size the launch tells.
+// The block's array for a declaration; null: the one whose size the launch sets.
 void* shared_memory(const void* declaration, std::size_t bytes);
 bool is_shared(const void* from, std::size_t bytes);
 
-// The latter; where something is in it, or beyond its end; whether the async proxy sees 16 bytes as they are.
+// The array whose size the launch sets; an address as an offset into it; whether the async proxy sees 16 bytes of it as
+// they are.
 const SharedMemory& dynamic_shared();
 inline std::size_t dynamic_offset(const void* of) {
   return static_cast<std::size_t>(static_cast<const char*>(of) - static_cast<const char*>(dynamic_shared().data));
 }
 bool is_seen_async(std::size_t at);
 
-// What nobody should read: NaN in every floating type, negative in every integer type.
+// The value of unwritten memory: NaN in every floating type, negative in every integer type.
 constexpr uint16_t kPoison = 0xfff9;
 void poison(void* to, std::size_t bytes);
 
 struct Launch {
   dim3 grid, block;
-  std::size_t shared_bytes;          // of the array that has no size of its own
-  std::size_t shared_bytes_allowed;  // of all together
+  std::size_t shared_bytes;          // of the array whose size the launch sets
+  std::size_t shared_bytes_allowed;  // of all arrays
 };
 
 // Runs body() once for each thread of the grid.

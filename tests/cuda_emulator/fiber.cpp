@@ -10,13 +10,13 @@
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/common_interface_defs.h>
 #endif
-// This file is built without the thread sanitizer's instrumentation, which is why a macro of our own tells of it.
+// This file is built without ThreadSanitizer's instrumentation, so a macro of our own says that it is in use.
 #if defined(UNITOK_THREAD_SANITIZER)
 #include <sanitizer/tsan_interface.h>
 #endif
 
 #ifndef UNITOK_UCONTEXT
-// Saves what a callee must keep on the stack that is left, and the place in *save; takes it up again at `load`.
+// Saves the callee-saved registers on the current stack, and its top in *save; then restores those at `load`.
 extern "C" void unitok_switch_stacks(void** save, void* load);
 asm(R"(
 .pushsection .text
@@ -74,8 +74,8 @@ Fiber::Fiber(void (*entry)(void*), void* argument) : entry_(entry), argument_(ar
   makecontext(&registers_, start, 0);
 #else
   void** top = reinterpret_cast<void**>(mapped_ + page + kStackBytes);
-  *--top = nullptr;                                 // whom start would return to
-  *--top = reinterpret_cast<void*>(&Fiber::start);  // whom the switch returns to
+  *--top = nullptr;                                 // the return address of start
+  *--top = reinterpret_cast<void*>(&Fiber::start);  // where the switch returns to
   registers_ = top - 6;                             // zeros
 #endif
 #if defined(UNITOK_THREAD_SANITIZER)
@@ -123,7 +123,7 @@ void Fiber::arrived() {
   const void* stack;
   std::size_t bytes;
   __sanitizer_finish_switch_fiber(fake_stack_, &stack, &bytes);
-  left->stack_ = stack;  // an OS thread's own is known from here alone
+  left->stack_ = stack;  // this is the only way to learn an OS thread's own stack
   left->stack_bytes_ = bytes;
 #endif
 }

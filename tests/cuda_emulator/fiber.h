@@ -1,4 +1,4 @@
-// A CUDA thread runs on a fiber: a stack of its own that an OS thread switches to and from. The sanitizers are told.
+// A CUDA thread runs on a fiber: a stack of its own that an OS thread switches to and from. It tells the sanitizers.
 #pragma once
 
 #include <cstddef>
@@ -14,12 +14,12 @@ namespace emulator {
 
 class Fiber {
  public:
-  Fiber();                                      // the OS thread that calls, on the stack it has
-  Fiber(void (*entry)(void*), void* argument);  // a new one; entry must not return, but leave for good
+  Fiber();                                      // the calling OS thread, on its stack
+  Fiber(void (*entry)(void*), void* argument);  // a new one; entry must not return: it ends by leave_for_good
   ~Fiber();
   Fiber(const Fiber&) = delete;
 
-  // Goes on with `next`; returns when someone switches back to this one, which must be the one that runs.
+  // Goes on with `next`; returns when another fiber switches back. This fiber must be the one that runs.
   void switch_to(Fiber& next) { leave(next, false); }
   void leave_for_good(Fiber& next) { leave(next, true); }
 
@@ -31,19 +31,19 @@ class Fiber {
   void (*entry_)(void*) = nullptr;
   void* argument_ = nullptr;
   char* mapped_ = nullptr;       // a page that can't be touched, then the stack
-  const void* stack_ = nullptr;  // as AddressSanitizer wants to know it
+  const void* stack_ = nullptr;  // for AddressSanitizer
   std::size_t stack_bytes_ = 0;
   void* fake_stack_ = nullptr;      // AddressSanitizer's
   void* thread_context_ = nullptr;  // ThreadSanitizer's
 #ifdef UNITOK_UCONTEXT
   ucontext_t registers_;
 #else
-  void* registers_ = nullptr;  // where on its stack they lie
+  void* registers_ = nullptr;  // where they are on its stack
 #endif
 };
 
-// What is done before `release(place)` is known to what is done after an `acquire(place)` that follows it: the only
-// order between fibers that ThreadSanitizer takes for one. Switching is none.
+// What is done before release(place) comes before what is done after a later acquire(place). To ThreadSanitizer that is
+// the only order between fibers; switching makes none.
 void release(void* place);
 void acquire(void* place);
 

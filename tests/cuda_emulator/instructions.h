@@ -1,8 +1,8 @@
-// Twins of the functions of csrc/cuda/platform.cuh, which says what they do.
+// Twins of the functions of csrc/cuda/platform.cuh, which documents them.
 #pragma once
 
 #include "builtins.h"
-#include "number.h"
+#include "simd/number.h"
 
 namespace emulator {
 
@@ -40,7 +40,7 @@ void store_vector(void* to, const Vector& value) {
   if (sizeof(Vector) == 16 && emulator::is_shared(to, 16)) emulator::self->written.push_back(to);
 }
 
-// As late as can be: until then nobody can count on what is there.
+// Copies as late as allowed: until then the memory is poisoned.
 inline void copy_async(void* shared, const void* global) {
   emulator::require_aligned(shared, 16, "copy_async");
   emulator::require_aligned(global, 16, "copy_async");
@@ -98,7 +98,7 @@ inline void load_matrices(const void* row, uint32_t (&words)[4], emulator::Site 
     std::memcpy(&words[i], static_cast<const char*>(rows.of(8 * i + lane / 4)) + 4 * (lane % 4), 4);
 }
 
-// As far below the root as a device may come, the more so as bounds are made of it.
+// As far below the root as a device may be, since bounds are computed from it.
 inline float rough_sqrt(float x) { return std::sqrt(x) * (1 - 0x1p-23f); }
 
 inline float widen_f16(uint16_t bits) { return from_f16(bits); }

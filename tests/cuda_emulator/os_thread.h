@@ -1,5 +1,5 @@
-// An OS thread that stays from one launch to the next, until the process ends. Semaphores and no mutex: taking a lock
-// would put what two threads do at once in an order, for ThreadSanitizer to rely on.
+// An OS thread that stays from one launch to the next, until the process ends. Semaphores and no mutex: to
+// ThreadSanitizer, a lock would order what two threads do at the same time.
 #pragma once
 
 #include <semaphore.h>

@@ -1,4 +1,4 @@
-// Kernels with a fault in them, each of which must be caught, and the same kernels without it, which must pass.
+// Kernels with a fault, which must be caught, and the same kernels without it, which must pass.
 //
 //   planted [quick]        runs all of them, each in a process of its own
 //   planted NAME [right]   runs one with the fault, or without it

@@ -6,7 +6,7 @@
 struct Fault {
   const char* name;
   void (*run)(bool right);
-  const char* plainly;    // what is said without a sanitizer; null: nothing
+  const char* plainly;    // the message without a sanitizer; null: none
   const char* by_memory;  // by AddressSanitizer and UndefinedBehaviorSanitizer; null: the same
   const char* by_thread;  // by ThreadSanitizer; null: the same
 };
@@ -22,7 +22,7 @@ constexpr int kThreads = 64;
 
 inline void launched() { CHECK(cudaGetLastError() == cudaSuccess && cudaDeviceSynchronize() == cudaSuccess); }
 
-// What one block's threads write, each a value.
+// Runs one block; each thread writes a value.
 inline std::vector<int> run(void (*kernel)(int*, bool), int threads, bool right) {
   Array<int> out(threads);
   UNITOK_LAUNCH(kernel, 1, threads, 0, nullptr, out.data(), right);

@@ -1,4 +1,4 @@
-// Memory that is read too early, that isn't there or isn't aligned; launches that a device refuses.
+// Faults of memory: read too early, out of bounds or misaligned; launches that a device refuses.
 #include "planted.h"
 
 using namespace unitok;
@@ -21,7 +21,7 @@ void shared_memory_taken_for_zero(bool right) {
 
 enum class Copying { right, not_waited_for, waited_too_little, no_barrier_after, no_barrier_before, not_committed };
 
-// Rows come through two buffers, the next one while the last is read; each thread copies 16 bytes and reads others.
+// Rows go through two buffers: the next row is copied while the last one is read. A thread reads what others copied.
 __global__ void pipeline(const float* rows, float* sums, int count, Copying how) {
   UNITOK_SHARED(float, buffers);
   constexpr int kWidth = 4 * kThreads;
@@ -112,7 +112,7 @@ void dynamic_shared_overrun(bool right) {
 }
 
 __global__ void shift_static(float* out, int count) {
-  UNITOK_STATIC_SHARED(float, values, [2][kThreads]);  // beyond the first row lies the second: still a fault
+  UNITOK_STATIC_SHARED(float, values, [2][kThreads]);  // beyond the first row is the second: still a fault
   const int i = static_cast<int>(threadIdx.x);
   values[0][(i + 1) % count] = 1;
   __syncthreads();

@@ -1,11 +1,11 @@
-// Threads that don't wait for each other as they must, or for those who never come.
+// Faults of order: threads that don't wait for each other, or wait for threads that never come.
 #include "planted.h"
 
 using namespace unitok;
 
 namespace {
 
-// Each thread reads what the one before it wrote, which is there already when threads run in order.
+// Each thread reads what the thread before it wrote. That works by chance if threads run in order.
 __global__ void read_from_before(int* out, bool right) {
   UNITOK_STATIC_SHARED(int, values, [kThreads]);
   const int i = static_cast<int>(threadIdx.x);
@@ -18,7 +18,7 @@ void barrier_missing(bool right) {
   check_each(run(read_from_before, kThreads, right), [](int i) { return i - 1; });
 }
 
-// Who comes next needn't be a neighbour.
+// The next thread needn't be a neighbour.
 __global__ void take_places(int* out, bool right) {
   UNITOK_STATIC_SHARED(int, taken, );
   const int i = static_cast<int>(threadIdx.x);
@@ -33,7 +33,7 @@ void order_assumed(bool right) {
   for (std::size_t i = 1; i < found.size(); ++i) CHECK(std::abs(found[i] - found[i - 1]) == 1);
 }
 
-// A shuffle isn't a barrier: it puts no memory in order.
+// A shuffle isn't a barrier: it doesn't order memory.
 __global__ void swap_in_warp(int* out, bool right) {
   UNITOK_STATIC_SHARED(int, values, [32]);
   const int i = static_cast<int>(threadIdx.x);
@@ -142,7 +142,7 @@ void threads_race(bool right) {
   launched();
 }
 
-// Whoever is the last to be done adds up what all blocks wrote.
+// The last block to finish adds up what all blocks wrote.
 __global__ void sum_in_last_block(int* parts, int* tickets, int* total, bool right) {
   const int blocks = static_cast<int>(gridDim.x);
   parts[blockIdx.x] = 1 + static_cast<int>(blockIdx.x);

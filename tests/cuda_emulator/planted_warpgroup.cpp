@@ -1,4 +1,4 @@
-// Products by a warpgroup: what they read or leave too early, late or elsewhere.
+// Faults of products by a warpgroup: operands or sums that are read or changed too early, too late or in a wrong place.
 #include "planted.h"
 #include "products.cuh"
 
@@ -22,7 +22,7 @@ enum class Way {
 
 constexpr int kGroup = 128, kBytes = 64 * 32, kMatrices = 3;
 
-// c (64, 64) = a (64, 32) times the sum of some b (32, 64), of which the next is copied while the last is read. Eight
+// c (64, 64) = a (64, 32) times the sum of some b (32, 64). The next b is copied while the last one is read. Eight
 // columns of b are 256 bytes: the first 16 bytes of each, then the others.
 __global__ void multiply_by_all(const uint32_t* a, const unsigned char* b, int* c, Way how) {
   UNITOK_SHARED(unsigned char, buffers);

@@ -11,7 +11,7 @@ thread_local cudaError_t last_error = cudaSuccess;
 thread_local int current_device = 0;
 
 std::mutex mutex;
-std::map<const void*, std::size_t> asked_for;  // shared memory whose size a launch tells, by kernel
+std::map<const void*, std::size_t> asked_for;  // the dynamic shared memory that was asked for, by kernel
 
 cudaError_t remember(cudaError_t error) {
   if (error != cudaSuccess) last_error = error;

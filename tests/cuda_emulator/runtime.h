@@ -1,5 +1,4 @@
-// The part of CUDA's runtime that launchers call, with two devices whose memory is the host's. A stream does its work
-// at once.
+// The part of CUDA's runtime that launchers call, with two devices whose memory is the host's. Streams work at once.
 #pragma once
 
 #include <cstddef>
@@ -22,7 +21,7 @@ enum cudaDeviceAttr {
 using cudaStream_t = struct CUstream_st*;
 
 const char* cudaGetErrorString(cudaError_t error);
-cudaError_t cudaGetLastError();  // and forgets it
+cudaError_t cudaGetLastError();  // and clears it
 cudaError_t cudaPeekAtLastError();
 cudaError_t cudaGetDevice(int* device);
 cudaError_t cudaSetDevice(int device);
@@ -33,11 +32,11 @@ cudaError_t cudaMemsetAsync(void* to, int byte, std::size_t bytes, cudaStream_t 
 namespace emulator {
 
 constexpr int kDevices = 2, kMultiprocessors = 3;
-constexpr std::size_t kSharedBytes = std::size_t{48} << 10;  // what a launch has without asking
+constexpr std::size_t kSharedBytes = std::size_t{48} << 10;  // of a launch that doesn't ask for more
 
 cudaError_t allow_shared_bytes(const void* kernel, int bytes);
 
-// Runs the kernel unless a device would refuse to; what it refused is the last error then.
+// Runs the kernel, or sets the last error if a device would refuse it.
 void launch_or_refuse(const void* kernel, dim3 grid, dim3 block, std::size_t shared_bytes,
                       const std::function<void()>& body);
 

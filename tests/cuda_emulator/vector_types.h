@@ -1,4 +1,4 @@
-// CUDA's vectors, aligned as there.
+// CUDA's vectors, with its alignment.
 #pragma once
 
 struct uint3 {

@@ -1,18 +1,18 @@
 // Twins of the functions of csrc/cuda/platform.cuh for products by a warpgroup, as wgmma makes them on sm_90a.
 //
-// A product reads its operands when it is waited for, which is as late as can be, and fails if they have changed since
-// it was begun: a device may read them at any time between. Until then its sums are poison. It reads shared memory
-// through the async proxy, which sees what was copied or stored as a vector, then fenced by that thread, and then
-// passed a barrier of the block; other stores are never seen.
+// A product is computed when the thread waits for it, as late as allowed. It fails if its operands have changed since
+// it was begun, since a device may read them at any time between. Until then its sums are poison. It reads shared
+// memory through the async proxy. That sees what was copied or stored as a vector, if the same thread then called the
+// fence, and a barrier of the block followed; it never sees other stores.
 #pragma once
 
 #include "instructions.h"
 
 namespace emulator {
 
-constexpr uint32_t kSharedAddress = 1024;  // of the first byte whose number the launch tells; before it lies CUDA's own
+constexpr uint32_t kSharedAddress = 1024;  // of the dynamic part's first byte; before it is CUDA's own memory
 
-// The rows of b^T that a descriptor names, read off its bits.
+// The rows of b^T that a descriptor names, decoded from its bits.
 class Described {
  public:
   explicit Described(uint64_t bits)
@@ -40,8 +40,7 @@ class Described {
   std::size_t start_, leading_, stride_;
 };
 
-// Out of ThreadSanitizer's sight, which would report a buffer that is refilled too soon now and then, and before
-// `make`.
+// Hidden from ThreadSanitizer: it would sometimes report a buffer that is refilled too soon, before `make` does.
 __attribute__((no_sanitize("thread"))) inline uint64_t hash_of(const Described& b) {
   const auto* const shared = static_cast<const unsigned char*>(dynamic_shared().data);
   uint64_t hash = 14695981039346656037u;

@@ -4,30 +4,31 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <random>
 #include <string>
 #include <vector>
 
-#include "number.h"
+#include "simd/number.h"
 
-// What is being checked, for the message of a failure: set by whoever loops.
+// What is being checked, for the message of a failure. Set it in every loop.
 inline std::string context;
 
-#define CHECK(condition)                                                                                   \
-  do {                                                                                                     \
-    if (!(condition)) {                                                                                    \
+#define CHECK(condition)                                                                                     \
+  do {                                                                                                       \
+    if (!(condition)) {                                                                                      \
       std::fprintf(stderr, "%s:%d: %s\n  fails with %s\n", __FILE__, __LINE__, #condition, context.c_str()); \
-      std::abort();                                                                                        \
-    }                                                                                                      \
+      std::abort();                                                                                          \
+    }                                                                                                        \
   } while (false)
 
-// A quick run leaves out most sizes and repeats less: for CI, where each sanitizer has seconds.
+// A quick run leaves out most sizes and repeats less, for CI.
 struct Effort {
   bool quick;
   int repeats(int full) const { return quick ? full / 10 + 1 : full; }
 };
 
-// Memory of exactly the size that an operation may touch, so that AddressSanitizer sees one value too many.
+// Memory of exactly the size that an operation may touch, so that AddressSanitizer reports one value more.
 using Bytes = std::vector<char>;
 
 inline std::vector<float> random_floats(int64_t count, uint64_t seed, float scale = 1) {

@@ -1,18 +1,18 @@
 // Runs the kernels of csrc/cpu without Python, so that sanitizers can watch: ragged shapes, every instruction set, 1 to
-// 4 threads, several callers at once. Each result is held to a naive double loop where that is short, and to that of
-// the plainest set: codes equal, values equal or close, and all of it equal for any number of threads.
+// 4 threads, several callers at once. Each result is compared with a naive double loop, if that is short, and with that
+// of the plainest set: equal codes, equal or close values, and the same for any number of threads.
 //
 //     drive [quick | huge]
 //
-// To add an operation: one function on a Shape that runs it and holds the result to a loop, declared in drive.h, and a
-// line in kKernels.
+// To add an operation: write a function that runs it on a Shape and compares the result with a loop, declare it in
+// drive.h, and add a line to kKernels.
 #include <chrono>
 #include <cmath>
 #include <thread>
 
+#include "api/residual_encode.h"
 #include "drive.h"
-#include "isa.h"
-#include "residual_encode.h"
+#include "simd/isa.h"
 
 using namespace unitok;
 
@@ -33,9 +33,9 @@ Written residual_encode_matches(const Shape& s) {
   Written out{Codes(size(s.rows * s.levels), -7), Bytes(z.size()), {}};
   std::vector<float> level_error(size(s.levels));
   int64_t counts[2];
-  const int status = residual_encode({z.data(), s.type, s.rows, s.width}, codebooks.data(), s.levels, s.codewords,
-                                     out.codes.data(), out.values.data(), level_error.data(), counts,
-                                     {s.threads, false, s.stats});
+  const int status =
+      residual_encode({z.data(), s.type, s.rows, s.width}, codebooks.data(), s.levels, s.codewords, out.codes.data(),
+                      out.values.data(), level_error.data(), counts, {s.threads, false, s.stats});
   CHECK(status == (with_bad_row ? kBadRow : kFine));
   std::vector<double> errors(size(s.levels));
   for (int64_t row = 0; row < s.rows; ++row) {
@@ -89,7 +89,7 @@ std::vector<Shape> shapes(Effort effort) {
     for (int64_t width : {1, 3, 16, 33})
       for (int64_t codewords : {1, 2, 15, 64, 65, 300})
         for (int64_t levels : {1, 3}) {
-          ++seed;  // the other properties take turns; a quick run has each 13th shape
+          ++seed;  // other properties vary with the seed; a quick run takes every 13th shape
           const auto type = static_cast<Float>(seed % 3);
           if (!effort.quick || seed % 13 == 0)
             all.push_back({rows, width, codewords, levels, type, 1 + static_cast<int>(seed % 4), seed % 5 == 0, seed});
@@ -118,7 +118,7 @@ void check_kernel(const Kernel& kernel, Effort effort) {
   }
 }
 
-// Several threads call all kernels at once; one of them has the pool at a time.
+// Several threads call all kernels at once; the pool works for one of them at a time.
 void check_callers_at_once(Effort effort) {
   context = "callers at once";
   std::vector<std::thread> callers;

@@ -19,8 +19,8 @@ using Floats = std::vector<float>;
 using Doubles = std::vector<double>;
 using Codes = std::vector<int64_t>;
 
-// What an operation wrote: codes and values that are the same for every instruction set, and arrays whose sums have an
-// order of their own on each. All of it is the same for any number of threads.
+// What an operation wrote: codes and values that are the same on every instruction set, and arrays whose sums have
+// another order on each. All of it is the same for any number of threads.
 struct Written {
   Codes codes;
   Bytes values;
@@ -44,7 +44,7 @@ inline double squared_distance(const float* a, const float* b, int64_t width) {
   return total;
 }
 
-// The promise: the code's distance is at most 1e-5 of the best above it.
+// The promise: the code's distance is larger than the best by at most 1e-5 of it.
 inline void check_nearest(const float* row, const float* table, int64_t codewords, int64_t width, int64_t code) {
   CHECK(code >= 0 && code < codewords);
   double best = std::numeric_limits<double>::infinity();
@@ -68,7 +68,7 @@ void check_close(const Floats& found, const std::vector<T>& expected, double tol
     CHECK(std::fabs(static_cast<double>(found[i]) - static_cast<double>(expected[i])) <= allowed);
 }
 
-// Whole numbers from `low` to `high`, both among them.
+// Whole numbers from `low` to `high`, inclusive.
 inline Codes random_codes(int64_t count, int64_t low, int64_t high, uint64_t seed) {
   std::mt19937_64 engine(seed);
   std::uniform_int_distribution<int64_t> any(low, high);

@@ -1,11 +1,11 @@
-// The drivers of what gives codes and of what takes them: search, encoding by experts, losses, sums, decoding.
-#include "codeword_statistics.h"
+// The drivers of operations that give or take codes: search, encoding by experts, losses, sums, decoding.
+#include "api/codeword_statistics.h"
+#include "api/moe_residual_encode.h"
+#include "api/nearest_codeword.h"
+#include "api/residual_decode.h"
+#include "api/residual_encode.h"
+#include "api/residual_loss.h"
 #include "drive.h"
-#include "moe_residual_encode.h"
-#include "nearest_codeword.h"
-#include "residual_decode.h"
-#include "residual_encode.h"
-#include "residual_loss.h"
 
 using namespace unitok;
 
@@ -14,7 +14,7 @@ namespace {
 constexpr int64_t kExperts = 3;
 constexpr double kHalfStep[] = {1e-5, 0x1p-11 + 1e-5, 0x1p-8 + 1e-5};  // sums in float32, rounded to a type
 
-// Experts, one slot or two, with or without a shared chain by turns. One expert in five is out of range.
+// Experts with one slot or two, with or without a shared chain. Two of five expert numbers are out of range.
 struct Moe {
   explicit Moe(const Shape& s)
       : slots(1 + static_cast<int64_t>(s.seed % 2)),
@@ -30,7 +30,7 @@ struct Moe {
 
   Routes routes() const { return {experts.data(), weights.data(), slots}; }
   bool knows(int64_t place) const { return experts[size(place)] >= 0 && experts[size(place)] < kExperts; }
-  // Where a codeword of an expert begins.
+  // Where a codeword of an expert starts.
   int64_t at(int64_t expert, int64_t level, int64_t code, int64_t width) const {
     return ((expert * chains.levels + level) * chains.codewords + code) * width;
   }
@@ -42,7 +42,7 @@ struct Moe {
   Chains chains, shared;
 };
 
-// Takes a row through a chain by its codes, each of which has to be the nearest one's; returns their sum.
+// Takes a row through a chain by its codes, each of which must be the nearest; returns the sum of the codewords.
 Floats follow(const float* row, const float* codebooks, int64_t levels, int64_t codewords, int64_t width,
               const int64_t* codes, Doubles& errors) {
   Floats residual(row, row + width), sum(size(width));
@@ -171,7 +171,7 @@ Written moe_residual_encode_matches(const Shape& s) {
   return {all, out.combined, {}};
 }
 
-// From 48 columns on the search may go by an int8 shortlist.
+// From 48 columns on the search may use an int8 shortlist.
 Written fast_has_the_exact_codes(const Shape& small) {
   Shape s = small;
   s.width += 47;
@@ -317,9 +317,9 @@ Written residual_decode_matches(const Shape& s) {
   const Bytes codebooks = as_type(random_floats(s.levels * s.codewords * s.width, s.seed), s.type);
   const Codes codes = random_codes(s.rows * s.levels, s.seed % 2 ? -2 : -1, s.codewords - 1, s.seed + 1);
   Bytes quantized(size(s.rows * s.width * size_of(s.type)), 7), slope(codebooks.size(), 7);
-  const bool good = residual_decode(codes.data(), s.rows, s.levels,
-                                    {codebooks.data(), s.type, s.levels * s.codewords, s.width}, quantized.data(), true,
-                                    s.threads);
+  const bool good =
+      residual_decode(codes.data(), s.rows, s.levels, {codebooks.data(), s.type, s.levels * s.codewords, s.width},
+                      quantized.data(), true, s.threads);
   CHECK(good == std::all_of(codes.begin(), codes.end(), [](int64_t code) { return code >= -1; }));
   residual_decode_backward({quantized.data(), s.type, s.rows, s.width}, codes.data(), s.levels, s.codewords,
                            slope.data(), s.threads);

@@ -1,16 +1,17 @@
-// The drivers of what fits codewords or networks to rows: k-means, HSIC, Sinkhorn's assignment, ordered layers.
+// The drivers of operations for training: k-means, HSIC, Sinkhorn's assignment, ordered layers, straight-through
+// chains.
+#include "api/hsic.h"
+#include "api/kmeans.h"
+#include "api/ordered_linear.h"
+#include "api/residual_straight_through.h"
+#include "api/sinkhorn_assign.h"
 #include "drive.h"
-#include "hsic.h"
-#include "kmeans.h"
-#include "ordered_linear.h"
-#include "residual_straight_through.h"
-#include "sinkhorn_assign.h"
 
 using namespace unitok;
 
 namespace {
 
-// More is too slow where each access is watched.
+// More is too slow with a sanitizer.
 constexpr int64_t kFewRows = 70, kFewCodewords = 20;
 
 // The sum of (HUH) * V over (n - 1)^2, for Gaussians of the rows `members`.
@@ -73,7 +74,7 @@ Written kmeans_is_balanced_or_nearest(const Shape& s) {
   return out;
 }
 
-// Some calls have a segment that is large enough to be shared out among the threads.
+// Some calls have a segment that is large enough to be split among the threads.
 Written hsic_matches(const Shape& s) {
   const bool large = s.rows == 300 && s.levels == 1;
   const int64_t rows = large ? 540 : std::min(s.rows, kFewRows), segments = large ? 1 : 3;
@@ -117,8 +118,8 @@ Written sinkhorn_assign_matches(const Shape& s) {
   const bool with_bad_row = rows > 2;
   if (with_bad_row) x[size(rows / 2 * s.width)] = INFINITY;
   Written out{Codes(size(rows), -7), {}, {}};
-  const bool bad = sinkhorn_assign(x.data(), rows, s.width, codebook.data(), codewords, 0.05, 3, out.codes.data(),
-                                   s.threads);
+  const bool bad =
+      sinkhorn_assign(x.data(), rows, s.width, codebook.data(), codewords, 0.05, 3, out.codes.data(), s.threads);
   CHECK(bad == with_bad_row);
   for (int64_t n = 0; n < rows; ++n)
     CHECK(out.codes[size(n)] >= (with_bad_row && n == rows / 2 ? -1 : 0) && out.codes[size(n)] < codewords);
@@ -133,10 +134,10 @@ Written ordered_linear_matches(const Shape& s) {
                some = random_floats(outputs, s.seed + 2);
   const Doubles x8(x.begin(), x.end()), weight8(weight.begin(), weight.end()), bias(some.begin(), some.end());
   Doubles y(size(s.rows * outputs));
-  ordered_linear({wide ? static_cast<const void*>(x8.data()) : x.data(), wide, s.rows, s.width},
-                 {wide_weight ? static_cast<const void*>(weight8.data()) : weight.data(), wide_weight, outputs,
-                  s.width},
-                 bias.data(), relu, y.data(), s.threads);
+  ordered_linear(
+      {wide ? static_cast<const void*>(x8.data()) : x.data(), wide, s.rows, s.width},
+      {wide_weight ? static_cast<const void*>(weight8.data()) : weight.data(), wide_weight, outputs, s.width},
+      bias.data(), relu, y.data(), s.threads);
   for (int64_t n = 0; n < s.rows; ++n)
     for (int64_t o = 0; o < outputs; ++o) {
       double c[8] = {};
@@ -149,7 +150,7 @@ Written ordered_linear_matches(const Shape& s) {
   return {{}, Bytes(bytes, bytes + y.size() * sizeof(double)), {}};
 }
 
-// Values, statistics and gradients of a chain, each row walked in double precision.
+// Values, statistics and gradients of a chain; each row is followed in double precision.
 Written residual_straight_through_matches(const Shape& s) {
   const auto estimator = static_cast<Estimator>(s.seed % 3);
   const Bytes z = as_type(random_floats(s.rows * s.width, s.seed), s.type);
@@ -206,7 +207,7 @@ Written residual_straight_through_matches(const Shape& s) {
     error[size(level)] /= std::max(used[size(level)], 1.0) * static_cast<double>(s.width);
   CHECK(quantized == as_type(total, s.type));
   check_close(errors, error, 1e-5);
-  // Where u and c are nearly opposite, the turn is a division by what is left of their sum.
+  // If u and c are nearly opposite, the rotation divides by what is left of their sum.
   check_close(by_z, z_slope, estimator == Estimator::rotation ? 1e-2 : 1e-5);
   if (!s.stats) return {{}, quantized, {errors, by_z}, 1e-2};
   CHECK(counts == expected_counts);

@@ -1,18 +1,17 @@
-// Real calls on arrays beyond 2^33 values, in little memory: one small piece of memory is mapped over and over, and only
-// the ends of an array have pages of their own. An offset that wraps lands outside, where nothing is mapped, or in the
-// wrong piece. Pieces are 3 x 2^20 bytes, so that no wrap at a power of two ends at the same place of a piece.
+// Real calls on arrays beyond 2^33 values, in little memory: one small piece of memory is mapped again and again, and
+// only the ends of an array have pages of their own. An offset that wraps goes outside, where nothing is mapped, or to
+// the wrong piece. Pieces are 3 x 2^20 bytes, so that no wrap at a power of two ends at the same place of a piece.
 //
-// Shown: rows and quantised rows beyond 2^33 values and 2^34 bytes. Not shown: codes that far (2^23 of them are written
-// here, in 2^26 bytes; 2^33 would take minutes of search). All offsets are int64, and -Wconversion is an error for
-// csrc/cpu.
+// Tested: rows and quantised rows beyond 2^33 values and 2^34 bytes. Not tested: as many codes (2^23 are written here,
+// in 2^26 bytes; 2^33 would take minutes of search). All offsets are int64, and -Wconversion is an error for csrc/cpu.
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include <cstring>
 
+#include "api/residual_encode.h"
 #include "check.h"
-#include "isa.h"
-#include "residual_encode.h"
+#include "simd/isa.h"
 
 using namespace unitok;
 
@@ -20,14 +19,14 @@ namespace {
 
 constexpr int64_t kPiece = int64_t{3} << 20;
 
-// `size` bytes, a whole number of pieces: the first and the last piece are their own, all between are one.
+// `size` bytes, a whole number of pieces. The first and the last piece have their own memory; those between share one.
 class Repeated {
  public:
   explicit Repeated(int64_t size) : size_(size) {
     CHECK(size % kPiece == 0 && size >= 3 * kPiece);
     const int file = memfd_create("repeated", 0);
     CHECK(file >= 0 && ftruncate(file, 3 * kPiece) == 0);
-    // Reserved with as much unmappable room on both sides, for offsets that went wrong.
+    // Reserves as much unmapped room on both sides, to catch wrong offsets.
     void* const room = mmap(nullptr, bytes(3 * size), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     CHECK(room != MAP_FAILED);
     data_ = static_cast<char*>(room) + size;
@@ -44,7 +43,7 @@ class Repeated {
 
   char* data() const { return data_; }
   int64_t size() const { return size_; }
-  // The piece that byte `offset` lies in, from its start.
+  // The start of the piece that has byte `offset`.
   char* piece(int64_t offset) const { return data_ + offset / kPiece * kPiece; }
 
  private:
@@ -53,7 +52,7 @@ class Repeated {
   char* data_;
 };
 
-// The last rows' results are those of the same rows in an array of their own.
+// The last rows have the same results as in a small array.
 void encode_reaches_the_last_row() {
   constexpr int64_t kWidth = 1024, kCodewords = 2, kRowBytes = 2 * kWidth, kPieceRows = kPiece / kRowBytes;
   constexpr int64_t kRows = ((int64_t{1} << 33) / kWidth / kPieceRows + 2) * kPieceRows;
@@ -86,9 +85,9 @@ void a_row_s_address_has_64_bits() {
     for (int64_t width : {int64_t{1}, int64_t{7}, int64_t{1} << 20})
       for (int64_t row : {int64_t{1} << 31, (int64_t{1} << 33) + 5}) {
         const Rows rows{base, type, row + 1, width};
-        const auto expected = reinterpret_cast<uintptr_t>(base) +
-                              static_cast<uintptr_t>(row) * static_cast<uintptr_t>(width) *
-                                  static_cast<uintptr_t>(size_of(type));
+        const auto expected = reinterpret_cast<uintptr_t>(base) + static_cast<uintptr_t>(row) *
+                                                                      static_cast<uintptr_t>(width) *
+                                                                      static_cast<uintptr_t>(size_of(type));
         CHECK(reinterpret_cast<uintptr_t>(rows.row(row)) == expected);
       }
 }
@@ -101,7 +100,7 @@ void check_addresses() {
 }
 
 void check_huge() {
-  use_isa(available_isas().back());  // the best alone: plain loops over 2^33 values take minutes
+  use_isa(available_isas().back());  // only the best: plain loops over 2^33 values take minutes
   context = "residual_encode beyond 2^33 values";
   encode_reaches_the_last_row();
 }

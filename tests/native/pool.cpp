@@ -10,7 +10,7 @@
 #include <thread>
 
 #include "check.h"
-#include "parallel.h"
+#include "runtime/parallel.h"
 
 using unitok::parallel;
 
@@ -18,10 +18,10 @@ namespace {
 
 constexpr unsigned kPatience = 20;  // seconds that a forked child may take before it counts as hanging
 
-// Each task runs once; no two threads have one worker number at a time, and no number is out of range.
+// Each task runs once. No two threads have the same worker number at a time, and no number is out of range.
 void every_task_once(int64_t tasks, int threads) {
   context = "tasks=" + std::to_string(tasks) + " threads=" + std::to_string(threads);
-  std::vector<int> runs(static_cast<std::size_t>(tasks));  // plain: ThreadSanitizer sees if two write one
+  std::vector<int> runs(static_cast<std::size_t>(tasks));  // not atomic, so that ThreadSanitizer reports two writers
   std::vector<std::atomic<bool>> taken(static_cast<std::size_t>(std::max(threads, 1)));
   parallel(tasks, threads, [&](int64_t task, int worker) {
     CHECK(worker >= 0 && worker < std::max(threads, 1));
@@ -41,7 +41,7 @@ int64_t sum_of_squares(int64_t tasks, int threads) {
 
 int64_t expected_sum(int64_t tasks) { return (tasks - 1) * tasks * (2 * tasks - 1) / 6; }
 
-// Runs `body` on at least two threads: whoever comes first waits for the second.
+// Runs `body` on at least two threads: the first one waits for the second.
 void together(const std::function<void()>& body) {
   std::atomic<int> inside{0};
   parallel(64, 4, [&](int64_t, int) {
@@ -58,10 +58,11 @@ void any_number_of_tasks_and_threads(Effort effort) {
     every_task_once(static_cast<int64_t>(engine() % 20), static_cast<int>(engine() % 9));
 }
 
-// A job that follows at once finds threads that are still on their way to the one before.
+// If a job follows at once, some threads are still starting on the one before.
 void jobs_in_a_row(Effort effort) {
   context = "jobs in a row";
-  for (int i = 0; i < effort.repeats(20000); ++i) CHECK(sum_of_squares(2 + i % 3, 2 + i % 4) == expected_sum(2 + i % 3));
+  for (int i = 0; i < effort.repeats(20000); ++i)
+    CHECK(sum_of_squares(2 + i % 3, 2 + i % 4) == expected_sum(2 + i % 3));
 }
 
 void an_exception_reaches_the_caller(Effort effort) {
@@ -104,7 +105,7 @@ void several_callers_at_once(Effort effort) {
   for (std::thread& caller : callers) caller.join();
 }
 
-// All threads of a job compute as the caller does, whatever it has set since they were started.
+// All threads of a job take the caller's rounding mode, even if it has changed since they were started.
 void threads_take_over_the_rounding_mode() {
   context = "rounding mode";
   CHECK(sum_of_squares(8, 4) == expected_sum(8));
@@ -114,7 +115,7 @@ void threads_take_over_the_rounding_mode() {
   }
 }
 
-#ifndef __SANITIZE_THREAD__  // which supports no new threads in a forked child
+#ifndef __SANITIZE_THREAD__  // it supports no new threads in a forked child
 
 void wait_for(pid_t child) {
   CHECK(child > 0);
@@ -123,7 +124,7 @@ void wait_for(pid_t child) {
   CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 }
 
-// What a child does: ends with 0 if the pool works there, with a signal if it hangs.
+// Run in a child: exits with 0 if the pool works there, and by a signal if it hangs.
 [[noreturn]] void work_in_child() {
   alarm(kPatience);
   together([] {});

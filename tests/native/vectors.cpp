@@ -1,23 +1,28 @@
+// vec.h against plain C++, once for each instruction set: the conversions of all 2^16 halves both ways, the parts of a
+// vector, and each operation that must be the same on all sets.
 #ifndef UNITOK_ISA
-// vec.h against plain C++, once an instruction set: the conversions of all 2^16 halves both ways, the parts of a
-// vector, and each operation that the sets must agree on.
+
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <numeric>
+#include <string>
+#include <vector>
 
 #include "check.h"
-#include "isa.h"
+#include "simd/isa.h"
+#include "simd/number.h"
 
 namespace unitok {
 namespace {
 
-// Half precision by its definition, in double precision: no bit of it is shared with number.h.
+// Half precision by its definition, in double precision: independent of number.h.
 double half_value(uint32_t half) {
   const int exponent = half >> 10 & 31, mantissa = half & 1023;
-  const double magnitude = exponent == 0    ? std::ldexp(mantissa, -24)
-                           : exponent < 31  ? std::ldexp(1024 + mantissa, exponent - 25)
-                           : mantissa == 0  ? HUGE_VAL
-                                            : NAN;
+  const double magnitude = exponent == 0   ? std::ldexp(mantissa, -24)
+                           : exponent < 31 ? std::ldexp(1024 + mantissa, exponent - 25)
+                           : mantissa == 0 ? HUGE_VAL
+                                           : NAN;
   return half & 0x8000 ? -magnitude : magnitude;
 }
 
@@ -46,11 +51,12 @@ void check_numbers() {
       const uint16_t next = static_cast<uint16_t>(half + 1);
       const bool overflows = (bits & 0x7fff) == last;  // its neighbour would be the next power of two
       const double here = type == Float::f16 ? half_value(bits) : static_cast<double>(value);
-      const double there = overflows ? std::copysign(std::ldexp(1.0, type == Float::f16 ? 16 : 128), here)
+      const double there = overflows            ? std::copysign(std::ldexp(1.0, type == Float::f16 ? 16 : 128), here)
                            : type == Float::f16 ? half_value(next)
                                                 : static_cast<double>(from_bf16(next));
       const float middle = static_cast<float>((here + there) / 2);  // exact in float32
-      const float below = std::nextafter(middle, 0.0f), above = std::nextafter(middle, std::copysign(HUGE_VALF, middle));
+      const float below = std::nextafter(middle, 0.0f),
+                  above = std::nextafter(middle, std::copysign(HUGE_VALF, middle));
       CHECK(to_half(below, type) == half);
       CHECK(to_half(above, type) == next);
       CHECK(to_half(middle, type) == (half % 2 == 0 ? half : next));
@@ -61,8 +67,8 @@ void check_numbers() {
 }  // namespace
 }  // namespace unitok
 
-#define UNITOK_SOURCE "../../tests/native/vectors.cpp"  // seen from each_isa.h
-#include "each_isa.h"
+#define UNITOK_SOURCE "vectors.cpp"
+#include "simd/each_isa.h"
 
 void check_vectors(Effort) {
   unitok::check_numbers();
@@ -74,6 +80,8 @@ void check_vectors(Effort) {
 }
 
 #else
+
+#include "simd/vec.h"
 
 namespace unitok::UNITOK_ISA {
 
@@ -88,7 +96,7 @@ inline void conversions() {
       const uint16_t half = static_cast<uint16_t>(i);
       CHECK(same(wide[i], type == Float::f16 ? from_f16(half) : from_bf16(half)));
     }
-    // Back, from the values themselves and from floats with low bits that are rounded away or carry.
+    // And back: the values themselves, and floats whose low bits are rounded away or carry.
     for (uint32_t low : {0u, 1u, 0xfffu, 0x1000u, 0x1001u, 0x7fffu, 0x8000u, 0x8001u, 0xffffu}) {
       std::vector<float> some(wide);
       for (float& value : some) value = float_of(bits_of(value) + low);
@@ -100,7 +108,7 @@ inline void conversions() {
   }
 }
 
-// Any count from any place: nothing beyond is read (as the sanitizers see) or written, and the rest reads as zero.
+// Any count: nothing beyond is read (the sanitizers check) or written, and the other lanes are zero.
 inline void parts() {
   for (Float type : {Float::f32, Float::f16, Float::bf16}) {
     for (int64_t count = 1; count <= 3 * kLanes + 1; ++count) {
@@ -131,7 +139,8 @@ inline void arithmetic() {
     const V x = load(a.data()), y = load(b.data()), z = load(c.data()), keep = splat(float_of(~uint32_t{15}));
     float total[kLanes], lowest = a[0], highest = a[0], lane[8][kLanes];
     store(lane[0], add(x, y)), store(lane[1], sub(x, y)), store(lane[2], mul(x, y)), store(lane[3], fma(x, y, z));
-    store(lane[4], fnma(x, y, z)), store(lane[5], min(x, y)), store(lane[6], max(x, y)), store(lane[7], splice(x, y, keep));
+    store(lane[4], fnma(x, y, z)), store(lane[5], min(x, y)), store(lane[6], max(x, y)),
+        store(lane[7], splice(x, y, keep));
     store(total, pick_below(x, y, z, x));
     uint32_t less = 0, no_more = 0;
     for (int i = 0; i < kLanes; ++i) {
@@ -150,7 +159,8 @@ inline void arithmetic() {
 
     // Sums in double precision have one order on every set: this one.
     double d[8], f[8];
-    for (int i = 0; i < 8; ++i) d[i] = static_cast<double>(a[i]) / 3, f[i] = std::fma(d[i], static_cast<double>(b[i]), d[i]);
+    for (int i = 0; i < 8; ++i)
+      d[i] = static_cast<double>(a[i]) / 3, f[i] = std::fma(d[i], static_cast<double>(b[i]), d[i]);
     CHECK(sum(load8(d)) == ((d[0] + d[4]) + (d[2] + d[6])) + ((d[1] + d[5]) + (d[3] + d[7])));
     double found[8];
     store8(found, fma(load8(d), load8(b.data()), load8(d)));

@@ -64,8 +64,12 @@ def test_a_setting_out_of_range_is_named(name: str, value: Any, refuses) -> None
 @pytest.mark.parametrize("value", [-0.1, math.nan, math.inf, "1"])
 @pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(LossWeights)])
 def test_a_loss_weight_is_a_number_and_not_negative(name: str, value: Any, refuses) -> None:
-    with refuses("UniTokConfig", f"weights.{name}"):
+    with refuses("LossWeights", name):
         LossWeights(**{name: value})
+    with refuses("UniTokConfig", f"weights.{name}"):
+        UniTokConfig(weights={name: value})  # type: ignore[arg-type]
+    with refuses("UniTokConfig.from_dict", f"weights.{name}"):
+        UniTokConfig.from_dict({"weights": {name: value}})
 
 
 def test_more_slots_than_experts_are_refused(refuses) -> None:
@@ -84,8 +88,16 @@ def test_settings_survive_json() -> None:
 
 
 def test_an_unknown_name_is_refused(refuses) -> None:
-    with refuses("UniTokConfig", "settings"):
+    with refuses("UniTokConfig.from_dict", "settings"):
         UniTokConfig.from_dict({"epochs": 3, "epoch": 4})
+
+
+def test_the_message_names_the_call(refuses) -> None:
+    for settings, name in (({"epochs": 0}, "epochs"), ({"encoder_widths": [64, 0]}, "encoder_widths")):
+        with refuses("UniTokConfig", name):
+            UniTokConfig(**settings)
+        with refuses("UniTokConfig.from_dict", name):
+            UniTokConfig.from_dict(settings)
 
 
 def test_settings_do_not_change_under_a_fitted_tokenizer() -> None:

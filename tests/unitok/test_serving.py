@@ -20,8 +20,8 @@ from torch import Tensor
 
 from unitok import Tokenizer
 from unitok.config import PRESETS
-from unitok.plain import embeddings, softmax, top_experts
-from unitok.storage import SETTINGS, WEIGHTS
+from unitok.numerics import embeddings, softmax, top_experts
+from unitok.storage.pair import SETTINGS, WEIGHTS
 from unitok_kernels import backends
 
 if not backends.available()["cpu"]:

@@ -1,4 +1,4 @@
-"""What a catalogue is in memory: domains of items, and the interactions of users with them."""
+"""A catalogue in memory: domains of items, and the interactions of users with them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class CatalogueError(ValueError):
 
 @dataclass(frozen=True)
 class EmbeddingInfo:
-    """What made a domain's embeddings; two embeddings are comparable only where it is equal.
+    """What made a domain's embeddings; embeddings are comparable only if it is equal.
 
     Attributes:
         model: name of the embedding model.
-        template: how an item's text was put together, such as `{title} . Category: {category}`.
+        template: how an item's text was made, such as `{title} . Category: {category}`.
     """
 
     model: str
@@ -31,11 +31,11 @@ class Domain:
     """The items of one domain.
 
     Attributes:
-        name: the domain's name.
-        embeddings: (N, D) float16 or float32, finite; memory-mapped and read-only where it was read.
+        name: what the domain is called, as its folder is.
+        embeddings: (N, D) float16 or float32, finite; memory-mapped and read-only if read from a file.
         keys: (N,) int64, the item ids, in the order of the rows.
-        titles: N titles, or None where there are none.
-        embedding: what made the embeddings, or None where nothing says.
+        titles: N titles, or None if there are none.
+        embedding: what made the embeddings, or None if it is unknown.
     """
 
     name: str
@@ -47,13 +47,13 @@ class Domain:
 
 @dataclass(frozen=True, eq=False)
 class Interactions:
-    """Who met which item when, sorted by user and then by time; M events.
+    """Interactions of users with items, sorted by user and then by time; M events.
 
     Attributes:
-        user_ids: (M,) int64.
+        user_ids: (M,) int64, the user of each event.
         item_ids: (M,) int64, each the key of an item.
-        positions: (M,) int64, an event's place in its user's history.
-        timestamps: (M,) int64, seconds since 1970 in UTC, or None where the source has none.
+        positions: (M,) int64, each event's position in its user's history.
+        timestamps: (M,) int64, seconds since 1970 in UTC, or None if the source has none.
     """
 
     user_ids: NDArray[np.int64]

@@ -1,4 +1,4 @@
-"""One checked reader for each kind of file in a domain's folder."""
+"""A checked reader for each kind of file in a domain's folder."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from unitok.data.catalogue import CatalogueError, EmbeddingInfo
 
-_FINITE_CHECK_ROWS = 8192  # bounds the memory of the check on a memory-mapped file
+_FINITE_CHECK_ROWS = 8192  # rows checked at a time, which limits the memory
 
 
 def fault(file: Path, rule: str, got: object, step: str) -> CatalogueError:
-    """Word an error: what, the rule, what came instead, the next step."""
+    """Make an error of the file, the rule, what was found instead, and the next step."""
     return CatalogueError(f"{file}: {rule}, got {got}. {step}.")
 
 
@@ -67,22 +67,22 @@ def read_embedding_info(file: Path) -> EmbeddingInfo:
         return EmbeddingInfo(str(fields["model"]), str(fields["template"]))
     except (OSError, ValueError, TypeError, KeyError) as error:
         rule = "embedding info must be a JSON object with model and template"
-        raise _unreadable(file, rule, error, "Mend it, or remove the file") from error
+        raise _unreadable(file, rule, error, "Repair or remove it") from error
 
 
-def write_embedding_info(file: Path, info: EmbeddingInfo) -> None:
-    """Write what made the embeddings."""
-    file.write_text(json.dumps(asdict(info), indent=2) + "\n", encoding="utf-8")
+def write_embedding_info(partial: Path, info: EmbeddingInfo) -> None:
+    """Write what made the embeddings, into a folder that `whole_files` gave."""
+    partial.write_text(json.dumps(asdict(info), indent=2) + "\n", encoding="utf-8")
 
 
 def read_titles(file: Path, num_items: int) -> list[str] | None:
-    """Read the titles in the order of the embeddings' rows; None where the table has no column of them."""
+    """Read the titles in the order of the embeddings' rows; None if the table has no such column."""
     table = read_items(file, num_items)
     return texts(table, "title") if "title" in table.column_names else None
 
 
 def read_items(file: Path, num_items: int | None = None) -> Any:
-    """Read the items as a pyarrow table in the order of item_id; as many as the embeddings' rows, where those are."""
+    """Read the items as a pyarrow table in the order of item_id; `num_items` is how many there must be, if known."""
     table = read_table(file, ("item_id",))
     if num_items is None:
         num_items = table.num_rows
@@ -99,7 +99,7 @@ def read_items(file: Path, num_items: int | None = None) -> Any:
 
 
 def texts(table: Any, column: str) -> list[str]:
-    """Take a column as texts; a null is empty."""
+    """Return a column as texts; null becomes empty."""
     return ["" if text is None else str(text) for text in table[column].to_pylist()]
 
 
@@ -116,7 +116,7 @@ def read_table(file: Path, required: Sequence[str]) -> Any:
 
 
 def integers(file: Path, table: Any, column: str) -> NDArray[np.int64]:
-    """Take an integer column without nulls as (rows,) int64."""
+    """Return an integer column without nulls as (rows,) int64."""
     values = table[column]
     if not pa.types.is_integer(values.type) or values.null_count:
         got = f"{values.null_count} nulls" if values.null_count else values.type

@@ -1,14 +1,14 @@
-"""The folder format: a catalogue is a folder with one folder a domain.
+"""The folder format: a catalogue is a folder with one folder per domain.
 
 A domain's folder holds
 
     embeddings.npy         (N, D) float16 or float32; row i is item i
-    embeddings.json        {"model": ..., "template": ...}: what made the embeddings, of which text; optional
+    embeddings.json        {"model": ..., "template": ...}: what made the embeddings, and from which text; optional
     items.parquet          item_id (0 to N - 1), title, text, and any other column; optional
     interactions.parquet   user_id, item_id, position (order in time), timestamp (optional); optional
 
-`unitok import` writes one without embeddings, which reads as incomplete until `unitok embed` has made them.
-numpy and pyarrow are all it takes to read one, and no file can run code: pickled arrays are refused.
+`unitok import` writes a folder without embeddings; it counts as incomplete until `unitok embed` has made them. Reading
+needs only numpy and pyarrow, and no file can run code: pickled arrays are refused.
 """
 
 from __future__ import annotations
@@ -34,10 +34,12 @@ from unitok.data.files import (
     read_titles,
     write_embedding_info,
 )
+from unitok.storage.whole import current, is_hidden, whole_files, whole_read
 
 EMBEDDINGS, EMBEDDING_INFO, ITEMS = "embeddings.npy", "embeddings.json", "items.parquet"
 INTERACTIONS, SOURCE = "interactions.parquet", "SOURCE.md"
-TEXT_TEMPLATE = b"unitok.text_template"  # in the metadata of items.parquet: what its column `text` was made by
+FILES = (EMBEDDINGS, EMBEDDING_INFO, ITEMS, INTERACTIONS, SOURCE)
+TEXT_TEMPLATE = b"unitok.text_template"  # in the metadata of items.parquet: the template that made its column `text`
 
 
 def find_domains(path: str | Path) -> dict[str, Path]:
@@ -50,13 +52,14 @@ def find_domains(path: str | Path) -> dict[str, Path]:
         Each domain's folder by name, sorted by name.
 
     Raises:
-        CatalogueError: `path` is no folder.
+        CatalogueError: `path` is not a folder.
     """
     path = Path(path)
     if not path.is_dir():
         got = "a file" if path.exists() else "nothing there"
         raise fault(path, "catalogue must be a folder", got, "Check the path")
-    folders = [path] if _is_domain(path) else [child for child in path.iterdir() if _is_domain(child)]
+    children = [path] if _is_domain(path) else [child for child in path.iterdir() if not is_hidden(child)]
+    folders = [child for child in children if _is_domain(child)]
     return {_name(folder): folder for folder in sorted(folders)}
 
 
@@ -71,8 +74,8 @@ def read_catalogue(path: str | Path, names: Iterable[str] | None = None) -> dict
         The domains by name, sorted by name.
 
     Raises:
-        CatalogueError: no domain, an unknown name, a malformed file, or domains whose embeddings differ in
-            width or in what made them.
+        CatalogueError: no domain, an unknown name, a malformed file, or domains whose embeddings differ in width or
+            origin.
     """
     path = Path(path)
     folders = find_domains(path)
@@ -102,16 +105,20 @@ def read_domain(path: str | Path) -> Domain:
         CatalogueError: a file is missing or malformed.
     """
     path = Path(path)
-    embeddings = open_embeddings(path / EMBEDDINGS)
-    check_finite(path / EMBEDDINGS, embeddings)
-    items, info = path / ITEMS, path / EMBEDDING_INFO
-    return Domain(
-        name=_name(path),
-        embeddings=embeddings,
-        keys=np.arange(len(embeddings), dtype=np.int64),
-        titles=read_titles(items, len(embeddings)) if items.exists() else None,
-        embedding=read_embedding_info(info) if info.exists() else None,
-    )
+
+    def read(base: Path) -> Domain:
+        embeddings = open_embeddings(base / EMBEDDINGS)
+        check_finite(base / EMBEDDINGS, embeddings)
+        items, info = base / ITEMS, base / EMBEDDING_INFO
+        return Domain(
+            name=_name(path),
+            embeddings=embeddings,
+            keys=np.arange(len(embeddings), dtype=np.int64),
+            titles=read_titles(items, len(embeddings)) if items.exists() else None,
+            embedding=read_embedding_info(info) if info.exists() else None,
+        )
+
+    return whole_read(path, FILES, read)
 
 
 def read_interactions(path: str | Path) -> Interactions:
@@ -126,8 +133,12 @@ def read_interactions(path: str | Path) -> Interactions:
     Raises:
         CatalogueError: the file is missing or malformed, or names an item that the domain doesn't have.
     """
-    file = Path(path) / INTERACTIONS
-    num_items = len(open_embeddings(Path(path) / EMBEDDINGS))
+    return whole_read(path, FILES, _read_interactions)
+
+
+def _read_interactions(base: Path) -> Interactions:
+    file = base / INTERACTIONS
+    num_items = len(open_embeddings(base / EMBEDDINGS))
     columns = ("user_id", "item_id", "position")
     table = read_table(file, columns)
     users, items, positions = (integers(file, table, column) for column in columns)
@@ -154,43 +165,45 @@ def write_domain(
     """Write one domain's folder.
 
     Args:
-        path: the domain's folder; made where it is missing.
-        embeddings: (N, D) float16 or float32, or None where items are to be embedded later.
+        path: the domain's folder; created if it is missing.
+        embeddings: (N, D) float16 or float32, or None if the items will be embedded later.
         items: columns of N strings each, such as title and text; item_id is added.
         interactions: the events.
         embedding: what made the embeddings.
-        text_template: how the items' text was put together.
+        text_template: the template that made the items' text.
         source: Markdown that says where the data come from.
-        force: replace a domain that is there. Files that are not of this format are left alone.
+        force: replace an existing domain. Files that are not of this format are not changed.
 
     Raises:
         CatalogueError: the folder holds a domain already and `force` is off, or it holds folders of domains.
+        OSError: the folder can't be written to; an old domain stays as it was.
     """
     path = Path(path)
     check_free(path, force=force)
-    path.mkdir(parents=True, exist_ok=True)
-    # Unlinked rather than truncated: a reader may still have the old embeddings mapped.
-    for name in (EMBEDDINGS, EMBEDDING_INFO, ITEMS, INTERACTIONS, SOURCE):
-        (path / name).unlink(missing_ok=True)
-    if interactions is not None:
-        columns: dict[str, NDArray[Any]] = {
-            "user_id": interactions.user_ids.astype(np.int32),
-            "item_id": interactions.item_ids.astype(np.int32),
-            "position": interactions.positions.astype(np.int32),
-        }
-        if interactions.timestamps is not None:
-            columns["timestamp"] = interactions.timestamps
-        pq.write_table(pa.table(columns), path / INTERACTIONS)
-    if embedding is not None:
-        write_embedding_info(path / EMBEDDING_INFO, embedding)
-    if source is not None:
-        (path / SOURCE).write_text(source, encoding="utf-8")
-    if items is not None:
-        ids = np.arange(len(next(iter(items.values()))), dtype=np.int32)
-        note = None if text_template is None else {TEXT_TEMPLATE: text_template}
-        pq.write_table(pa.table({"item_id": ids, **items}, metadata=note), path / ITEMS)
-    if embeddings is not None:
-        np.save(path / EMBEDDINGS, embeddings)  # last: a folder without it reads as incomplete
+    with whole_files(path, drop=FILES) as staging:
+        if interactions is not None:
+            pq.write_table(_columns(interactions), staging / INTERACTIONS)
+        if embedding is not None:
+            write_embedding_info(staging / EMBEDDING_INFO, embedding)
+        if source is not None:
+            (staging / SOURCE).write_text(source, encoding="utf-8")
+        if items is not None:
+            ids = np.arange(len(next(iter(items.values()))), dtype=np.int32)
+            note = None if text_template is None else {TEXT_TEMPLATE: text_template}
+            pq.write_table(pa.table({"item_id": ids, **items}, metadata=note), staging / ITEMS)
+        if embeddings is not None:
+            np.save(staging / EMBEDDINGS, embeddings)
+
+
+def _columns(interactions: Interactions) -> pa.Table:
+    columns: dict[str, NDArray[Any]] = {
+        "user_id": interactions.user_ids.astype(np.int32),
+        "item_id": interactions.item_ids.astype(np.int32),
+        "position": interactions.positions.astype(np.int32),
+    }
+    if interactions.timestamps is not None:
+        columns["timestamp"] = interactions.timestamps
+    return pa.table(columns)
 
 
 def check_free(path: Path, *, force: bool) -> None:
@@ -206,11 +219,12 @@ def check_free(path: Path, *, force: bool) -> None:
 
 
 def _is_domain(path: Path) -> bool:
-    return any((path / name).exists() for name in (EMBEDDINGS, ITEMS, INTERACTIONS))
+    base = current(path)
+    return any((base / name).exists() for name in (EMBEDDINGS, ITEMS, INTERACTIONS))
 
 
 def _name(path: Path) -> str:
-    return os.path.basename(os.path.abspath(path))  # "." has no name of its own; a link keeps the link's
+    return os.path.basename(os.path.abspath(path))  # abspath, since "." has no name; a link keeps its own name
 
 
 def _check_alike(folders: Mapping[str, Path], domains: Mapping[str, Domain]) -> None:

@@ -1,4 +1,4 @@
-"""How an item's text is put together from its fields."""
+"""Templates that make an item's text from its fields."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ _BETWEEN = " . "
 class Template:
     """A text with fields in braces, as in `{title} . Category: {categories}`.
 
-    What stands between two ` . ` is left out where all of its fields are empty.
+    A part between two ` . ` is left out if all of its fields are empty.
 
     Args:
         text: the template.
-        names: the fields that there are.
+        names: the fields that exist.
 
     Raises:
-        CatalogueError: it names no field, or one that isn't there.
+        CatalogueError: it names no field, or an unknown one.
     """
 
     def __init__(self, text: str, names: Collection[str]) -> None:
         self.text = text
         self.names = tuple(dict.fromkeys(_FIELD.findall(text)))
         if not self.names or not set(self.names) <= set(names):
-            rule = f"must name fields out of {', '.join(f'{{{name}}}' for name in names)}"
+            rule = f"must name fields among {', '.join(f'{{{name}}}' for name in names)}"
             raise CatalogueError(f"template: {rule}, got {text!r}. Write the fields in braces, and nothing else.")
         self._parts = [(part, _FIELD.findall(part)) for part in text.split(_BETWEEN)]
 
     def fill(self, fields: Mapping[str, str]) -> str:
-        """Put an item's fields in their places."""
+        """Fill in an item's fields."""
         parts = [part for part, names in self._parts if not names or any(fields[name] for name in names)]
         return _FIELD.sub(lambda found: fields[found[1]], _BETWEEN.join(parts))

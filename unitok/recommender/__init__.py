@@ -9,38 +9,38 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from unitok.recommender.baselines import MarkovChain, Popularity
-    from unitok.recommender.causal import CausalRecommender, gpt2_config, sasrec_config
+    from unitok.recommender.backbones import gpt2_config, rq_config, sasrec_config
+    from unitok.recommender.causal import CausalRecommender
     from unitok.recommender.encoder_decoder import T5Recommender
-    from unitok.recommender.evaluation import Evaluation, Scores, evaluate, paired_bootstrap
+    from unitok.recommender.evaluation.baselines import MarkovChain, Popularity
+    from unitok.recommender.evaluation.item_level import Evaluation, Scores, evaluate, paired_bootstrap
     from unitok.recommender.histories import Histories, Queries, Recommender
-    from unitok.recommender.rq_transformer import RQRecommender, rq_config
-    from unitok.recommender.sequence_model import SequenceRecommender
-    from unitok.recommender.token_table import TokenTable
+    from unitok.recommender.kinds import SequenceRecommender
+    from unitok.recommender.rq_transformer import RQRecommender
+    from unitok.recommender.token_table import TokenTable, extend_vocabulary
     from unitok.recommender.training import TrainingConfig, fit
-    from unitok.recommender.vocabulary import extend_vocabulary
 
 _HOME = {
     "CausalRecommender": "causal",
-    "Evaluation": "evaluation",
+    "Evaluation": "evaluation.item_level",
     "Histories": "histories",
-    "MarkovChain": "baselines",
-    "Popularity": "baselines",
+    "MarkovChain": "evaluation.baselines",
+    "Popularity": "evaluation.baselines",
     "Queries": "histories",
     "RQRecommender": "rq_transformer",
     "Recommender": "histories",
-    "Scores": "evaluation",
-    "SequenceRecommender": "sequence_model",
+    "Scores": "evaluation.item_level",
+    "SequenceRecommender": "kinds",
     "T5Recommender": "encoder_decoder",
     "TokenTable": "token_table",
     "TrainingConfig": "training",
-    "evaluate": "evaluation",
-    "extend_vocabulary": "vocabulary",
+    "evaluate": "evaluation.item_level",
+    "extend_vocabulary": "token_table",
     "fit": "training",
-    "gpt2_config": "causal",
-    "paired_bootstrap": "evaluation",
-    "rq_config": "rq_transformer",
-    "sasrec_config": "causal",
+    "gpt2_config": "backbones",
+    "paired_bootstrap": "evaluation.item_level",
+    "rq_config": "backbones",
+    "sasrec_config": "backbones",
 }
 
 __all__ = [

@@ -1,7 +1,7 @@
-"""The trie of items on a device: the loss of a path through it, and a beam search that can only spell items.
+"""The trie of items on a device: the loss of a path through it, and a beam search that can only produce items.
 
-Probabilities are of the catalogue: what follows a prefix is a softmax over the children that the prefix has. So those
-of all items sum to 1, and a step without a choice costs nothing, neither in training nor in the search.
+Probabilities are over the catalogue: the next token is a softmax over the children of the prefix. So the probabilities
+of all items sum to 1, and a step with only one child costs nothing, neither in training nor in the search.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from unitok.trie import PrefixTrie
+from unitok.ids.trie import PrefixTrie
 
 _LOW = (1 << 32) - 1
 _NONE = torch.iinfo(torch.int64).min
@@ -28,7 +28,7 @@ class Beams(NamedTuple):
         scores: (B, W) float32, log-probabilities; -inf where there is no further prefix.
         nodes: (B, W) int64, of the trie; a leaf as soon as there is no choice left.
         tokens: (B, W) int64, the last token of each.
-        parents: (B, W) int64, which of the beams that went on it came from.
+        parents: (B, W) int64, the beam that each one extends.
     """
 
     scores: Tensor
@@ -46,7 +46,7 @@ class CatalogueTrie:
         tokens: (nodes - 1,) int64, the token of each edge.
         ends: (nodes,) int64, the leaf that a node leads to without a choice, or the node itself.
         paths: (N, T + 1) int64, each row's node at each depth.
-        names: (leaves,) int64, what each leaf is called; the leaves are the last nodes.
+        names: (leaves,) int64, the name of each leaf; the leaves are the last nodes.
     """
 
     offsets: Tensor
@@ -84,7 +84,7 @@ class CatalogueTrie:
         return self.offsets.diff()
 
     def loss(self, logits: Tensor, nodes: Tensor, children: Tensor, first: int = 0) -> Tensor:
-        """Add up what it costs to go from nodes to their children.
+        """Sum the negative log-probabilities of going from nodes to their children.
 
         sum_p log sum_c exp(logits[p, token of c]) - logits[p, token of children[p]], c over the children of nodes[p].
 
@@ -111,12 +111,12 @@ class CatalogueTrie:
         return total + (normaliser - wanted).sum()
 
     def begin(self, queries: int) -> Beams:
-        """Give every query the empty prefix."""
+        """Start every query with the empty prefix."""
         nothing = self.ends.new_zeros(queries, 1)
         return Beams(torch.zeros_like(nothing, dtype=torch.float32), self.ends[nothing], nothing, nothing)
 
     def unfinished(self, beams: Beams) -> Tensor:
-        """Tell which beams have a choice left, (B, W) bool."""
+        """Which beams have several possible continuations, (B, W) bool."""
         return beams.scores.isfinite() & (beams.nodes < self.first_leaf)
 
     def advance(self, beams: Beams, going: Tensor, logits: Tensor, width: int) -> Beams:
@@ -161,7 +161,7 @@ class CatalogueTrie:
         )
 
     def named(self, beams: Beams, k: int) -> Tensor:
-        """Name the leaves that the beams have come to, (B, k) int64; -1 where there are fewer."""
+        """Return the names of the beams' leaves, (B, k) int64; -1 if there are fewer."""
         leaf = (beams.nodes[:, :k] - self.first_leaf).clamp(min=0)
         names = self.names[leaf].where(beams.scores[:, :k].isfinite(), -1)
         return F.pad(names, (0, k - names.shape[1]), value=-1)

@@ -1,55 +1,55 @@
-"""TIGER's recommender: a T5 that reads a history and writes the next item, one example a target."""
+"""TIGER's recommender: a T5 that reads a history and writes the next item, one example per target."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from unitok.recommender.base import SequenceRecommender, Spans, Step
 from unitok.recommender.histories import Histories
-from unitok.recommender.sequence_model import SequenceRecommender, Spans, Step
 from unitok.recommender.token_table import TokenTable
 
 
-class T5Recommender(SequenceRecommender):
+class T5Recommender(SequenceRecommender, kind="t5"):
     """An encoder-decoder over the tokens of items.
 
-    The encoder reads the start token and the history, the decoder writes the item. A user of H items is read H - 1
-    times an epoch, once for every item after the first.
+    The encoder reads the start token and the history, the decoder writes the item. A user with H items is read H - 1
+    times per epoch, once for every item after the first.
 
     Args:
         model: a `T5ForConditionalGeneration`.
         table: the items in its vocabulary.
-        history: the latest items that are looked at.
-        beam: prefixes that the search keeps, or as many as items are asked for where those are more.
-        about: plain data that is saved along.
+        history: number of latest items that are read.
+        beam: prefixes that the search keeps; at least as many as items are asked for.
+        about: JSON-serialisable data that is saved, too.
+        rows: (M,) int64, the items that are ranked; None ranks all of them.
 
     Raises:
-        ValueError: a size below 1.
+        ValueError: a size below 1, or rows that aren't items of the table.
 
     Source: TIGER, arXiv 2305.05065.
     """
-
-    kind = "t5"
 
     @classmethod
     def create(
         cls, table: TokenTable, config: Any = None, *, history: int = 20, beam: int = 50, seed: int = 0
     ) -> T5Recommender:
-        """Make a model of random weights.
+        """Make a model with random weights.
 
         Args:
             table: the items.
             config: a `T5Config`, of which a copy is taken, with the table's vocabulary; TIGER's by default: 4 + 4
                 layers of width 128, 6 heads of 64, 1024 inside, dropout 0.1.
-            history: the latest items that are looked at.
+            history: number of latest items that are read.
             beam: prefixes that the search keeps.
-            seed: of the weights.
+            seed: seed of the weights.
 
         Returns:
             The recommender, on the CPU.
@@ -66,15 +66,22 @@ class T5Recommender(SequenceRecommender):
             model = T5ForConditionalGeneration(config)
         return cls(model.eval(), table, history=history, beam=beam)
 
+    @staticmethod
+    def _load_model(folder: Path) -> tuple[Any, dict[str, Any]]:
+        from transformers import AutoModelForSeq2SeqLM
+
+        found: Any = AutoModelForSeq2SeqLM.from_pretrained(folder, local_files_only=True, output_loading_info=True)
+        return found[0], found[1]
+
     def spans(self, histories: Histories, generator: torch.Generator) -> Spans:
         """Take every item after a user's first, with the `history` items before it.
 
         Args:
-            histories: what users met.
-            generator: plays no part: every epoch is the same.
+            histories: the users' items.
+            generator: not used: every epoch is the same.
 
         Returns:
-            Stretches whose last item is asked for.
+            Spans whose last item is the target.
         """
         user = torch.arange(len(histories)).repeat_interleave(histories.lengths)
         begin = histories.offsets[user]
@@ -83,13 +90,13 @@ class T5Recommender(SequenceRecommender):
         return Spans(first, target - first + 1, torch.ones_like(first))
 
     def loss(self, items: Tensor) -> Tensor:
-        """Take the cross-entropy of the last item of each stretch after those before it, a choice from the catalogue.
+        """Return the cross-entropy of each span's last item given those before it, among the items of the catalogue.
 
         Args:
-            items: (B, H) int64, stretches of histories, padded on the right with -1.
+            items: (B, H) int64, spans of histories, padded on the right with -1.
 
         Returns:
-            - log p(item), the mean over all stretches, nats.
+            - log p(item), the mean over all spans, in nats.
         """
         last = (items >= 0).sum(1, keepdim=True) - 1
         wanted = items.gather(1, last)
@@ -97,7 +104,7 @@ class T5Recommender(SequenceRecommender):
         written = F.pad(self._spell(wanted)[0][:, :-1], (1, 0), value=self.table.start)
         logits = self.model(input_ids=tokens, attention_mask=there, decoder_input_ids=written, use_cache=False).logits
         asked, nodes, children = self._asked(wanted[:, 0])
-        return self._trie.loss(logits[asked], nodes, children) / len(items)
+        return self._learnt.loss(logits[asked], nodes, children) / len(items)
 
     def _read(self, items: Tensor) -> tuple[Tensor, Tensor]:
         tokens, there = self._spell(items)
@@ -129,7 +136,7 @@ class T5Recommender(SequenceRecommender):
 
 @contextmanager
 def _placed(model: Any, keys: Tensor, query: int) -> Iterator[None]:
-    """Have the decoder's relative positions be those in the tree: T5 takes no position_ids."""
+    """Make the decoder use the positions in the tree of beams, since T5 takes no position_ids."""
     attention = model.decoder.block[0].layer[0].SelfAttention  # all layers share its bias
 
     def compute_bias(query_length: int, key_length: int, **others: Any) -> Tensor:

@@ -1,4 +1,4 @@
-"""RQ-Transformer over items: a history is read one position an item, the next item is written token by token."""
+"""RQ-Transformer over items: reads one position per item, and writes the next item token by token."""
 
 from __future__ import annotations
 
@@ -6,18 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import Self
 
-from unitok.recommender.causal import fitted, gpt2_config
-from unitok.recommender.sequence_model import HEAD, SequenceRecommender, Step
+from unitok.recommender.backbones import fitted, rq_config
+from unitok.recommender.base import SequenceRecommender, Step
+from unitok.recommender.saving import HEAD
 from unitok.recommender.token_table import TokenTable
+from unitok.storage.tensors import write_tensors
 
 
 class RQTransformer(nn.Module):
-    """A decoder of transformers over items, and a perceptron a column that writes their tokens.
+    """A decoder of transformers over items, and one perceptron per column that writes their tokens.
 
     x_j = sum of the embeddings of item j's tokens + an embedding of its own, which starts at 0;
     s_0 = the decoder's state after x_1 .. x_j; s_t = s_{t-1} + f_t(s_{t-1}, e of token t);
@@ -26,7 +28,7 @@ class RQTransformer(nn.Module):
     Args:
         trunk: a decoder of transformers without a head, which takes `inputs_embeds`.
         num_items: N.
-        columns: T, tokens an item.
+        columns: T, tokens per item.
 
     Source: RQ-Transformer, arXiv 2203.01941, its depth transformer being a perceptron here; SASRec, arXiv 1808.09781,
     for what an item has of its own.
@@ -59,20 +61,22 @@ class RQTransformer(nn.Module):
         """Move (..., width) states on by (...) tokens of a column."""
         return self.follow[column](states, self.trunk.get_input_embeddings()(tokens))
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Save the trunk as transformers does, and the rest beside it."""
-        self.trunk.save_pretrained(folder)
-        rest = {name: value for name, value in self.state_dict().items() if not name.startswith("trunk.")}
-        save_file({name: value.contiguous() for name, value in rest.items()}, Path(folder) / HEAD)
+    def save_pretrained(self, staging: str | Path, state_dict: dict[str, Tensor] | None = None) -> None:
+        """Save the trunk as transformers does, and the rest beside it, in a folder that `whole_files` gave."""
+        weights = self.state_dict() if state_dict is None else state_dict
+        trunk = {name.removeprefix("trunk."): value for name, value in weights.items() if name.startswith("trunk.")}
+        self.trunk.save_pretrained(staging, state_dict=trunk)
+        rest = {name: value for name, value in weights.items() if not name.startswith("trunk.")}
+        write_tensors(Path(staging) / HEAD, rest)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, **options: Any) -> tuple[Self, dict[str, Any]]:
+    def from_pretrained(cls, directory: str | Path, **options: Any) -> tuple[Self, dict[str, Any]]:
         """Load what `save_pretrained` wrote, and what transformers says of the trunk; options go to transformers."""
         from transformers import AutoModel
 
-        rest = load_file(Path(folder) / HEAD)
+        rest = load_file(Path(directory) / HEAD)
         columns = 1 + len({name.split(".")[1] for name in rest if name.startswith("follow.")})
-        trunk, info = AutoModel.from_pretrained(folder, **options)
+        trunk, info = AutoModel.from_pretrained(directory, **options)
         model = cls(trunk, len(rest["items.weight"]), columns)
         model.load_state_dict({f"trunk.{name}": value for name, value in trunk.state_dict().items()} | rest)
         return model, info
@@ -89,29 +93,28 @@ class _Follow(nn.Module):
         return moved
 
 
-class RQRecommender(SequenceRecommender):
-    """Reads a user's whole sequence once, one position an item, and learns every next item of it in that one pass.
+class RQRecommender(SequenceRecommender, kind="rq"):
+    """Reads a user's sequence once, one position per item, and learns every next item in that one pass.
 
-    It knows items beside their tokens, and so remembers better which item follows which than `CausalRecommender`, which
-    reads a position a token: docs/results/recommendation.md. Items that training doesn't meet are read by their tokens
-    alone; those that are added to the catalogue later need another training. What an item has of its own takes
-    (N, width) float32, three times that in training.
+    It has an embedding per item, not only per token. So it learns better which item follows which than
+    `CausalRecommender`, which reads one position per token: docs/results/recommendation.md. Items that are not in the
+    training data are read by their tokens alone; items that are added to the catalogue later need a new training. The
+    items' own embeddings take (N, width) float32, and three times that in training.
 
     Args:
         model: an `RQTransformer`.
         table: the items in its vocabulary.
-        history: the latest items that are looked at.
-        beam: prefixes that the search keeps, or as many as items are asked for where those are more.
-        about: plain data that is saved along.
+        history: number of latest items that are read.
+        beam: prefixes that the search keeps; at least as many as items are asked for.
+        about: JSON-serialisable data that is saved, too.
+        rows: (M,) int64, the items that are ranked; None ranks all of them.
 
     Raises:
-        ValueError: a size below 1, or a model that doesn't fit the table: other items or columns, too few tokens or
-            positions.
+        ValueError: a size below 1, rows that aren't items of the table, or a model that doesn't fit it: other items or
+            columns, too few tokens or positions.
 
     Source: RQ-Transformer, arXiv 2203.01941.
     """
-
-    kind = "rq"
 
     def __init__(
         self,
@@ -121,8 +124,9 @@ class RQRecommender(SequenceRecommender):
         history: int = 20,
         beam: int = 50,
         about: dict[str, Any] | None = None,
+        rows: Tensor | None = None,
     ) -> None:
-        super().__init__(model, table, history=history, beam=beam, about=about)
+        super().__init__(model, table, history=history, beam=beam, about=about, rows=rows)
         if not isinstance(model, RQTransformer):
             got = type(model).__name__
             raise ValueError(f"RQRecommender: model must be an RQTransformer, got {got}. Build it with create.")
@@ -139,15 +143,15 @@ class RQRecommender(SequenceRecommender):
     def create(
         cls, table: TokenTable, config: Any = None, *, history: int = 20, beam: int = 50, seed: int = 0
     ) -> RQRecommender:
-        """Make a model of random weights.
+        """Make a model with random weights.
 
         Args:
             table: the items.
             config: a configuration of a causal language model, of which a copy is taken, with the vocabulary and
                 positions that are needed; `rq_config()` by default.
-            history: the latest items that are looked at.
+            history: number of latest items that are read.
             beam: prefixes that the search keeps.
-            seed: of the weights.
+            seed: seed of the weights.
 
         Returns:
             The recommender, on the CPU.
@@ -163,20 +167,24 @@ class RQRecommender(SequenceRecommender):
             model = RQTransformer(AutoModel.from_config(config), len(table), table.width)
         return cls(model.eval(), table, history=history, beam=beam)
 
+    @staticmethod
+    def _load_model(folder: Path) -> tuple[Any, dict[str, Any]]:
+        return RQTransformer.from_pretrained(folder, local_files_only=True, output_loading_info=True)
+
     def loss(self, items: Tensor) -> Tensor:
-        """Take the cross-entropy of every item after those before it, each a choice from the catalogue.
+        """Return the cross-entropy of every item given those before it, each among the items of the catalogue.
 
         Args:
-            items: (B, H) int64, stretches of histories, padded on the right with -1.
+            items: (B, H) int64, spans of histories, padded on the right with -1.
 
         Returns:
-            - log p(item), the mean over all of them, nats.
+            - log p(item), the mean over all items, in nats.
         """
-        there, trie = items >= 0, self._trie
+        there, trie = items >= 0, self._learnt
         wanted, states = items[there], self._read(items[:, :-1])[there]
         total = states.new_zeros(())
         for column, (first, end) in enumerate(self._columns):
-            going = trie.ends[trie.paths[wanted, column]] < trie.first_leaf  # there is a choice, here or later
+            going = trie.ends[trie.paths[wanted, column]] < trie.first_leaf  # several items could follow, here or later
             wanted, states = wanted[going], states[going]
             path = trie.paths[wanted]
             asked = trie.fan_out[path[:, column]] > 1
@@ -187,7 +195,7 @@ class RQRecommender(SequenceRecommender):
         return total / there.sum()
 
     def _read(self, items: Tensor) -> Tensor:
-        known = items.clamp(min=0)  # what stands in for padding is never looked back at
+        known = items.clamp(min=0)  # item 0 replaces padding, which nothing attends to
         states: Tensor = self.model(self.table.start, known, self._tokens[known])
         return states
 
@@ -202,12 +210,3 @@ class RQRecommender(SequenceRecommender):
             return self.model.logits(moved)
 
         return self.model.logits(states[:, 0]), torch.ones_like(lengths, dtype=torch.bool)[:, None], step
-
-
-def rq_config() -> Any:
-    """Describe the trunk as a small GPT-2: 2 layers of width 128, 2 heads, four tenths dropped.
-
-    Returns:
-        A `GPT2Config`, for `RQRecommender.create`.
-    """
-    return gpt2_config(dropout=0.4, attention_dropout=0.2)

@@ -1,32 +1,30 @@
-"""Items as tokens of a sequence model's vocabulary: one row of the table an item, one range of numbers a column."""
+"""Items as tokens of a sequence model's vocabulary: one row per item, one range of numbers per column."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from unitok.collisions import row_groups
-from unitok.plain import letters
+from unitok.ids.rows import row_groups
+from unitok.ids.semantic_ids import SemanticIds
+from unitok.ids.text import letters
 
-if TYPE_CHECKING:
-    from unitok.semantic_id import SemanticIds
-
-PAD, START, FIRST = 0, 1, 2  # of a vocabulary of our own
+PAD, START, FIRST = 0, 1, 2  # of a new vocabulary
 
 
 @dataclass(frozen=True, eq=False)
 class TokenTable:
-    """What N items are called in a vocabulary; `of` and `items` make it, or `extend_vocabulary`.
+    """The tokens of N items in a vocabulary; made by `of`, `items` or `extend_vocabulary`.
 
     Args:
-        tokens: (N, T) int64, each item's tokens; no token stands in two columns.
-        vocab_size: V, of the model's vocabulary.
+        tokens: (N, T) int64, each item's tokens; no token is in two columns.
+        vocab_size: V, the size of the model's vocabulary.
         start: the token that every sequence begins with.
-        pad: the token that fills up; no model sees it.
+        pad: the padding token; no model sees it.
         groups: (N,) int64, a number for each item's ID without its suffix, for figures at the token level.
 
     Raises:
@@ -42,7 +40,7 @@ class TokenTable:
     groups: Tensor | None = None
 
     def __post_init__(self) -> None:
-        """Check the tokens once, so that nothing later has to."""
+        """Check the tokens once; nothing later has to."""
         if self.tokens.ndim != 2 or not self.tokens.numel():
             shape = tuple(self.tokens.shape)
             raise ValueError(f"TokenTable: tokens must be (N, T), N and T at least 1, got {shape}. Pass some items.")
@@ -57,8 +55,8 @@ class TokenTable:
     def of(cls, ids: SemanticIds, layout: str = "top1") -> TokenTable:
         """Give every column of `ids.tokens(layout)` its own range of a new vocabulary.
 
-        tokens[i, t] = 2 + sizes of the columns before t + column t of item i. The suffix takes the expert along: one
-        column numbers the pairs of both that there are. A column in which all items agree is left out: it says nothing.
+        tokens[i, t] = 2 + sizes of the columns before t + column t of item i. If there is a suffix, it becomes one
+        column with the expert, which numbers the pairs that occur. A column with one value for all items is left out.
 
         Args:
             ids: the IDs of N items, with a suffix where items share one.
@@ -72,7 +70,7 @@ class TokenTable:
 
         Source: TIGER, arXiv 2305.05065.
         """
-        found = columns(ids, layout)
+        found = columns("TokenTable.of", ids, layout)
         ends = FIRST + torch.tensor([len(column.texts) for column in found]).cumsum(0)
         starts = [FIRST, *ends.tolist()]
         tokens = [column.values + start for column, start in zip(found, starts, strict=False)]
@@ -80,7 +78,7 @@ class TokenTable:
 
     @classmethod
     def items(cls, num_items: int) -> TokenTable:
-        """Make every item a token of its own, as SASRec has it.
+        """Make every item a token of its own, as in SASRec.
 
         Args:
             num_items: N.
@@ -93,6 +91,8 @@ class TokenTable:
 
         Source: SASRec, arXiv 1808.09781.
         """
+        if num_items < 1:
+            raise ValueError(f"TokenTable.items: num_items must be at least 1, got {num_items}. Pass some items.")
         return cls(torch.arange(num_items)[:, None] + FIRST, num_items + FIRST)
 
     def __len__(self) -> int:
@@ -100,12 +100,12 @@ class TokenTable:
 
     @property
     def width(self) -> int:
-        """T, the tokens of an item."""
+        """T, tokens per item."""
         return self.tokens.shape[1]
 
     @cached_property
     def names(self) -> Tensor:
-        """Each item's name, (N,) int64: arange(N), or a number of its tokens where some items share theirs."""
+        """Each item's name, (N,) int64: arange(N), or a number of its tokens if some items share theirs."""
         groups = row_groups(self.tokens)
         return torch.arange(len(groups)) if int(groups.max()) + 1 == len(groups) else groups
 
@@ -122,15 +122,24 @@ class Column(NamedTuple):
     texts: list[str]
 
 
-def columns(ids: SemanticIds, layout: str = "top1") -> list[Column]:
-    """Take IDs apart into the columns that tell items apart, as `TokenTable.of` says; at least one.
+def columns(what: str, ids: SemanticIds, layout: str) -> list[Column]:
+    """Split IDs into the columns that differ between items, as described in `TokenTable.of`; at least one.
+
+    Args:
+        what: the operation that a message names.
+        ids: the IDs of N items.
+        layout: see `SemanticIds.tokens`.
+
+    Returns:
+        The columns.
 
     Raises:
         ValueError: no items, one that could not be encoded, or a layout whose codes the IDs don't hold.
     """
-    ids.check_encoded("TokenTable")
+    ids.check_layout(what, layout)
+    ids.check_encoded(what)
     if not len(ids):
-        raise ValueError("TokenTable: ids must be of at least one item, got 0. Tokenize some.")
+        raise ValueError(f"{what}: ids must be of at least one item, got 0. Tokenize some.")
     tokens, sizes, suffixed = ids.tokens(layout), ids.vocabulary_sizes(layout), ids.suffix is not None
     names = [f"<{letters(column)}_%d>" for column in range(tokens.shape[1])]
     expert = ids.num_levels  # its column in every layout: they all begin with top1
@@ -140,3 +149,43 @@ def columns(ids: SemanticIds, layout: str = "top1") -> list[Column]:
         pairs, number = tokens[:, [expert, -1]].unique(dim=0, return_inverse=True)
         found.append(Column(number, [(names[expert] + names[-1]) % tuple(pair) for pair in pairs.tolist()]))
     return [column for column in found if bool((column.values != column.values[0]).any())] or found[:1]
+
+
+def extend_vocabulary(tokenizer: Any, model: Any, ids: SemanticIds, layout: str = "top1") -> TokenTable:
+    """Add the tokens of IDs to a tokenizer and a model of transformers.
+
+    Tokens are written as in `SemanticIds.to_text`, `<a_12>`: all codes of a column, even unused ones. The columns are
+    those of `TokenTable.of`, so the last token may be `<e_2><f_0>`. Existing tokens keep their numbers: a second call
+    changes nothing. New embeddings are drawn by `resize_token_embeddings`.
+
+    Args:
+        tokenizer: the model's tokenizer; tokens are added to it.
+        model: the model; its embeddings and its head grow if needed.
+        ids: the IDs of N items, with a suffix where items share one.
+        layout: see `SemanticIds.tokens`.
+
+    Returns:
+        The items in that vocabulary, for `CausalRecommender(model, table)`; sequences begin with the tokenizer's
+        bos_token, or its eos_token where it has none.
+
+    Raises:
+        ValueError: a tokenizer that has neither, or that doesn't fit the model; IDs that `TokenTable.of` refuses.
+
+    Source: LC-Rec, arXiv 2311.09049.
+    """
+    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    if start is None:
+        step = "Set tokenizer.bos_token to a token that sequences may begin with."
+        raise ValueError(f"extend_vocabulary: tokenizer must have a bos_token or an eos_token, got neither. {step}")
+    rows, found = model.get_input_embeddings().weight.shape[0], columns("extend_vocabulary", ids, layout)
+    if len(tokenizer) > rows:
+        got = len(tokenizer)
+        step = "Load both from one checkpoint."
+        raise ValueError(f"extend_vocabulary: tokenizer must have at most the model's {rows} tokens, got {got}. {step}")
+    tokenizer.add_tokens([text for column in found for text in column.texts])
+    if len(tokenizer) > rows:  # some models have spare rows
+        model.resize_token_embeddings(len(tokenizer))
+    numbers = [torch.tensor(tokenizer.convert_tokens_to_ids(column.texts)) for column in found]
+    tokens = torch.stack([number[column.values] for number, column in zip(numbers, found, strict=True)], 1)
+    pad = start if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    return TokenTable(tokens, model.get_input_embeddings().weight.shape[0], start, pad, ids.groups(layout))

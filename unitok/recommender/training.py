@@ -1,7 +1,8 @@
-"""Trains a sequence model on histories: cosine learning rate, early stop on item-level NDCG, resumable at any step."""
+"""Train a sequence model on histories: cosine learning rate, early stopping on item-level NDCG, resumable."""
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 import time
@@ -12,13 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_model, save_model
+from safetensors.torch import load_model
 from torch import Tensor
 
-from unitok.checkpoint import load_checkpoint, read_progress, save_checkpoint
-from unitok.recommender.evaluation import evaluate
+from unitok.recommender.base import SequenceRecommender
+from unitok.recommender.evaluation.item_level import evaluate
 from unitok.recommender.histories import Histories, Queries
-from unitok.recommender.sequence_model import SequenceRecommender
+from unitok.storage.checkpoint import load_checkpoint, read_progress, save_checkpoint
+from unitok.storage.tensors import write_model
+from unitok.storage.whole import whole_file
 
 CHECKPOINT, BEST = "checkpoint.safetensors", "best.safetensors"
 _PROGRESS = ("epoch", "step", "sum", "history")
@@ -31,21 +34,26 @@ class TrainingConfig:
     """How a sequence model is trained; the defaults suit `RQRecommender`.
 
     Args:
-        epochs: passes over the histories, at most.
-        batch_size: items a step asks for, about.
-        learning_rate: the highest; it rises over `warmup` and falls to 0 by a cosine.
-        warmup: share of the steps.
-        weight_decay: of matrices.
-        gradient_clip: the largest norm of a step's gradient.
-        patience: epochs without a better NDCG@10 after which training stops; 0 never stops.
-        validation_users: users that NDCG@10 is taken over, drawn by the seed.
-        validation_beam: prefixes that the search keeps there.
-        precision: "float32", or "bfloat16" for autocast.
-        checkpoint_seconds: how often a checkpoint is written, besides the ends of epochs.
-        seed: of batches, dropout and the sample of users; the weights have their own.
+        epochs: most passes over the histories, at least 1; the learning rate falls over all of them. With `patience`,
+            training may stop earlier.
+        batch_size: target items per step, at least 1 and approximate. Larger: fewer steps per epoch, and more memory.
+        learning_rate: peak step size of AdamW, above 0. It rises over `warmup` and then falls to 0 by a cosine. Higher:
+            faster, but training may diverge.
+        warmup: share of all steps in which the learning rate rises, at least 0 and below 1.
+        weight_decay: decay of AdamW on matrices, at least 0; vectors have none. Higher: smaller weights, which overfit
+            less.
+        gradient_clip: largest norm of a step's gradient, above 0; a longer gradient is scaled down to it.
+        patience: stop after this many epochs without a better NDCG@10; 0 never stops early.
+        validation_users: users, at least 1 and drawn by the seed, on whom NDCG@10 is measured after each epoch. More: a
+            more reliable choice of the best epoch, but a slower one.
+        validation_beam: prefixes that the beam search keeps in that measurement, at least 1. More: more exact, but
+            slower.
+        precision: "float32", or "bfloat16" for matrix products in bfloat16 (torch.autocast): faster on GPUs.
+        checkpoint_seconds: seconds between checkpoints, above 0; there is one at the end of each epoch, too.
+        seed: seed of batches, dropout and the sample of users, at least 0; `create` takes the seed of the weights.
 
     Raises:
-        ValueError: a setting out of its range.
+        ValueError: a setting is out of its range.
     """
 
     epochs: int = 40
@@ -73,7 +81,7 @@ class TrainingConfig:
             if not (value := getattr(self, name)) >= 0:
                 raise ValueError(f"TrainingConfig: {name} must be at least 0, got {value}. Raise it.")
         if not 0 <= self.warmup < 1:
-            raise ValueError(f"TrainingConfig: warmup must be in [0, 1), got {self.warmup}. Take 0.05.")
+            raise ValueError(f"TrainingConfig: warmup must be in [0, 1), got {self.warmup}. Use 0.05.")
         if self.precision not in ("float32", "bfloat16"):
             got = repr(self.precision)
             raise ValueError(f"TrainingConfig: precision must be float32 or bfloat16, got {got}. Pick one of them.")
@@ -90,24 +98,25 @@ def fit(
 ) -> list[dict[str, Any]]:
     """Train a recommender on all but the last two items of every user; it ends with the weights of the best epoch.
 
-    Batches and dropout depend on the seed and the step alone: a run that was killed at any step ends, once resumed, at
-    the same weights to the bit (on the same machine and number of threads).
+    Batches and dropout depend only on the seed and the step. So a run that is killed at any step and resumed ends with
+    exactly the same weights (on the same machine and number of threads).
 
     Args:
         recommender: trained in place, on its model's device.
         histories: whole; the last two items of each user are left to validation and test.
         config: the settings.
-        directory: where checkpoints are kept, and gone on from; None keeps nothing.
-        progress: called after each step with steps done, steps in all, and a line about the loss.
+        directory: checkpoint folder; a checkpoint found there is resumed. None writes nothing.
+        progress: called after each step with the steps done, their total, and a line about the loss.
         on_epoch: called with each epoch's record.
 
     Returns:
-        A record an epoch: epoch, loss (mean over its steps, nats a token), ndcg (item level, of the validation users),
+        One record per epoch: epoch, loss (mean over its steps, nats per item), ndcg (item level, on validation users),
         seconds.
 
     Raises:
-        ValueError: no history long enough, or the directory holds a run of other settings or data.
-        RuntimeError: the loss is no longer finite.
+        ValueError: a recommender that ranks some items alone, no history long enough, or the directory holds a run of
+            other settings or data.
+        RuntimeError: the loss became NaN or infinite.
     """
     run = _Run(recommender, histories, config or TrainingConfig(), None if directory is None else Path(directory))
     with torch.random.fork_rng(devices=[recommender.model.device] if recommender.model.device.type == "cuda" else []):
@@ -123,6 +132,9 @@ class _Run:
         self.training = histories.training()
         self.queries = _sample(histories.queries(most=recommender.history), config)
         known = len(recommender.table)
+        if recommender.rows is not None:
+            rule, got = "recommender must rank all items", f"one within {len(recommender.rows)} of {known}"
+            raise ValueError(f"fit: {rule}, got {got}. Train the one that it was made of.")
         if not len(self.queries) or int(histories.items.max()) >= known:
             rule = f"histories must hold a user of 3 items, and rows of the table's {known} items alone"
             raise ValueError(f"fit: {rule}, got {len(self.queries)} such users. Number the items as the table does.")
@@ -137,7 +149,7 @@ class _Run:
         self.epoch, self.step, self.sum = 0, 0, 0.0  # the sum of the epoch's losses so far
         self.history: list[dict[str, Any]] = []
         self.best_weights: dict[str, Tensor] = {}
-        self.identity = {  # what a checkpoint must share with this run to be resumed
+        self.identity = {  # what a checkpoint must have in common with this run to be resumed
             "settings": asdict(config) | {"history": recommender.history},
             "data": _digest(histories.items, histories.offsets, recommender.table.tokens),
             "model": _digest(*self.model.state_dict().values()),
@@ -164,7 +176,7 @@ class _Run:
         return self.history
 
     def _batches(self) -> list[Tensor]:
-        """The epoch's batches, (B, H) items each: stretches of like length side by side, in an order of chance."""
+        """The epoch's batches, (B, H) items each: spans of similar length together, in random order."""
         generator = torch.Generator().manual_seed((self.config.seed + 1) * 1_000_003 + self.epoch)
         spans = self.recommender.spans(self.training, generator)
         mixed = torch.randperm(len(spans.length), generator=generator)
@@ -195,27 +207,23 @@ class _Run:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
         if not math.isfinite(value := float(loss.detach())):
-            advice = "Lower learning_rate; the last checkpoint is untouched."
-            raise RuntimeError(f"fit: loss must stay finite, got {value} in epoch {self.epoch}, step {step}. {advice}")
+            advice = "Lower learning_rate; the last checkpoint is unchanged."
+            raise RuntimeError(f"fit: the loss became {value} in epoch {self.epoch}, step {step}. {advice}")
         self.optimizer.step()
         return value
 
     def _end_epoch(self, seconds: float) -> None:
-        recommender, beam = self.recommender, self.recommender.beam
-        try:
-            recommender.beam = self.config.validation_beam
-            score = float(evaluate(recommender, self.queries).values("ndcg", 10).mean())
-        finally:
-            recommender.beam = beam
+        judged = copy.copy(self.recommender)  # on the same weights
+        judged.beam = self.config.validation_beam
+        score = float(evaluate(judged, self.queries).values("ndcg", 10).mean())
         best = max((record["ndcg"] for record in self.history), default=-1.0)
         record = {"epoch": self.epoch, "loss": self.sum / self.step, "ndcg": score, "seconds": round(seconds, 3)}
         self.history.append(record)
         if score > best:
             self.best_weights = _copy(self.model)
             if self.directory:
-                partial = (self.directory / BEST).with_suffix(".partial")
-                save_model(self.model, str(partial))
-                partial.replace(self.directory / BEST)
+                with whole_file(self.directory / BEST) as partial:
+                    write_model(partial, self.model)
         self.epoch, self.step, self.sum = self.epoch + 1, 0, 0.0
         self._checkpoint()
 
@@ -263,7 +271,7 @@ def _digest(*tensors: Tensor) -> str:
 
 
 def _sample(queries: Queries, config: TrainingConfig) -> Queries:
-    """Draw the users that every epoch is judged by."""
+    """Draw the users on whom NDCG is measured after each epoch."""
     generator = torch.Generator().manual_seed(config.seed)
     rows = torch.randperm(len(queries), generator=generator)[: config.validation_users].sort().values
     return Queries(queries.histories[rows], queries.targets[rows], queries.users[rows])

@@ -1,4 +1,4 @@
-"""Fused quantizers inside transformers' EncodecModel, MimiModel and DacModel: swapped in place, and back."""
+"""Fused quantizers for transformers' EncodecModel, MimiModel and DacModel: swapped in place, and back."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ import unitok_kernels as uk
 from unitok_kernels import checks
 from unitok_kernels.ops.common import PRECISIONS
 
-_MARK = "_unitok_replaced"  # on a swapped module: the names of its methods that are ours
+_MARK = "_unitok_replaced"  # attribute of a swapped module: which methods are ours, and their settings
 
 
 class Replacement(NamedTuple):
-    """What was changed.
+    """A module that was changed.
 
     Attributes:
-        name: of the module in its model.
+        name: the module's name in its model.
         kind: its class.
-        methods: those that are fused now.
-        levels: codebooks it has.
+        methods: the methods that are fused now.
+        levels: how many codebooks it has.
     """
 
     name: str
@@ -36,23 +36,23 @@ class Replacement(NamedTuple):
 def replace_quantizers(
     model: nn.Module, *, precision: str = "exact", check_finite: bool | None = None, backend: str | None = None
 ) -> list[Replacement]:
-    """Give the residual quantizers of a model fused searches, in place.
+    """Make the residual quantizers of a model use fused searches, in place.
 
-    Modules, parameters, buffers and the state dict stay as they are: only methods are exchanged, so that
-    `restore_quantizers` can undo it, and a model that learns on goes on with what it learnt. EnCodec and Mimi search
-    all levels in one call; DAC, whose levels are apart by learnt projections, level by level.
+    Modules, parameters, buffers and the state dict stay as they are. Only methods are replaced, so `restore_quantizers`
+    can undo it, and training can continue. EnCodec and Mimi search all levels in one call; DAC, which has learnt
+    projections between its levels, searches level by level.
 
     Args:
         model: transformers' EncodecModel, MimiModel or DacModel, or a module that holds one.
         precision: "exact" | "fast"; see `unitok_kernels.residual_encode`.
-        check_finite: as there.
-        backend: as there.
+        check_finite: as for `unitok_kernels.residual_encode`.
+        backend: as for `unitok_kernels.residual_encode`.
 
     Returns:
-        list: a Replacement for each module that was changed; those that were swapped before are swapped anew.
+        list: a Replacement for each module that was changed; modules swapped before are swapped again.
 
     Raises:
-        ValueError: the model has no quantizer that is known here, or a setting is unknown.
+        ValueError: the model has no known quantizer, or a setting is unknown.
         TypeError: a setting has the wrong type.
     """
     checks.settings("replace_quantizers", check_finite=check_finite, backend=backend, precision=precision)
@@ -70,19 +70,19 @@ def replace_quantizers(
         done.append(Replacement(name, type(module).__name__, tuple(methods), levels))
     if not done:
         kinds = ", ".join(_KNOWN)
-        step = f"The quantizers known here are {kinds} of transformers."
+        step = f"Known quantizers are {kinds} of transformers."
         checks.fail("replace_quantizers", "model", "one with a known quantizer", type(model).__name__, step)
     return done
 
 
 def restore_quantizers(model: nn.Module) -> list[str]:
-    """Give the quantizers of a model their own methods back.
+    """Give the quantizers of a model their original methods back.
 
     Args:
-        model: what `replace_quantizers` was given.
+        model: the one that `replace_quantizers` was given.
 
     Returns:
-        list: the names of the modules that were restored; none where nothing was replaced.
+        list: the names of the modules that were restored; empty if nothing was replaced.
     """
     names = []
     for name, module in model.named_modules():
@@ -94,7 +94,7 @@ def restore_quantizers(model: nn.Module) -> list[str]:
 
 
 def _encode_levels(module: Any, embeddings: Tensor, levels: int) -> Tensor:
-    """Codes (L, B, T) of embeddings (B, D, T)."""
+    """Encode embeddings (B, D, T) to codes (L, B, T)."""
     batch, width, time = embeddings.shape
     tables = torch.stack([layer.codebook.embed for layer in module.layers[:levels]])
     rows = embeddings.transpose(1, 2).reshape(-1, width)
@@ -103,7 +103,7 @@ def _encode_levels(module: Any, embeddings: Tensor, levels: int) -> Tensor:
 
 
 def _decode_levels(module: Any, codes: Tensor) -> Tensor:
-    """Embeddings (B, D, T) of codes (L, B, T)."""
+    """Decode codes (L, B, T) to embeddings (B, D, T)."""
     levels, batch, time = codes.shape
     tables = torch.stack([layer.codebook.embed for layer in module.layers[:levels]])
     settings = {name: value for name, value in _settings(module).items() if name != "precision"}
@@ -150,7 +150,7 @@ _KNOWN: dict[str, dict[str, Callable[..., Any]]] = {
 
 
 def _methods(module: nn.Module) -> dict[str, Callable[..., Any]]:
-    """The methods to exchange; transformers isn't imported to ask, so classes go by their names."""
+    """The methods to replace; classes are told by their names, so that transformers needn't be imported."""
     for kind in type(module).__mro__:
         if kind.__module__.startswith("transformers.") and kind.__name__ in _KNOWN:
             return _KNOWN[kind.__name__]

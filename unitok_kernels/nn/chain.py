@@ -9,11 +9,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from unitok_kernels import backends
 from unitok_kernels.nn import distributed, search
 from unitok_kernels.nn.codebook import Codebook, unit
 from unitok_kernels.nn.config import CodebookOptions
 from unitok_kernels.ops.common import wide
 from unitok_kernels.ops.residual_straight_through import residual_straight_through
+
+_STEPPING = backends.having("residual_straight_through")
 
 
 class ChainOutput(NamedTuple):
@@ -21,8 +24,8 @@ class ChainOutput(NamedTuple):
 
     Attributes:
         quantized: (N, D).
-        codes: (N, L), -1 where a level was dropped or the row is padding.
-        level_error: (L,) mean squared error of each level, with gradients; zeros in evaluation without a beam.
+        codes: (N, L), -1 if the level was dropped or the row is padding.
+        level_error: (L,) mean squared error per level, with gradients; zeros in evaluation without a beam.
     """
 
     quantized: Tensor
@@ -32,16 +35,16 @@ class ChainOutput(NamedTuple):
 
 @dataclass(frozen=True)
 class Call:
-    """What one forward call says.
+    """The settings of one forward call.
 
     Attributes:
-        training: whether the layer trains.
-        valid: (N,) bool, the rows that aren't padding; None is all.
-        temperature: of drawn codes; None finds the nearest.
-        beam: chains kept by a beam search; None or 1 is none.
-        weights: of the levels in a beam's score.
-        cut: () the last level that isn't dropped, as a tensor or a number; None drops none.
-        is_frozen: leave the codebooks as they are.
+        training: whether the layer is in training.
+        valid: (N,) bool, the rows that aren't padding; None means all.
+        temperature: temperature of drawn codes; None takes the nearest.
+        beam: chains that a beam search keeps; None or 1 means no beam search.
+        weights: weights of the levels in a beam's score.
+        cut: the last level that isn't dropped, as a tensor () or a number; None drops none.
+        is_frozen: whether the codebooks stay as they are.
     """
 
     training: bool
@@ -57,9 +60,9 @@ class Chain:
     """The codebooks of a chain, level by level; several levels may share one.
 
     Args:
-        books: of the levels.
-        options: of the layer.
-        head: which codebook of each.
+        books: the levels' codebooks.
+        options: the layer's options.
+        head: which codeword table of each to use.
     """
 
     def __init__(self, books: Sequence[Codebook], options: CodebookOptions, head: int = 0) -> None:
@@ -70,7 +73,7 @@ class Chain:
     def tables(self, again: bool = False) -> Tensor:
         """Copy the codebooks into one tensor (L, K, D); `again` takes those that the last step began with.
 
-        Smaller ones are filled up by their first codeword: among ties it is the one that is taken.
+        Smaller ones are padded with copies of their first codeword: among ties, the first one is taken.
         """
         tables = [book.table(self.head, again) for book in self.books]
         if len({*self.sizes}) > 1:
@@ -101,7 +104,7 @@ class Chain:
             estimator=options.estimator if rows.requires_grad else "none",
             cosine=options.use_cosine_sim,
             statistics=moves and not again,
-            backend=None if options.backend == "cuda" else options.backend,  # which has no kernel of it
+            backend=options.backend if options.backend in _STEPPING else None,  # others have no kernels for it
         )
         if moves:
             numbers = self._numbers(tables, synced=distributed.is_synced(options.sync_codebook) and not again)
@@ -119,12 +122,12 @@ class Chain:
             codes = self._codes(rows, tables, call)
         cosine = self.options.use_cosine_sim
         step = residual_straight_through(rows.detach(), codes, tables, estimator="none", cosine=cosine)
-        # A beam's errors are what it was chosen by: they are told in evaluation too.
+        # A beam was chosen by its errors: they are also reported in evaluation.
         errors = _zeros(rows, len(self.books)) if is_greedy else step.level_error
         return ChainOutput(step.quantized, codes, errors)
 
     def _codes(self, rows: Tensor, tables: Tensor, call: Call) -> Tensor:
-        """Find the codes (N, L) that the call asks for, without those of padding and dropped levels."""
+        """Find the codes (N, L) that the call asks for; -1 for padding and dropped levels."""
         options, cosine = self.options, self.options.use_cosine_sim
         levels = len(self.books)
         draws = call.training and options.stochastic_sample_codes
@@ -132,7 +135,7 @@ class Chain:
         if call.beam is not None and call.beam > 1:
             best = search.beam(rows, tables, self.sizes, call.beam, call.weights, cosine, temperature)
             last = levels - 1 if call.cut is None else call.cut
-            # a tensor as an index would be read by the host
+            # the host would read a tensor that is used as an index
             codes = best.index_select(0, last.view(1))[0] if isinstance(last, Tensor) else best[last]
         elif temperature:
             codes = search.drawn(rows, tables, self.sizes, temperature, cosine)
@@ -143,7 +146,7 @@ class Chain:
         return codes if call.valid is None else torch.where(call.valid[:, None], codes, -1)
 
     def _start(self, rows: Tensor, valid: Tensor | None) -> None:
-        """Start the codebooks that k-means is to start, each on what the levels before it leave."""
+        """Start the codebooks that k-means starts, each on the residuals of the levels before it."""
         options, residual = self.options, wide(rows)
         synced = distributed.is_synced(options.sync_codebook)
         for book in self.books:
@@ -154,9 +157,9 @@ class Chain:
             residual = residual - search.codeword_of(wide(book.embed.detach()[self.head]), codes)
 
     def _numbers(self, tables: Tensor, synced: bool) -> Tensor | None:
-        """Draw what a revival takes, (L + 1, K) between 0 and 1.
+        """Draw the random numbers for a revival, (L + 1, K) between 0 and 1.
 
-        A checkpoint's second forward draws them too, and leaves them: what draws after the layer draws as before.
+        A checkpoint's second forward also draws them, without using them: so draws after the layer stay the same.
         """
         if self.options.threshold_ema_dead_code <= 0:
             return None
@@ -173,7 +176,7 @@ class Chain:
         numbers: Tensor | None,
         call: Call,
     ) -> None:
-        """Move every codebook by the step's statistics, and revive those codewords that hardly any row chooses."""
+        """Move every codebook by the step's statistics, and revive codewords that hardly any row chooses."""
         options, levels = self.options, len(self.books)
         synced = distributed.is_synced(options.sync_codebook)
         sums, counts = distributed.summed(sums, synced), distributed.summed(counts, synced)
@@ -189,7 +192,7 @@ class Chain:
         if numbers is None:
             return
         x, found = self._proposals(rows, codes, tables, numbers, call.valid, synced)
-        if self.is_shared:  # a codeword takes its row from one of the levels
+        if self.is_shared:  # each codeword takes its row from one of the levels
             place = torch.arange(self.sizes[0], device=rows.device)
             self.books[0].revive(self.head, x[place % levels, place], found[place % levels, place], None)
             return
@@ -199,15 +202,15 @@ class Chain:
     def _proposals(
         self, rows: Tensor, codes: Tensor, tables: Tensor, numbers: Tensor, valid: Tensor | None, synced: bool
     ) -> tuple[Tensor, Tensor]:
-        """Take a row for each codeword: the inputs of its level (L, K, D), and whether there was one (L, K)."""
+        """Choose a row for each codeword: the inputs of its level (L, K, D), and whether there was a row (L, K)."""
         draw = distributed.draw_rows(numbers[0], rows.shape[0], valid, synced)
         residual = distributed.gathered(wide(rows), draw, synced)
-        chosen = distributed.gathered(codes + 1, draw, synced) - 1  # zeros of the other ranks add nothing
+        chosen = distributed.gathered(codes + 1, draw, synced) - 1  # zeros from the other ranks add nothing
         inputs = []
         for level in range(len(tables)):
             inputs.append(unit(residual) if self.options.use_cosine_sim else residual)
             residual = residual - search.codeword_of(wide(tables[level]), chosen[:, level])
-        order = numbers[1:].argsort(1)  # levels share the rows, not which codeword gets which
+        order = numbers[1:].argsort(1)  # levels share the rows, but assign them to different codewords
         return torch.stack([x[place] for x, place in zip(inputs, order, strict=True)]), draw.found[order]
 
 

@@ -17,7 +17,7 @@ from unitok_kernels.ops.residual_straight_through.reference import SHORTEST
 
 
 def unit(x: Tensor) -> Tensor:
-    """Give each row the length 1."""
+    """Scale each row to length 1."""
     return F.normalize(x, dim=-1, eps=SHORTEST)
 
 
@@ -25,10 +25,10 @@ class Codebook(nn.Module):
     """Codewords of one level, or of each head, with vector-quantize-pytorch's buffers.
 
     embed (H, K, D) holds the codewords; embed_avg (H, K, D) and cluster_size (H, K) the moving averages of the sums and
-    counts of their rows; initted () whether a k-means start has been made or none was asked for.
+    counts of their rows; initted () is true after a k-means start, or if none was asked for.
 
     Args:
-        options: of the layer.
+        options: the layer's options.
         codebook_size: K.
         num_codebooks: H.
     """
@@ -52,31 +52,31 @@ class Codebook(nn.Module):
             self.embed = nn.Parameter(embed)
         else:
             self.register_buffer("embed", embed)
-        self._is_started = not options.kmeans_init  # spares reading the buffer, which would wait for a device
+        self._is_started = not options.kmeans_init  # saves reading the buffer, which would wait for a device
         self._before: dict[int, Tensor] = {}  # codewords of each head before they last moved, for checkpoints
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a copy or a file holds: no step is under way in it."""
+        """Leave out what belongs to a step under way: copies and files don't need it."""
         return {**self.__dict__, "_before": {}}
 
     def table(self, head: int, again: bool) -> Tensor:
-        """Codewords (K, D) of a head; `again`, a checkpoint's second forward gets the values that its first one had."""
+        """Give a head's codewords (K, D); `again` gives a checkpoint's second forward the values of its first."""
         table, before = self.embed[head], self._before.get(head) if again else None
         return table if before is None else before[: self.codebook_size] + (table - table.detach())
 
     def remember(self, head: int, table: Tensor | None) -> None:
-        """Keep the codewords that a forward begins with, or None if it leaves them where they are."""
+        """Keep the codewords that a forward begins with; None if it doesn't move them."""
         if table is None:
             self._before.pop(head, None)
         else:
             self._before[head] = table
 
     def is_started(self) -> bool:
-        """Tell whether the codewords are there; the buffer is read until it says so."""
+        """Tell whether the codewords have been started; the buffer is read until it says so."""
         if not self._is_started and not torch.compiler.is_compiling():
             self._is_started = bool(self.initted)
         if not self._is_started and torch.compiler.is_exporting():
-            step = "Run a batch through it, so that k-means starts its codebook, and then export."
+            step = "Run a batch through the layer, so that k-means starts its codebook, and then export."
             checks.fail(self.options.layer, "kmeans_init", "done before an export", "an empty codebook", step)
         return self._is_started
 
@@ -86,15 +86,15 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def start(self, head: int, x: Tensor, valid: Tensor | None, synced: bool) -> None:
-        """Make codewords of rows by k-means, over all ranks; a codeword without rows stays where it is.
+        """Start the codewords by k-means over the rows of all ranks; a codeword without rows stays where it is.
 
-        What has been started is left as it is: a graph has this in it, whatever `initted` says when it runs. Without a
-        row to start from, the next batch is waited for.
+        A codebook that has been started is left as it is: a graph contains this call, whatever `initted` says when it
+        runs. Without any row, the next batch is waited for.
 
         Args:
             head: which codebook.
             x: (N, D) float32, the rows.
-            valid: (N,) bool, the rows that count; None is all.
+            valid: (N,) bool, the rows that count; None means all.
             synced: whether there are other ranks.
         """
         options, size = self.options, self.codebook_size
@@ -113,12 +113,12 @@ class Codebook(nn.Module):
         self.follow(head, ~self.initted)
         if head == len(self.embed) - 1:
             self.initted.logical_or_(counts.sum() > 0)
-            # A graph can't ask, and takes it that a batch with rows, be it another rank's, has started the codebook.
+            # A graph can't ask: it assumes that a batch with rows, perhaps another rank's, has started the codebook.
             self._is_started = synced or x.shape[0] > 0 if torch.compiler.is_compiling() else bool(self.initted)
 
     @torch.no_grad()
     def track(self, head: int, sums: Tensor, counts: Tensor, active: Tensor | None) -> None:
-        """Move the averages towards a batch's sums (K, D) and counts (K,); `active` () False leaves them."""
+        """Move the averages towards a batch's sums (K, D) and counts (K,); `active` () False keeps them."""
         weight = torch.full((), 1 - self.options.decay, device=sums.device)
         weight = weight if active is None else weight * active
         self.cluster_size[head].lerp_(counts.to(self.cluster_size.dtype), weight.to(self.cluster_size.dtype))
@@ -126,9 +126,9 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def follow(self, head: int, active: Tensor | None = None) -> None:
-        """Put the codewords where their averages are, the counts smoothed so that none is divided by zero."""
+        """Move the codewords to their averages; counts are smoothed so that nothing is divided by zero."""
         size, eps = wide(self.cluster_size[head]), self.options.eps
-        total = size.sum()  # 0 where no row has ever counted, or none does and decay is 0: then nothing is moved
+        total = size.sum()  # 0 if no row has ever counted, or none does now and decay is 0: then nothing moves
         active = total > 0 if active is None else active & (total > 0)
         smoothed = (size + eps) / (total + self.codebook_size * eps) * total
         embed = wide(self.embed_avg[head]) / smoothed[:, None]
@@ -136,7 +136,7 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def revive(self, head: int, x: Tensor, found: Tensor, active: Tensor | None) -> None:
-        """Move the codewords that too few rows choose to rows x (K, D) of the batch, where it has one for them."""
+        """Move codewords that too few rows choose to rows x (K, D) of the batch, if it has one for them."""
         dead = (self.cluster_size[head] < self.options.threshold_ema_dead_code) & found
         dead = dead if active is None else dead & active
         self._write(head, x, dead[:, None])

@@ -1,4 +1,4 @@
-"""The options of the drop-in layers, by vector-quantize-pytorch's names and with its defaults."""
+"""The options of the drop-in layers, with the names and defaults of vector-quantize-pytorch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, ClassVar, TypeVar
 from unitok_kernels import checks
 from unitok_kernels.ops.common import PRECISIONS
 
-# What vector-quantize-pytorch has and these layers don't: accepted at the value that leaves it off.
+# Options of vector-quantize-pytorch that these layers don't have: only the value that turns them off is accepted.
 _LAYER_OFF: dict[str, Any] = {
     "affine_param": False,
     "affine_param_batch_decay": 0.99,
@@ -41,9 +41,41 @@ _LEAST = ("dim", "codebook_dim", "codebook_size", "heads", "groups", "kmeans_ite
 
 @dataclass(frozen=True, kw_only=True)
 class CodebookOptions:
-    """What all layers share; the docs say what each option does.
+    """Options that all layers share. The last three are UniTok's own.
 
-    `precision`, `check_finite` and `backend` are ours: see `unitok_kernels.residual_encode`.
+    Attributes:
+        dim: width of the rows.
+        codebook_dim: width of a codeword; if it isn't `dim`, learnt projections lead there and back.
+        decay: weight that the moving averages give to the past at each step.
+        eps: added to the average counts, so that no division by zero moves a codeword.
+        freeze_codebook: leave the codebooks as they are in training, too.
+        kmeans_init: start the codebooks by k-means on the first batch, over all ranks.
+        kmeans_iters: iterations of that k-means.
+        use_cosine_sim: compare directions; rows and codewords get the length 1.
+        threshold_ema_dead_code: codewords with a smaller average count move to rows of the batch; 0 moves none.
+        channel_last: whether the channels are the last dimension of an input, and not the second.
+        accept_image_fmap: take images, (B, D, H, W), instead of rows.
+        accept_3d_fmap: take videos, (B, D, T, H, W), instead of rows.
+        commitment_weight: weight of the squared distance that pulls rows to their codewords.
+        orthogonal_reg_weight: weight of the loss that keeps codewords orthogonal.
+        orthogonal_reg_active_codes_only: take only the codewords that the batch uses into that loss.
+        orthogonal_reg_max_codes: draw at most so many codewords for that loss; None takes all.
+        stochastic_sample_codes: sample codes in training, the nearer ones more often.
+        sample_codebook_temp: temperature of that sampling; 0 samples nothing.
+        rotation_trick: rotate gradients from the codeword to its row; None does so for rows wider than 1.
+        directional_reparam_variance: variance of the noise that DiVeQ adds to a step.
+        sync_codebook: learn from the rows of all ranks; None does so wherever there are other ranks.
+        ema_update: let codebooks follow moving averages; None means on, except with DiVeQ.
+        learnable_codebook: train codebooks by gradients; None means off, except with DiVeQ.
+        return_zeros_for_masked_padding: give zeros for padding; otherwise its rows come back as they are.
+        route_gradients_to_input: let gradients of the output reach the rows.
+        precision: "exact" | "fast", how codewords are searched for; see `unitok_kernels.residual_encode`.
+        check_finite: raise for NaN and infinity; see `unitok_kernels.residual_encode`.
+        backend: name of the backend that all operations run on; see `unitok_kernels.residual_encode`.
+
+    Raises:
+        ValueError: an option is out of range, or doesn't fit another one.
+        TypeError: an option has the wrong type.
     """
 
     dim: int
@@ -91,12 +123,12 @@ class CodebookOptions:
             step = "Set ema_update=False beside learnable_codebook=True."
             checks.fail(name, "ema_update", "False where the codebook learns by gradients", True, step)
         if self.learns_by_gradient and self.use_cosine_sim:
-            step = "Leave learnable_codebook unset, and it is updated by moving averages."
+            step = "Leave learnable_codebook unset to update it by moving averages."
             checks.fail(name, "use_cosine_sim", "False where the codebook learns by gradients", True, step)
 
     @property
     def layer(self) -> str:
-        """Name of the layer that these are the options of."""
+        """Name of the layer that has these options."""
         return type(self).__name__.removesuffix("Config")
 
     @property
@@ -111,7 +143,7 @@ class CodebookOptions:
 
     @property
     def learns_by_gradient(self) -> bool:
-        """Whether codebooks are parameters of the optimizer."""
+        """Whether codebooks are parameters that an optimizer trains."""
         return self.is_directional if self.learnable_codebook is None else self.learnable_codebook
 
     @property
@@ -121,7 +153,7 @@ class CodebookOptions:
 
     @property
     def estimator(self) -> str:
-        """How gradients get to the rows; see `residual_straight_through`."""
+        """How gradients reach the rows; see `residual_straight_through`."""
         if not self.route_gradients_to_input or self.is_directional:
             return "none"
         rotates = self.input_width > 1 if self.rotation_trick is None else self.rotation_trick
@@ -129,13 +161,25 @@ class CodebookOptions:
 
     @property
     def input_width(self) -> int:
-        """Width that decides whether gradients are rotated where `rotation_trick` doesn't."""
+        """Width that decides whether gradients are rotated if `rotation_trick` is None."""
         return self.width
 
 
 @dataclass(frozen=True, kw_only=True)
 class VectorQuantizeConfig(CodebookOptions):
-    """Options of `VectorQuantize`."""
+    """Options of `VectorQuantize`; those of all layers are under `CodebookOptions`.
+
+    Attributes:
+        codebook_size: how many codewords a codebook has.
+        heads: parts that a row is cut into, each with a code of its own.
+        separate_codebook_per_head: whether each head has its own codebook; otherwise they share one.
+        layernorm_after_project_in: normalise rows after the projection to codewords' width.
+        directional_reparam: teach the codebook by DiVeQ, a noisy step towards the codeword.
+
+    Raises:
+        ValueError: an option is out of range, or doesn't fit another one.
+        TypeError: an option has the wrong type.
+    """
 
     codebook_size: int
     heads: int = 1
@@ -155,13 +199,31 @@ class VectorQuantizeConfig(CodebookOptions):
 
     @property
     def input_width(self) -> int:
-        """That of the layer's rows, as in vector-quantize-pytorch: projections may change it afterwards."""
+        """Width of the layer's rows before projection, as in vector-quantize-pytorch."""
         return self.dim
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResidualVQConfig(CodebookOptions):
-    """Options of `ResidualVQ`."""
+    """Options of `ResidualVQ`; those of all layers are under `CodebookOptions`.
+
+    Attributes:
+        codebook_size: how many codewords each level has; or a tuple, one number per level.
+        num_quantizers: how many levels there are; needed beside one codebook_size.
+        shared_codebook: whether all levels share one codebook.
+        diveq: teach the codebooks by DiVeQ over the sum of the levels.
+        heads: only 1 is taken; `GroupedResidualVQ` has several chains.
+        quantize_dropout: drop the last levels in training, how many is drawn at each call.
+        quantize_dropout_cutoff_index: the levels up to this one are never dropped.
+        quantize_dropout_multiple_of: the number of levels that are kept is a multiple of this.
+        beam_size: chains that a beam search keeps; None and 1 search greedily.
+        eval_beam_size: the same in evaluation; None takes `beam_size`.
+        beam_score_quantizer_weights: weight of each level's error in a beam's score; None weighs all alike.
+
+    Raises:
+        ValueError: an option is out of range, or doesn't fit another one.
+        TypeError: an option has the wrong type, or `heads` isn't 1.
+    """
 
     codebook_size: int | tuple[int, ...]
     num_quantizers: int | None = None
@@ -187,14 +249,18 @@ class ResidualVQConfig(CodebookOptions):
             checks.whole(name, codebook_size=self.codebook_size)
         if self.num_quantizers is None and is_one:
             checks.fail(name, "num_quantizers", "an int beside one codebook_size", None, "Say how many levels.")
-        checks.at_least(name, "num_quantizers", len(self.sizes), 1, "One level is the least.")
+        checks.at_least(name, "num_quantizers", len(self.sizes), 1, "Ask for at least one level.")
         if self.num_quantizers not in (None, len(self.sizes)):
-            checks.fail(name, "codebook_size", f"of {self.num_quantizers} levels", len(self.sizes), "Name each level.")
+            checks.fail(
+                name, "codebook_size", f"of {self.num_quantizers} levels", len(self.sizes), "Give one size per level."
+            )
         for size in self.sizes:
             checks.whole(name, codebook_size=size)
             checks.at_least(name, "codebook_size", size, 1, "Ask for at least one codeword.")
         if self.shared_codebook and len({*self.sizes}) > 1:
-            checks.fail(name, "codebook_size", "one where the codebook is shared", self.sizes, "Give all one size.")
+            checks.fail(
+                name, "codebook_size", "one where the codebook is shared", self.sizes, "Give all levels the same size."
+            )
         cutoff, levels = self.quantize_dropout_cutoff_index, len(self.sizes)
         if cutoff < 0 or (self.drops and cutoff >= levels):
             step = "Levels up to it are never dropped."
@@ -203,7 +269,9 @@ class ResidualVQConfig(CodebookOptions):
             checks.fail(name, "beam_size", "an int beside eval_beam_size", None, "Set it for training.")
         if len(self.score_weights) != levels:
             rule = f"of {levels} weights"
-            checks.fail(name, "beam_score_quantizer_weights", rule, len(self.score_weights), "Weigh each level.")
+            checks.fail(
+                name, "beam_score_quantizer_weights", rule, len(self.score_weights), "Give one weight per level."
+            )
 
     @property
     def is_directional(self) -> bool:
@@ -212,7 +280,7 @@ class ResidualVQConfig(CodebookOptions):
 
     @property
     def drops(self) -> bool:
-        """Whether the last levels are dropped in training; a single level never is."""
+        """Whether training drops last levels; a single level is never dropped."""
         return self.quantize_dropout and len(self.sizes) > 1
 
     @property
@@ -223,14 +291,22 @@ class ResidualVQConfig(CodebookOptions):
 
     @property
     def score_weights(self) -> tuple[float, ...]:
-        """Weight of each level in the score of a beam."""
+        """Weight of each level in a beam's score."""
         weights = self.beam_score_quantizer_weights
         return (1.0,) * len(self.sizes) if weights is None else tuple(weights)
 
 
 @dataclass(frozen=True, kw_only=True)
 class GroupedResidualVQConfig(ResidualVQConfig):
-    """Options of `GroupedResidualVQ`."""
+    """Options of `GroupedResidualVQ`: those of `ResidualVQConfig`, for each group.
+
+    Attributes:
+        groups: parts that the features are cut into, each with a chain of its own.
+
+    Raises:
+        ValueError: an option is out of range, or doesn't fit another one.
+        TypeError: an option has the wrong type, or `heads` isn't 1.
+    """
 
     groups: int = 1
 
@@ -244,7 +320,7 @@ _Config = TypeVar("_Config", bound=CodebookOptions)
 
 
 def configured(kind: type[_Config], config: object, options: dict[str, Any]) -> _Config:
-    """Make the options of a layer from a config, or from keywords; refuse a keyword that it doesn't have."""
+    """Make a layer's options from a config or from keywords; refuse keywords that it doesn't have."""
     layer = kind.__name__.removesuffix("Config")
     if config is not None:
         if not isinstance(config, kind) or options:

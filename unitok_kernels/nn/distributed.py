@@ -1,4 +1,4 @@
-"""What ranks agree on: sums, and rows that are drawn once. Every rank makes the same calls, whatever its batch."""
+"""What ranks agree on: sums, and random rows. Every rank makes the same calls, whatever its batch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def is_synced(sync_codebook: bool | None) -> bool:
 
 
 def summed(x: Tensor, synced: bool) -> Tensor:
-    """Add a tensor up over all ranks."""
+    """Sum a tensor over all ranks."""
     if synced:
         x = x.clone()
         dist.all_reduce(x)
@@ -25,7 +25,7 @@ def summed(x: Tensor, synced: bool) -> Tensor:
 
 
 def uniform(shape: tuple[int, ...], device: torch.device, synced: bool) -> Tensor:
-    """Draw numbers between 0 and 1, equal on every rank: those of rank 0."""
+    """Draw numbers between 0 and 1; every rank gets those of rank 0."""
     drawn = torch.rand(shape, device=device)
     return summed(drawn if dist.get_rank() == 0 else torch.zeros_like(drawn), True) if synced else drawn
 
@@ -34,9 +34,9 @@ class Draw(NamedTuple):
     """Rows of the global batch, one for each codeword.
 
     Attributes:
-        row: (K,) where each is in this rank's batch, if it is there.
-        mine: (K,) whether it is.
-        found: (K,) whether the batch has a row for the codeword; fewer rows than codewords leave some without.
+        row: (K,) each row's place in this rank's batch, if it is there.
+        mine: (K,) whether it is there.
+        found: (K,) whether the batch has a row for the codeword; it lacks some if it has fewer rows than codewords.
     """
 
     row: Tensor
@@ -45,15 +45,15 @@ class Draw(NamedTuple):
 
 
 def draw_rows(numbers: Tensor, rows: int, valid: Tensor | None, synced: bool) -> Draw:
-    """Draw as many rows as there are numbers from the batches of all ranks, none twice, and wait for nothing.
+    """Draw a row for each number from the batches of all ranks, no row twice, without waiting for the device.
 
-    The valid rows of all ranks in their order are cut into K even strata, and each gives the row at its number. So one
-    process that has the batches of all draws the same rows.
+    The valid rows of all ranks, in order, are cut into K even strata; each stratum gives the row at its number. So a
+    single process with the batches of all ranks draws the same rows.
 
     Args:
         numbers: (K,) between 0 and 1, equal on every rank.
-        rows: N, of this rank.
-        valid: (N,) bool, which of them may be drawn; None is all.
+        rows: N, rows of this rank.
+        valid: (N,) bool, which of them may be drawn; None means all.
         synced: whether there are other ranks.
 
     Returns:
@@ -76,7 +76,7 @@ def draw_rows(numbers: Tensor, rows: int, valid: Tensor | None, synced: bool) ->
 
 
 def gathered(x: Tensor, draw: Draw, synced: bool) -> Tensor:
-    """Give the drawn rows of `x` (N, D) to every rank: (K, D)."""
-    if x.shape[0] == 0:  # an empty batch draws nothing, but takes part
+    """Give every rank the drawn rows (K, D) of `x` (N, D)."""
+    if x.shape[0] == 0:  # an empty batch gives no row, but takes part
         return summed(x.new_zeros(len(draw.row), x.shape[1]), synced)
     return summed(torch.where(draw.mine[:, None], x[draw.row], 0), synced)

@@ -14,10 +14,10 @@ from unitok_kernels.nn.residual_vq import ResidualVQ
 
 
 class GroupedResidualVQ(nn.Module):
-    """Cut the features into groups, and quantise each by a `ResidualVQ` of its own.
+    """Cut the features into groups, and quantise each group by its own `ResidualVQ`.
 
     Args:
-        config: a GroupedResidualVQConfig, alone.
+        config: a GroupedResidualVQConfig, without other options.
         options: see `GroupedResidualVQConfig`.
 
     Raises:
@@ -47,17 +47,31 @@ class GroupedResidualVQ(nn.Module):
 
     @property
     def codebooks(self) -> Tensor | tuple[tuple[Tensor, ...], ...]:
-        """Codewords (G, L, K, D), or a tuple a group of those of each level (K, D) where the levels differ in size."""
+        """Codewords (G, L, K, D); if the levels differ in size, a tuple per group of each level's (K, D)."""
         groups = [group.codebooks for group in self._chains()]
         tensors = [books for books in groups if isinstance(books, Tensor)]
         return torch.stack(tensors) if tensors else tuple(books for books in groups if isinstance(books, tuple))
 
     def get_codes_from_indices(self, indices: Tensor) -> Tensor:
-        """Look codewords up: indices (G, B, ..., L) to (G, L, B, ..., D)."""
+        """Look up the codewords of each group and level.
+
+        Args:
+            indices: (G, B, ..., L) int64, each group's as in `ResidualVQ.get_codes_from_indices`.
+
+        Returns:
+            Tensor: (G, L, B, ..., D).
+        """
         return torch.stack([group.get_codes_from_indices(i) for group, i in zip(self._chains(), indices, strict=True)])
 
     def get_output_from_indices(self, indices: Tensor) -> Tensor:
-        """Decode indices (G, B, ..., L) to (B, ..., D)."""
+        """Decode indices: the groups' outputs side by side.
+
+        Args:
+            indices: (G, B, ..., L) int64, each group's as in `ResidualVQ.get_codes_from_indices`.
+
+        Returns:
+            Tensor: (B, ..., D).
+        """
         return torch.cat(
             [group.get_output_from_indices(i) for group, i in zip(self._chains(), indices, strict=True)], -1
         )
@@ -78,9 +92,9 @@ class GroupedResidualVQ(nn.Module):
             x: as `ResidualVQ.forward` takes it.
             mask: (B, T) bool, True where a row counts.
             lens: (B,) int, how many rows count.
-            return_all_codes: append the codewords of each level.
-            sample_codebook_temp: in place of the layer's.
-            freeze_codebook: in place of the layer's.
+            return_all_codes: append each level's codewords.
+            sample_codebook_temp: overrides the layer's.
+            freeze_codebook: overrides the layer's.
 
         Returns:
             tuple: quantized, like x; indices (G, B, T, L); losses (G, L); with `return_all_codes`, (G, L, B, T, D).

@@ -1,4 +1,4 @@
-"""What goes into a layer and comes out of it: where channels and padding are, and what its user expects of a loss."""
+"""Inputs and outputs of a layer: where channels and padding are, and whether a loss has gradients."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def channels_last(x: Tensor, options: CodebookOptions) -> Tensor:
 
 
 def channels_back(y: Tensor, x: Tensor, options: CodebookOptions) -> Tensor:
-    """Move the channels of an output to where those of the input x are."""
+    """Move the channels of an output to where the input x has them."""
     return y.movedim(-1, 1) if _is_moved(x, options) else y
 
 
@@ -36,28 +36,28 @@ def _is_moved(x: Tensor, options: CodebookOptions) -> bool:
 
 
 def mask_of(rows: Tensor, mask: Tensor | None, lens: Tensor | None, layer: str) -> Tensor | None:
-    """Give the (B, T) mask of rows (B, T, D) that a call's mask or lengths say, True where a row counts."""
+    """Give the mask (B, T) of rows (B, T, D) from a call's mask or lengths; True means that a row counts."""
     if mask is not None and lens is not None:
         checks.fail(layer, "lens", "left out beside mask", "both", "Give one of them.")
     if lens is not None:
         if rows.ndim < 3 or lens.shape != rows.shape[:1]:
             checks.fail(
-                layer, "lens", "of shape (B,), beside x of shape (B, T, D)", tuple(lens.shape), "One a sequence."
+                layer, "lens", "of shape (B,), beside x of shape (B, T, D)", tuple(lens.shape), "Give one per sequence."
             )
         mask = torch.arange(rows.shape[1], device=rows.device) < lens[:, None]
     if mask is not None and mask.shape != rows.shape[:-1]:
-        checks.fail(layer, "mask", f"of shape {tuple(rows.shape[:-1])}", tuple(mask.shape), "One value a row.")
+        checks.fail(layer, "mask", f"of shape {tuple(rows.shape[:-1])}", tuple(mask.shape), "Give one value per row.")
     if mask is not None and mask.dtype != torch.bool:
         checks.fail(layer, "mask", "of bools", mask.dtype, "Convert it with mask.bool().", TypeError)
     return mask
 
 
 def decoding(options: CodebookOptions) -> dict[str, Any]:
-    """Settings of a layer's `residual_decode`."""
+    """The settings that a layer passes to `residual_decode`."""
     return {"check_finite": options.check_finite, "backend": options.backend}
 
 
 def with_gradients(loss: Tensor, training: bool) -> Tensor:
-    """Let backward be called on a training step's loss even where it reaches nothing that learns, as theirs does."""
+    """Allow backward on a training loss even if nothing in it learns, as vector-quantize-pytorch does."""
     asks = training and torch.is_grad_enabled() and not loss.requires_grad
     return loss.requires_grad_() if asks and not torch.compiler.is_compiling() else loss

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import unitok_kernels as uk
-from unitok_kernels import checks
+from unitok_kernels import backends, checks
 from unitok_kernels.ops.common import PRECISIONS
 
 ARRANGEMENTS = ("parallel", "first", "none")
@@ -21,7 +21,7 @@ class MoEResidualOutput(NamedTuple):
         quantized: (N, D), with straight-through gradients to z and to expert_weights.
         codes: (N, S, L) int64, of the routed experts.
         shared_codes: (N, L) int64, or None without a shared expert.
-        loss: scalar, the codebook and commitment loss of all chains used.
+        loss: scalar, the codebook and commitment loss of all chains that were used.
         level_error: (L,) float32, mean over rows, slots and D of r_{l+1}^2 of the routed experts.
     """
 
@@ -32,25 +32,26 @@ class MoEResidualOutput(NamedTuple):
     level_error: Tensor
 
 
+@backends.documented("residual_encode", "moe_residual_encode", "residual_loss")
 class MoEResidualVQ(nn.Module):
-    """Quantise rows by the residual chains of the experts a router picks.
+    """Quantise rows by the residual chains of the experts that a router picks.
 
     shared="parallel": quantized = sum_s w_s Q_{e_s}(z) + shared_weight Q_shared(z).
     shared="first": the experts quantise r = z - sg(Q_shared(z)); quantized = Q_shared(z) + sum_s w_s Q_{e_s}(r).
-    shared="none": the experts alone.
-    Codebooks learn from `loss` alone; the straight-through estimate treats them as constants.
+    shared="none": only the experts.
+    Codebooks learn only from `loss`; the straight-through estimate treats them as constants.
 
     Args:
         dim: D, width of the rows.
         num_experts: E, at least 1.
-        num_levels: L, codebooks a chain.
-        codebook_size: K, codewords a codebook.
+        num_levels: L, codebooks per chain.
+        codebook_size: K, codewords per codebook.
         shared: "parallel" | "first" | "none".
         shared_weight: weight of the shared chain under "parallel".
         commitment_weight: weight of the commitment term of the loss.
         precision: "exact" | "fast"; see `nearest_codeword`.
         check_finite: as in `moe_residual_encode`, for all operations of the layer.
-        backend: None | "reference" | "cpu" | "triton" | "cuda", for all operations of the layer.
+        backend: {backends}, for all operations of the layer.
 
     Raises:
         ValueError: a size is below 1, or `shared` or `precision` is unknown.

@@ -1,4 +1,4 @@
-"""The operations in plain torch, for what knows no others: ONNX, and through it onnxruntime."""
+"""The operations in plain torch, for exporters that know nothing else: ONNX, and through it onnxruntime."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 
 def decompositions() -> dict[Any, Callable[..., Any]]:
-    """List what evaluation needs of `torch.ops.unitok_kernels`, in operations that exporters know.
+    """Give the `torch.ops.unitok_kernels` that evaluation uses as functions of operations that exporters know.
 
-    Scores are float64, so that codes are those of the kernels but for ties within 1e-12; the last bits of an error may
+    Scores are float64, so codes equal those of the kernels except for ties within 1e-12. The last bits of an error may
     differ, and nothing is checked for NaN.
 
     Returns:
@@ -31,10 +31,10 @@ def to_onnx(module: nn.Module, arguments: tuple[Any, ...], *, dynamic_shapes: An
     """Export a module with drop-in layers in evaluation to ONNX.
 
     Args:
-        module: a layer, or a model that holds some; the modes of its parts are put back afterwards.
-        arguments: an example of its inputs.
+        module: a layer, or a model that contains layers; the modes of its parts are restored afterwards.
+        arguments: example inputs.
         dynamic_shapes: as `torch.export.export` takes it.
-        options: of `torch.onnx.export`.
+        options: options of `torch.onnx.export`.
 
     Returns:
         torch.onnx.ONNXProgram: call `save` on it.
@@ -85,7 +85,7 @@ def _residual_decode(codes: Tensor, codebooks: Tensor, *_: Any) -> Tensor:
 def _residual_straight_through(
     z: Tensor, codes: Tensor, codebooks: Tensor, estimator: str = "straight", cosine: bool = False, *_: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Without statistics, as evaluation calls it."""
+    """Without statistics, since evaluation needs none."""
     residual, errors = z.float(), []
     for code, codebook in zip(codes.unbind(1), codebooks.float().unbind(), strict=True):
         x = torch.nn.functional.normalize(residual, eps=1e-6) if cosine else residual

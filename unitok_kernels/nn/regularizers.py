@@ -1,4 +1,4 @@
-"""What a loss can ask of codewords beside being near, and noisy gradients to them."""
+"""A loss that keeps codewords orthogonal, and noisy gradients to codewords."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from unitok_kernels.nn.codebook import unit
 def orthogonality(embed: Tensor, codes: Tensor | None, most: int | None) -> Tensor:
     """Measure how far codewords are from orthogonal.
 
-    1/H sum_h mean_ij cos(c_i, c_j)^2 - 1/n over the n codewords that are looked at.
+    1/H sum_h mean_ij cos(c_i, c_j)^2 - 1/n over n codewords.
 
     Args:
         embed: (H, K, D).
-        codes: look at the codewords that these name alone; None takes all.
-        most: draw so many of them; None takes all.
+        codes: take only the codewords with these codes; None takes all.
+        most: draw at most so many of them; None takes all.
 
     Returns:
         Tensor: scalar, without a unit.
@@ -26,7 +26,7 @@ def orthogonality(embed: Tensor, codes: Tensor | None, most: int | None) -> Tens
     """
     heads, size, _ = embed.shape
     kept = torch.ones(size, device=embed.device)
-    if codes is not None:  # a mask of all codewords: how many are used is never asked, so no device is waited for
+    if codes is not None:  # a mask of all codewords: asking how many are used would wait for the device
         index = torch.where(codes < 0, size, codes).flatten()
         kept = torch.zeros(size + 1, device=embed.device).index_fill_(0, index, 1.0)[:size]
     if most is not None and most < size:
@@ -38,14 +38,14 @@ def orthogonality(embed: Tensor, codes: Tensor | None, most: int | None) -> Tens
 
 
 def directional(x: Tensor, quantized: Tensor, variance: float) -> Tensor:
-    """Go from x in a noisy direction to its codeword, as far as that is: so codewords get gradients by the distance.
+    """Step from x in a noisy direction, as far as its codeword is: so codewords get gradients through the distance.
 
     x + sg(v / |v|) |q - x|,  v = q - x + noise.
 
     Args:
         x: (N, D) float.
         quantized: (N, D), with gradients to codebooks.
-        variance: of the noise, a value.
+        variance: variance of the noise, per value.
 
     Returns:
         Tensor: (N, D).

@@ -1,4 +1,4 @@
-"""ResidualVQ: a chain of codebooks, as vector-quantize-pytorch's layer of that name."""
+"""ResidualVQ: a chain of codebooks, like vector-quantize-pytorch's layer of that name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from unitok_kernels.ops.residual_decode import residual_decode
 
 
 class Level(nn.Module):
-    """One level's codebook, where vector-quantize-pytorch's state dict has it."""
+    """One level's codebook, at the place it has in vector-quantize-pytorch's state dict."""
 
     def __init__(self, codebook: Codebook) -> None:
         super().__init__()
@@ -33,13 +33,13 @@ class Level(nn.Module):
 
 
 class ResidualVQ(nn.Module):
-    """Quantise rows by a chain of codebooks, each on what the last one left.
+    """Quantise rows by a chain of codebooks; each level quantises what the one before it left.
 
     Options, defaults, results and state dict are those of vector-quantize-pytorch; `ResidualVQConfig` lists them. The
-    codes of all levels come from one call, and all codebooks learn after it, each from the inputs of its level.
+    codes of all levels come from one call. Then all codebooks learn, each from the inputs of its level.
 
     Args:
-        config: a ResidualVQConfig, alone.
+        config: a ResidualVQConfig, without other options.
         options: see `ResidualVQConfig`.
 
     Raises:
@@ -63,7 +63,7 @@ class ResidualVQ(nn.Module):
 
     @property
     def _chain(self) -> Chain:
-        """The codebooks as they are now: a model may tie layers by giving one the codebook of another."""
+        """The chain of the present codebooks: a model may tie layers by giving one layer the codebook of another."""
         return Chain([level._codebook for level in self.layers], self.config)  # type: ignore[misc]
 
     @property
@@ -73,15 +73,15 @@ class ResidualVQ(nn.Module):
 
     @property
     def codebooks(self) -> Tensor | tuple[Tensor, ...]:
-        """Codewords (L, K, D), or a tuple of (K, D) where the levels differ in size."""
+        """Codewords (L, K, D), or a tuple of (K, D) if the levels differ in size."""
         books = tuple(book.embed[0] for book in self._chain.books)
         return torch.stack(books) if len({*self.config.sizes}) == 1 else books
 
     def get_codes_from_indices(self, indices: Tensor) -> Tensor:
-        """Look the codewords of each level up.
+        """Look up the codewords of each level.
 
         Args:
-            indices: (B, ..., L) int64; -1 gives zeros, and fewer levels than the layer has are the first ones.
+            indices: (B, ..., L) int64; -1 gives zeros; fewer levels than the layer has are taken as the first ones.
 
         Returns:
             Tensor: (L, B, ..., D).
@@ -98,12 +98,22 @@ class ResidualVQ(nn.Module):
         return torch.stack(rows).view(levels, *indices.shape[:-1], self.codebook_dim)
 
     def get_output_from_indices(self, indices: Tensor) -> Tensor:
-        """Decode indices (B, ..., L), as `get_codes_from_indices` takes them, to (B, ..., D)."""
+        """Decode indices: the sum of each row's codewords, projected out.
+
+        Args:
+            indices: (B, ..., L) int64, as in `get_codes_from_indices`.
+
+        Returns:
+            Tensor: (B, ..., D).
+
+        Raises:
+            ValueError: there are more levels than the layer has, or a code isn't one of its level.
+        """
         if len({*self.config.sizes}) == 1:
             codes = self._flat(indices)
             tables = self._chain.tables()[: codes.shape[1]]
             decoded = residual_decode(codes, tables, **layout.decoding(self.config))
-        else:  # each level is held to its own codes
+        else:  # each level checks its own codes
             levels = self.get_codes_from_indices(indices)
             decoded = wide(levels).sum(0).to(levels.dtype)
         return self.project_out(decoded.view(*indices.shape[:-1], self.codebook_dim))
@@ -112,7 +122,7 @@ class ResidualVQ(nn.Module):
         """Rows of codes (N, L)."""
         if (got := indices.shape[-1]) > self.num_quantizers:
             rule = f"of at most {self.num_quantizers} levels"
-            checks.fail(self.config.layer, "indices", rule, got, "Leave the others out.")
+            checks.fail(self.config.layer, "indices", rule, got, "Leave out the others.")
         return indices.reshape(-1, got)
 
     def forward(
@@ -133,15 +143,19 @@ class ResidualVQ(nn.Module):
             x: (B, T, D) or (B, D) float; (B, D, T), (B, D, H, W) or (B, D, T, H, W) by the layer's options.
             mask: (B, T) bool, True where a row counts.
             lens: (B,) int, how many rows count.
-            return_all_codes: append the codewords of each level.
-            sample_codebook_temp: in place of the layer's.
-            freeze_codebook: in place of the layer's.
-            beam_size: in place of the layer's.
-            rand_quantize_dropout_fixed_seed: drop the levels that this seed says; None draws.
+            return_all_codes: append each level's codewords.
+            sample_codebook_temp: overrides the layer's.
+            freeze_codebook: overrides the layer's.
+            beam_size: overrides the layer's.
+            rand_quantize_dropout_fixed_seed: seed that decides which levels are dropped; None draws at random.
 
         Returns:
             tuple: quantized, like x; indices (B, T, L) int64, -1 at padding and dropped levels; losses (L,), 0 in
             evaluation; with `return_all_codes`, (L, B, T, D).
+
+        Raises:
+            ValueError: a shape or a value doesn't fit.
+            TypeError: an argument has the wrong type.
         """
         cut = self.draw_cut(x.device, rand_quantize_dropout_fixed_seed)
         return self.quantize(x, mask, lens, return_all_codes, sample_codebook_temp, freeze_codebook, beam_size, cut)
@@ -157,7 +171,25 @@ class ResidualVQ(nn.Module):
         beam_size: int | None,
         cut: Tensor | int | None,
     ) -> Any:
-        """Quantise rows as `forward` does, the levels after `cut` dropped."""
+        """Quantise rows as `forward` does, and drop the levels after `cut`.
+
+        Args:
+            x: as in `forward`.
+            mask: as in `forward`.
+            lens: as in `forward`.
+            return_all_codes: as in `forward`.
+            sample_codebook_temp: as in `forward`.
+            freeze_codebook: as in `forward`.
+            beam_size: as in `forward`.
+            cut: the last level that isn't dropped, as a tensor () or a number; None drops none.
+
+        Returns:
+            tuple: as `forward` gives it.
+
+        Raises:
+            ValueError: a shape or a value doesn't fit.
+            TypeError: an argument has the wrong type.
+        """
         config = self.config
         rows = layout.channels_last(x, config)
         mask = layout.mask_of(rows, mask, lens, config.layer)
@@ -182,7 +214,7 @@ class ResidualVQ(nn.Module):
             quantized = torch.where(mask[..., None], quantized, padding)
         indices = codes.view(*rows.shape[:-1], self.num_quantizers)
         weight = 0.0 if config.diveq else config.commitment_weight
-        weight = weight or float(not self.training)  # in evaluation, a beam's errors are told without a weight then
+        weight = weight or float(not self.training)  # in evaluation, a beam's errors are reported without a weight then
         losses = layout.with_gradients(self._regularised(weight * errors, codes), self.training)
         result = (layout.channels_back(quantized, x, config), indices, losses)
         return (*result, self.get_codes_from_indices(indices)) if return_all_codes else result
@@ -199,7 +231,15 @@ class ResidualVQ(nn.Module):
         return losses + config.orthogonal_reg_weight * torch.stack(parts)
 
     def draw_cut(self, device: torch.device, seed: int | None = None) -> Tensor | int | None:
-        """Draw the last level that isn't dropped: on the device, and equal on every rank; None drops none."""
+        """Draw the last level that isn't dropped, the same on every rank.
+
+        Args:
+            device: where it is drawn, so that nothing waits for it.
+            seed: decides it, on the host; None draws at random.
+
+        Returns:
+            Tensor: () int64, a number where there is a seed; None where no level is dropped.
+        """
         config, levels = self.config, self.num_quantizers
         if not (self.training and config.drops):
             return None

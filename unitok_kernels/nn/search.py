@@ -1,4 +1,4 @@
-"""How codes are found: the nearest codewords in one call, drawn ones, or the best of a beam."""
+"""How codes are found: the nearest codewords in one call, random ones, or the best of a beam."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from unitok_kernels.nn.codebook import unit
 from unitok_kernels.nn.config import CodebookOptions
 from unitok_kernels.ops.common import wide
 
-_SCORES = 1 << 22  # most scores of a block of rows
+_SCORES = 1 << 22  # at most so many scores in a block of rows
 
 
 def nearest(rows: Tensor, codebooks: Tensor, options: CodebookOptions) -> uk.ResidualCodes:
-    """Find the nearest codeword of each level: all of them in one call, but where directions are compared.
+    """Find the nearest codeword of each level, all in one call; level by level if directions are compared.
 
     Args:
         rows: (N, D) float.
         codebooks: (L, K, D) float.
-        options: of the layer.
+        options: the layer's options.
 
     Returns:
-        ResidualCodes: as `residual_encode` gives them; level_error is empty where directions are compared.
+        ResidualCodes: as `residual_encode` gives them; level_error is empty if directions are compared.
     """
     settings: dict[str, Any] = {
         "precision": options.precision,
@@ -44,14 +44,14 @@ def nearest(rows: Tensor, codebooks: Tensor, options: CodebookOptions) -> uk.Res
 
 
 def drawn(rows: Tensor, codebooks: Tensor, sizes: tuple[int, ...], temperature: float, cosine: bool) -> Tensor:
-    """Draw the code of each level with probability softmax(-distance / temperature), or of the cosine.
+    """Draw the code of each level with probability softmax(-distance / temperature), or softmax(cosine / temperature).
 
     Args:
         rows: (N, D) float.
         codebooks: (L, K, D) float.
-        sizes: (L,) codewords of each level; the rest of a smaller codebook is padding.
-        temperature: above 0.
-        cosine: compare directions.
+        sizes: (L,) codewords of each level; the rest of its codebook is padding.
+        temperature: larger than 0.
+        cosine: whether directions are compared.
 
     Returns:
         Tensor: codes (N, L) int64.
@@ -74,31 +74,31 @@ def beam(
     cosine: bool,
     temperature: float | None = None,
 ) -> Tensor:
-    """Find the chain of the lowest sum_l weight_l |x_l - q_l|^2 among `width` that are kept at each level.
+    """Find the chain of the lowest sum_l weight_l |x_l - q_l|^2 by a search that keeps `width` chains at each level.
 
     Args:
         rows: (N, D) float.
         codebooks: (L, K, D) float.
-        sizes: (L,) codewords of each level; the rest of a smaller codebook is padding.
-        width: chains kept.
-        weights: (L,) of the levels.
-        cosine: compare directions.
+        sizes: (L,) codewords of each level; the rest of its codebook is padding.
+        width: how many chains are kept.
+        weights: (L,), weights of the levels.
+        cosine: whether directions are compared.
         temperature: draw each chain's candidates, as `drawn` does; None or 0 takes the nearest.
 
     Returns:
-        Tensor: codes (L, N, L) int64: the best chain after each level, -1 where it hasn't got to.
+        Tensor: codes (L, N, L) int64: the best chain after each level; -1 for the levels after it.
     """
     blocks = _blocks(wide(rows), width * max(sizes))
     return torch.cat([_beam(part, codebooks, sizes, width, weights, cosine, temperature) for part in blocks], 1)
 
 
 def codeword_of(codebook: Tensor, codes: Tensor) -> Tensor:
-    """Look codewords (K, D) up; a row without a code gets zeros."""
+    """Look up codewords (K, D); a row without a code gets zeros."""
     return torch.where(codes[:, None] >= 0, codebook[codes.clamp(min=0)], 0)
 
 
 def gumbel(like: Tensor) -> Tensor:
-    """Draw standard Gumbel noise, of which no value is infinite."""
+    """Draw standard Gumbel noise; no value is infinite."""
     u = torch.rand_like(like)
     return -(-u.clamp(min=1e-20).log()).clamp(min=1e-20).log()
 
@@ -134,14 +134,14 @@ def _beam(
 
 
 def _at(x: Tensor, place: Tensor) -> Tensor:
-    """Rows (N, J, ...) of the places (N, W)."""
+    """Take the rows at places (N, W) from x (N, J, D)."""
     return x.gather(1, place[:, :, None].expand(-1, -1, x.shape[2]))
 
 
 def _scores(x: Tensor, codebook: Tensor, cosine: bool) -> Tensor:
-    """(N, K), the higher the nearer: cosines, or squared distances below zero.
+    """Give scores (N, K), higher for nearer codewords: cosines, or negative squared distances.
 
-    In float64, whose digits the expanded form needs, and which autocast leaves as it is.
+    They are computed in float64: the expanded form needs its digits, and autocast doesn't change it.
     """
     rows, table = x.double(), codebook.double()
     if cosine:
@@ -151,11 +151,11 @@ def _scores(x: Tensor, codebook: Tensor, cosine: bool) -> Tensor:
 
 
 def _noisy(scores: Tensor, temperature: float, cosine: bool) -> Tensor:
-    """Scores whose largest is a draw from softmax(-distance / temperature), or of the cosines."""
+    """Add noise so that the largest score is a draw from softmax(-distance / temperature), or of the cosines."""
     scores = scores if cosine else -(-scores).clamp(min=1e-8).sqrt()
     return scores / temperature + gumbel(scores)
 
 
 def _blocks(x: Tensor, scores: int) -> tuple[Tensor, ...]:
-    """Cut rows so that the scores of a block fit; a graph gets one block, whatever the number of rows."""
+    """Cut rows into blocks whose scores fit into memory; a graph gets one block, whatever the number of rows."""
     return (x,) if torch.compiler.is_compiling() else x.split(max(1, _SCORES // scores))

@@ -1,4 +1,4 @@
-"""VectorQuantize: one codebook, or one a head, as vector-quantize-pytorch's layer of that name."""
+"""VectorQuantize: one codebook, or one per head, like vector-quantize-pytorch's layer of that name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from unitok_kernels.ops.residual_decode import residual_decode
 
 
 class LossBreakdown(NamedTuple):
-    """The parts of the loss, each a scalar without its weight."""
+    """The parts of the loss: scalars without their weights."""
 
     commitment: Tensor
     codebook_diversity: Tensor
@@ -31,7 +31,7 @@ class VectorQuantize(nn.Module):
     Options, defaults, results and state dict are those of vector-quantize-pytorch; `VectorQuantizeConfig` lists them.
 
     Args:
-        dim: D, width of the rows; or a VectorQuantizeConfig, alone.
+        dim: D, width of the rows; or a VectorQuantizeConfig, without other options.
         codebook_size: K.
         options: see `VectorQuantizeConfig`.
 
@@ -70,12 +70,12 @@ class VectorQuantize(nn.Module):
 
     @property
     def _chains(self) -> list[Chain]:
-        """A chain a codebook, as it is now: a model may tie layers by giving one the codebook of another."""
+        """A chain per codebook, of the present one: a model may tie layers by giving one the codebook of another."""
         return [Chain([self._codebook], self.config, head) for head in range(len(self._codebook.embed))]
 
     @property
     def codebook(self) -> Tensor:
-        """Codewords (K, D), or (H, K, D) where each head has its own."""
+        """Codewords (K, D), or (H, K, D) if each head has its own."""
         embed = self._codebook.embed
         return embed if self.config.separate_codebook_per_head else embed[0]
 
@@ -88,11 +88,11 @@ class VectorQuantize(nn.Module):
         """Look codewords up.
 
         Args:
-            indices: (B, ...) int64, of the shape that `forward` gives, heads last where there are several; -1 gives
+            indices: (B, ...) int64, of the shape that `forward` gives, heads last if there are several; -1 gives
                 zeros.
 
         Returns:
-            Tensor: (B, ..., H * D), the channels where the input has them.
+            Tensor: (B, ..., H * D), with the channels where the input has them.
 
         Raises:
             ValueError: a code isn't one of the codebook.
@@ -112,7 +112,17 @@ class VectorQuantize(nn.Module):
         return found.movedim(-1, 1) if moved else found
 
     def get_output_from_indices(self, indices: Tensor) -> Tensor:
-        """Decode indices: `get_codes_from_indices`, projected out."""
+        """Decode indices: the result of `get_codes_from_indices`, projected out.
+
+        Args:
+            indices: as in `get_codes_from_indices`.
+
+        Returns:
+            Tensor: (B, ..., D), with the channels where the input has them.
+
+        Raises:
+            ValueError: a code isn't one of the codebook.
+        """
         codes = self.get_codes_from_indices(indices)
         moved = self.config.accept_image_fmap or self.config.accept_3d_fmap or not self.config.channel_last
         return self.project_out(codes.movedim(1, -1)).movedim(-1, 1) if moved else self.project_out(codes)
@@ -133,13 +143,17 @@ class VectorQuantize(nn.Module):
             x: (B, T, D) or (B, D) float; (B, D, T), (B, D, H, W) or (B, D, T, H, W) by the layer's options.
             mask: (B, T) bool, True where a row counts.
             lens: (B,) int, how many rows count.
-            sample_codebook_temp: in place of the layer's.
-            freeze_codebook: in place of the layer's.
+            sample_codebook_temp: overrides the layer's.
+            freeze_codebook: overrides the layer's.
             return_loss_breakdown: append a LossBreakdown.
 
         Returns:
-            tuple: quantized, like x; indices (B, T) int64, heads last where there are several, -1 at padding; loss,
+            tuple: quantized, like x; indices (B, T) int64, heads last if there are several, -1 at padding; loss,
             a scalar, 0 in evaluation.
+
+        Raises:
+            ValueError: a shape or a value doesn't fit.
+            TypeError: an argument has the wrong type.
         """
         config = self.config
         rows = layout.channels_last(x, config)
@@ -177,13 +191,13 @@ class VectorQuantize(nn.Module):
         return (*result, parts) if return_loss_breakdown else result
 
     def _losses(self, error: Tensor, indices: Tensor) -> LossBreakdown:
-        """Put the parts of the loss together: what is off, or has no weight, is 0."""
+        """Collect the parts of the loss; a part that is off or has no weight is 0."""
         config, zero = self.config, torch.zeros((), device=error.device)
         commits = self.training and config.commitment_weight > 0 and not config.is_directional
         orthogonal = zero
         if self.training and config.orthogonal_reg_weight > 0:
             if config.orthogonal_reg_active_codes_only and config.separate_codebook_per_head:
-                step = "Every head has other codewords."
+                step = "Every head has its own codewords."
                 checks.fail(config.layer, "orthogonal_reg_active_codes_only", "False beside several books", True, step)
             active = indices if config.orthogonal_reg_active_codes_only else None
             orthogonal = orthogonality(self._codebook.embed, active, config.orthogonal_reg_max_codes)

@@ -1,4 +1,4 @@
-"""What the references and operations share: their precision, the rows they take, and the exact search."""
+"""What references and operations share: the precision of residuals, finite rows, and the exact search."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ from torch import Tensor
 from unitok_kernels.ops.stats import NEAR_TIE
 
 PRECISIONS = ("exact", "fast")
-FLOATS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}  # `Float` in csrc/cpu/number.h
+FLOATS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}  # `Float` in csrc/cpu/simd/number.h
 
 _SCORE_ROWS = 1024  # a block of float64 scores stays in the second-level cache
-_DIFFERENCES = 1 << 20  # most values of a block that is redone by differencing
+_DIFFERENCES = 1 << 20  # at most so many values in a block that is redone by differencing
 
 
 def wide_dtype(x: Tensor) -> torch.dtype:
-    """Name the precision of residuals, distances and errors: float32, or float64 if the input has it."""
+    """Give the dtype of residuals, distances and errors: float32, or float64 if the input is float64."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 def wide(x: Tensor) -> Tensor:
-    """Give a tensor in the precision of residuals."""
+    """Convert a tensor to the precision of residuals."""
     return x.to(wide_dtype(x))
 
 
 def finite_rows(x: Tensor) -> Tensor:
-    """Tell the rows without NaN and infinity; (N, D) -> (N,) bool."""
+    """Tell which rows have neither NaN nor infinity; (N, D) -> (N,) bool."""
     return torch.isfinite(x).all(1)
 
 
 def search(x: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
-    """Exact argmin over the codebook of finite rows.
+    """Find the exact argmin over the codebook for finite rows.
 
-    The expanded form |c|^2 - 2 x.c is scored in float64. Its rounding error is at most (D + 4) 2^-53 (|x| + |c|)^2 a
-    score, and so is that of a distance by differencing. Where the two best scores are closer than four such errors,
-    the row is redone by differencing, in a fixed order over D; elsewhere both forms agree on the code. So it depends
-    neither on the batch nor on how a matrix product was blocked.
+    Scores are |c|^2 - 2 x.c in float64. The rounding error of a score is at most (D + 4) 2^-53 (|x| + |c|)^2, and so is
+    that of a distance by differencing. If the two best scores are closer than four such errors, the row is redone by
+    differencing, in a fixed order over D; otherwise both forms agree on the code. So a code depends neither on the
+    batch nor on how the matrix product was blocked.
 
     Args:
         x: (N, D) float32 or float64.

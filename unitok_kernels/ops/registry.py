@@ -1,9 +1,9 @@
-"""How an operation is put before torch: schema, checks, dispatch, fake kernel, autograd.
+"""Registers an operation with torch: schema, checks, dispatch, fake kernel, autograd.
 
 `torch.library.Library` is used rather than `custom_op` because a call through it costs 6.6 microseconds instead of 16.
 
-torch.compile sees an operation as one opaque node, but for CUDA tensors on the backend "triton": there its launches
-stand in the graph, as those of a `torch.library.triton_op` do. The backend is then the one chosen while compiling.
+torch.compile sees an operation as one opaque node, except on a backend whose launches can stand in the graph: there
+they do, as those of a `torch.library.triton_op` would. The backend is then the one chosen while compiling.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from torch._library import triton as torch_triton
 from torch._subclasses.functional_tensor import FunctionalTensorMode
 
 from unitok_kernels import backends
-from unitok_kernels.ops.launch import UntraceableError, traced_launches
+from unitok_kernels.ops._triton.launch import UntraceableError, traced_launches
 
 _LIBRARY = torch.library.Library("unitok_kernels", "DEF")
-_READY = (torch.float32, torch.int64, torch.float16, torch.bfloat16, torch.float64)  # what kernels take as it is
-_REMEMBERED = 4096  # most kinds of calls whose checks aren't made again
+_READY = (torch.float32, torch.int64, torch.float16, torch.bfloat16, torch.float64)  # what kernels take as they are
+REMEMBERED = 4096  # how many kinds of calls are remembered, whose checks aren't repeated
 
 
 class _Uncached(list[Any]):
-    """Stands where torch looks up an operation's kernels, which the key of its cache of traced graphs is made of.
+    """Stands where torch looks up an operation's kernels, from which it makes the key of its cache of traced graphs.
 
-    That key would know neither a launcher nor the backend that was chosen. So where launches may stand in a graph, the
+    That key would cover neither a launcher nor the backend that was chosen. So where launches may stand in a graph, the
     graph isn't kept for other processes; what is compiled from it still is.
     """
 
     def __iter__(self) -> Iterator[Any]:
-        if backends.available()["triton"]:
+        if any(there and backends.records()[name].joins_graphs for name, there in backends.available().items()):
             from torch._functorch._aot_autograd.autograd_cache import BypassAOTAutogradCache
 
-            raise BypassAOTAutogradCache("UniTok's operations are traced into Triton kernels")
+            raise BypassAOTAutogradCache("UniTok's operations are traced into their launches")
         return super().__iter__()
 
 
@@ -62,17 +62,17 @@ def define(
         name: the operation's name.
         schema: its arguments and returns in torch's schema language, without the name.
         check: raises for arguments that don't fit; reads shapes, dtypes and devices only.
-        fake: builds the outputs' shapes; called with the arguments, backend left out.
-        folder: folder under `ops/` that holds the kernels, where it isn't `name`.
-        takes_float64: its kernels do; otherwise float64 runs on the reference alone.
-        sized_by_backend: its outputs' shapes are; `fake` is called with the chosen one, too.
+        fake: builds outputs of the right shapes; called with the arguments, without the backend.
+        folder: folder under `ops/` that holds the kernels, if it isn't `name`.
+        takes_float64: whether all its kernels take float64; otherwise only backends that take float64 get it.
+        sized_by_backend: whether the outputs' shapes depend on the backend; `fake` then gets the chosen one, too.
         setup: keeps what `backward` needs; see `torch.library.register_autograd`.
-        backward: the gradient; without it no output requires one, whatever the inputs do.
+        backward: the gradient; without it no output requires a gradient, whatever the inputs do.
 
     Returns:
         Callable: the operation's default overload.
     """
-    home = folder or name
+    home, call = folder or name, name.removesuffix("_backward")
     accepted: set[tuple[Any, ...]] = set()
 
     def run(*arguments: Any, **keywords: Any) -> Any:
@@ -87,14 +87,14 @@ def define(
                 raw = raw or value.dtype not in _READY or not value.is_contiguous()
         if (seen := tuple(signature)) not in accepted:
             check(*given)
-            if len(accepted) == _REMEMBERED:
+            if len(accepted) == REMEMBERED:
                 accepted.clear()
             accepted.add(seen)
         if raw:
             given = [_plain(value) if isinstance(value, Tensor) else value for value in given]
-        chosen = backends.choose(home, backend, given[tensors[0]].device, is_float64 and not takes_float64)
+        chosen = backends.choose(home, backend, given[tensors[0]].device, is_float64 and not takes_float64, call)
         kernel = getattr(backends.kernels(home, chosen), name)
-        if packed and chosen != "cuda":
+        if packed and not backends.records()[chosen].reads_packed:
             del given[-packed:]
         if not traced:
             return kernel(*given)
@@ -108,17 +108,17 @@ def define(
 
     def run_traced(mode: Any, operation: Any, types: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
         *given, backend = _positional(arguments, keywords)
-        is_cuda = given[tensors[0]].device.type == "cuda"
-        decomposes = is_cuda and torch._functorch.config.decompose_custom_triton_ops  # export doesn't
-        decomposes = decomposes and True not in [given[place] for place in reads]  # a value that is read ends a trace
-        if not decomposes or choice(given, backend) != "triton":
+        decomposes = torch._functorch.config.decompose_custom_triton_ops  # export doesn't
+        decomposes = decomposes and True not in [given[place] for place in reads]  # reading a value would end the trace
+        chosen = traceable(given, backend) if decomposes else None
+        if chosen is None:
             return mode.__torch_dispatch__(operation, types, arguments, keywords)
         check(*given)
         given = given[: len(given) - packed]
         try:
             with mode, traced_launches():
                 given = [_plain(value) if isinstance(value, Tensor) else value for value in given]
-                return getattr(backends.kernels(home, "triton"), name)(*given)
+                return getattr(backends.kernels(home, chosen), name)(*given)
         except UntraceableError:
             return mode.__torch_dispatch__(operation, types, arguments, keywords)
 
@@ -128,11 +128,19 @@ def define(
     defaults = tuple(a.default_value for a in declared)  # None for an argument that has none
     tensors = [place for place, a in enumerate(declared) if "Tensor" in str(a.type)]
     reads = [place for place, a in enumerate(declared) if a.name == "check_finite"]
-    packed = sum(a.name.startswith("packed") for a in declared)  # the last ones, for the backend that packs
+    packed = sum(a.name.startswith("packed") for a in declared)  # the last ones, for backends that read them
 
     def choice(given: list[Any], backend: str | None) -> str:
         is_float64 = any(given[place] is not None and given[place].dtype == torch.float64 for place in tensors)
-        return backends.choose(home, backend, given[tensors[0]].device, is_float64 and not takes_float64)
+        return backends.choose(home, backend, given[tensors[0]].device, is_float64 and not takes_float64, call)
+
+    def traceable(given: list[Any], backend: str | None) -> str | None:
+        """The chosen backend, if its launches can stand in a graph for such tensors."""
+        device_type = given[tensors[0]].device.type
+        if not any(r.joins_graphs and r.serves(device_type) for r in backends.records().values()):
+            return None  # without choosing: a demand that can't be met is refused by the call
+        chosen = choice(given, backend)
+        return chosen if backends.records()[chosen].joins_graphs else None
 
     def _positional(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> list[Any]:
         return [*arguments, *(keywords.get(a.name, a.default_value) for a in declared[len(arguments) :])]
@@ -149,6 +157,6 @@ def define(
 
 
 def _plain(x: Tensor) -> Tensor:
-    """What every backend gets: contiguous tensors, and int64 for integers (uint8 would wrap beside K = 256)."""
+    """What every backend gets: contiguous tensors, and int64 for integers (with K = 256, uint8 would overflow)."""
     x = x if x.is_floating_point() else x.long()
     return x if x.is_contiguous() else x.contiguous()

@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-NEAR_TIE = 1e-5  # the exactness promise holds where the two best squared distances differ by more, relatively
+NEAR_TIE = 1e-5  # codes are exact if the two best squared distances differ by more than this, relatively
 
 
 class EncodeStats(NamedTuple):
-    """How much work exactness took; both count (row, chain, level) triples.
+    """How much work exactness took; both fields count (row, chain, level) triples.
 
     Attributes:
         rescored_rows: int64 scalar; searches whose rounding bound could have mattered, redone by differencing.

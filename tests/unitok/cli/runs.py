@@ -6,7 +6,7 @@ from typing import Any
 
 from typer.testing import CliRunner
 
-from unitok.cli import app
+from unitok.cli.app import app
 
 DOMAINS = ("beauty", "kitchen")
 TINY = ("--levels", 3, "--codebook-size", 16, "--codebook-dim", 8, "--batch-size", 32)

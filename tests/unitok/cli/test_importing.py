@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.unitok.cli.runs import TINY, refused, unitok
-from tests.unitok.published import FORMATS, write_published
-from unitok.commands.import_ import FORMATS as CHOICES
+from tests.unitok.data.published import FORMATS, write_published
+from unitok.cli.data.import_ import FORMATS as CHOICES
 from unitok.data import EmbeddingInfo, read_domain, write_domain
-from unitok.data.importing import SOURCES
+from unitok.data.published.importing import SOURCES
 from unitok.data.template import TEMPLATE
 
 needs_encoders = pytest.mark.skipif(
@@ -44,7 +44,7 @@ def test_import_writes_a_domain(tmp_path: Path, name: str) -> None:
     assert "unitok embed" in line
 
 
-def test_import_for_machines_and_its_options(tmp_path: Path) -> None:
+def test_import_keeps_to_its_options_and_refuses_what_is_not_there(tmp_path: Path) -> None:
     files = write_published(tmp_path, "yelp", zipped=True)
     out = ("--out", tmp_path / "out")
     found = json.loads(unitok("import", "yelp", *files, "--template", "{title}", "--k-core", 1, *out, "--json").stdout)
@@ -81,7 +81,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @needs_encoders
-def test_from_files_to_ids(tmp_path: Path, encoder: Path) -> None:
+def test_published_files_become_ids(tmp_path: Path, encoder: Path) -> None:
     cat, ids = tmp_path / "cat", tmp_path / "ids.parquet"
     for name in ("amazon-2023", "recbole"):
         unitok("import", name, *write_published(tmp_path, name), "--k-core", 4, "--out", cat / name)
@@ -152,15 +152,15 @@ def test_an_interrupted_embed_goes_on(tmp_path: Path, encoder: Path, monkeypatch
         patched.setattr(SentenceTransformer, "encode", stopped)
         result = unitok("embed", tmp_path / "stopped", *settings, code=130)
     assert not result.stdout
-    assert result.stderr.endswith("stopped: interrupted, 64 items kept: the same command goes on from there\n")
+    assert result.stderr.endswith("stopped: interrupted, 64 items kept: the same command resumes from there\n")
     assert not (tmp_path / "stopped" / "embeddings.npy").exists()
-    assert "stopped: going on from item 64 of 80" in unitok("embed", tmp_path / "stopped", *settings).stderr
+    assert "stopped: resuming from item 64 of 80" in unitok("embed", tmp_path / "stopped", *settings).stderr
     unitok("embed", tmp_path / "whole", *settings)
     stopped_file, whole_file = (tmp_path / name / "embeddings.npy" for name in ("stopped", "whole"))
     assert stopped_file.read_bytes() == whole_file.read_bytes()
 
 
-def test_embed_without_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_embed_names_its_extra_where_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     line = refused("embed", tmp_path, "--model", "any")
     assert line.endswith("pip install 'unitok-kernels[embed]'")
@@ -176,7 +176,7 @@ def mini_lm() -> str:
     return str(package.get_model_path())
 
 
-def test_a_real_encoder(tmp_path: Path, mini_lm: str) -> None:
+def test_a_real_encoder_puts_like_texts_together(tmp_path: Path, mini_lm: str) -> None:
     texts = ["green tea in bags", "black tea, loose leaf", "a cordless hammer drill"]
     write_domain(tmp_path / "made", None, items={"text": texts})
     unitok("embed", tmp_path / "made", "--model", mini_lm, "--name", "all-MiniLM-L6-v2")
@@ -189,7 +189,7 @@ def test_a_real_encoder(tmp_path: Path, mini_lm: str) -> None:
 
 
 @pytest.mark.data
-def test_agrees_with_embeddings_made_elsewhere(tmp_path: Path, mini_lm: str, real_catalogue: Path) -> None:
+def test_embeddings_agree_with_those_made_elsewhere(tmp_path: Path, mini_lm: str, real_catalogue: Path) -> None:
     office = real_catalogue / "office_products"
     texts = pq.read_table(office / "items.parquet").sort_by("item_id")["text"].to_pylist()
     rows = [row for row, text in enumerate(texts) if len(text) < 200][:64]  # those that no length limit cuts off

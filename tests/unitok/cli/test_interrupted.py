@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tests.unitok.cli.runs import TINY, refused, unitok
-from unitok.trainer import CHECKPOINT, HISTORY
+from unitok.training.trainer import CHECKPOINT, HISTORY
 
 EPOCHS = 100  # long enough that a signal finds the fit at work
 LONG = ("--epochs", str(EPOCHS), *map(str, TINY))
@@ -44,14 +44,14 @@ def test_an_interrupted_fit_ends_where_it_would_have(
     assert process.returncode == (130 if sent == signal.SIGINT else -signal.SIGKILL), stderr
     assert not stdout
     if sent == signal.SIGINT:
-        assert "goes on from there" in stderr.splitlines()[-1]
+        assert "resumes from there" in stderr.splitlines()[-1]
         assert "Traceback" not in stderr
     assert (out / CHECKPOINT).exists()
     assert not (out / "tokenizer.json").exists()
 
     assert "same settings" in refused("fit", catalogue, "--out", out, *LONG, "--seed", "1")
     result = unitok("fit", catalogue, "--out", out, *LONG)
-    assert "going on from step" in result.stderr.splitlines()[0]
+    assert "resuming from step" in result.stderr.splitlines()[0]
     assert (out / "model.safetensors").read_bytes() == uninterrupted
     assert [json.loads(line)["epoch"] for line in (out / HISTORY).read_text().splitlines()] == list(range(EPOCHS))
     assert not (out / CHECKPOINT).exists()

@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.unitok.cli.runs import DOMAINS, refused, unitok
-from unitok.checkpoint import read_progress
 from unitok.recommender import SequenceRecommender
-from unitok.recommender.sequence_model import SETTINGS
+from unitok.recommender.saving import SETTINGS
 from unitok.recommender.training import BEST, CHECKPOINT
+from unitok.storage.checkpoint import read_progress
 
 QUICK = ("--epochs", 1, "--history", 8, "--beam", 12)
 
@@ -29,7 +29,7 @@ def trained(home: Path, catalogue: Path, table: Path) -> Path:
 
 
 @pytest.mark.parametrize("command", ["train", "evaluate", "next"])
-def test_help_teaches(command: str) -> None:
+def test_help_teaches_by_an_example(command: str) -> None:
     shown = unitok("recommend", command, "--help").stdout
     assert "For example" in shown
     assert f"unitok recommend {command} " in shown
@@ -51,7 +51,7 @@ def test_train_leaves_a_recommender_and_says_where(tmp_path: Path, catalogue: Pa
 
 
 @pytest.mark.parametrize("model", ["causal", "t5", "sasrec"])
-def test_other_models(model: str, tmp_path: Path, catalogue: Path, fitted: Path) -> None:
+def test_other_models_train_on_one_domain(model: str, tmp_path: Path, catalogue: Path, fitted: Path) -> None:
     ids = () if model == "sasrec" else (fitted,)
     options = (*QUICK, "--model", model, "--domains", "kitchen", "--json")
     result = unitok("recommend", "train", catalogue, *ids, "--out", tmp_path / model, *options)
@@ -63,7 +63,7 @@ def test_other_models(model: str, tmp_path: Path, catalogue: Path, fitted: Path)
     assert (recommender.table.width == 1) == (model == "sasrec")
 
 
-def test_a_checkpoint_of_a_language_model(tmp_path: Path, catalogue: Path, table: Path) -> None:
+def test_a_checkpoint_of_a_language_model_is_trained_on(tmp_path: Path, catalogue: Path, table: Path) -> None:
     from tests.unitok.recommender.test_token_table import language_model, tokenizer
 
     folder = tmp_path / "llama"
@@ -114,7 +114,7 @@ def test_what_does_not_fit_is_refused(
     tmp_path: Path, trained: Path, catalogue: Path, table: Path, fitted: Path
 ) -> None:
     new = ("--out", tmp_path / "new")
-    assert "whole recommender" in refused("recommend", "evaluate", tmp_path, catalogue)
+    assert "must hold recommender.json" in refused("recommend", "evaluate", tmp_path, catalogue)
     assert "--device" in refused("recommend", "evaluate", trained, catalogue, "--device", "nowhere")
     assert "must hold the domain" in refused("recommend", "evaluate", trained, catalogue / "beauty")
     next_of = ("recommend", "next", trained, catalogue)
@@ -159,12 +159,12 @@ def test_an_interrupted_training_ends_where_it_would_have(tmp_path: Path, catalo
     process.send_signal(signal.SIGINT)
     stderr = process.communicate(timeout=120)[1]
     assert process.returncode == 130, stderr
-    assert "goes on from there" in stderr.splitlines()[-1]
+    assert "resumes from the checkpoint" in stderr.splitlines()[-1]
     assert (out / CHECKPOINT).exists()
     assert not (out / SETTINGS).exists()
     assert "same settings" in refused(*train, out, "--seed", 1)
     result = unitok(*train, out, "--json")
-    assert "going on from step" in result.stderr.splitlines()[0]
+    assert "resuming from step" in result.stderr.splitlines()[0]
     again = json.loads(result.stdout)
     assert [each["loss"] for each in again["epochs"]] == [each["loss"] for each in whole["epochs"]]
     assert (out / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 from tests.unitok.cli.runs import TINY, refused, unitok
 from unitok import Tokenizer
-from unitok.trainer import HISTORY
+from unitok.training.trainer import HISTORY
 
 
 def test_nothing_is_overwritten_without_force(tmp_path: Path, catalogue: Path, fitted: Path, table: Path) -> None:
@@ -40,11 +41,11 @@ def test_force_deletes_nothing_before_the_settings_are_found_to_fit(
     assert {file.name: file.read_bytes() for file in out.iterdir()} == before
 
 
-def test_force_starts_over(tmp_path: Path, catalogue: Path, fitted: Path) -> None:
+def test_force_starts_a_fit_over(tmp_path: Path, catalogue: Path, fitted: Path) -> None:
     out = tmp_path / "again"
     shutil.copytree(fitted, out)
     result = unitok("fit", catalogue, "--out", out, "--epochs", 2, *TINY, "--force")
-    assert "going on" not in result.stderr
+    assert "resuming" not in result.stderr
     assert Tokenizer.from_pretrained(out).config.epochs == 2
     assert len((out / HISTORY).read_text().splitlines()) == 2
 
@@ -84,7 +85,9 @@ def _drop_column(domain: Path) -> None:
         (_spoil("embeddings.json", b'{"model": "m", "template": "t"}'), "got 'm' and 't'"),
     ],
 )
-def test_broken_items(spoil: Callable[[Path], None], said: str, tmp_path: Path, domain: Path, fitted: Path) -> None:
+def test_broken_items_are_refused_and_leave_nothing_half_written(
+    spoil: Callable[[Path], None], said: str, tmp_path: Path, domain: Path, fitted: Path
+) -> None:
     spoil(domain)
     out = tmp_path / "out"
     assert said in refused("tokenize", fitted, domain, "--out", out)
@@ -105,7 +108,7 @@ def test_broken_items(spoil: Callable[[Path], None], said: str, tmp_path: Path, 
         ("model.safetensors", None),
     ],
 )
-def test_broken_tokenizers(
+def test_broken_tokenizers_are_refused(
     name: str, content: bytes | None, tmp_path: Path, catalogue: Path, fitted: Path, table: Path
 ) -> None:
     broken = tmp_path / "broken"
@@ -117,7 +120,9 @@ def test_broken_tokenizers(
     assert f"must hold {name}" in refused("report", broken, catalogue)
 
 
-def test_broken_id_tables(tmp_path: Path, catalogue: Path, fitted: Path, table: Path) -> None:
+def test_broken_id_tables_are_refused_with_their_path(
+    tmp_path: Path, catalogue: Path, fitted: Path, table: Path
+) -> None:
     file = tmp_path / "ids.parquet"
     whole = pq.read_table(table)
 
@@ -163,7 +168,7 @@ def test_broken_id_tables(tmp_path: Path, catalogue: Path, fitted: Path, table: 
     assert "one parquet file, or IDs as text" in refused("decode", fitted, table, table, "--json")
 
 
-def test_paths_that_lead_nowhere(tmp_path: Path, catalogue: Path, fitted: Path, table: Path) -> None:
+def test_paths_that_lead_nowhere_are_refused(tmp_path: Path, catalogue: Path, fitted: Path, table: Path) -> None:
     nowhere, file = tmp_path / "nowhere", tmp_path / "file"
     file.write_text("")
     assert "nothing there" in refused("fit", nowhere, "--out", tmp_path / "x")
@@ -177,23 +182,22 @@ def test_paths_that_lead_nowhere(tmp_path: Path, catalogue: Path, fitted: Path, 
     assert str(file) in refused("tokenize", fitted, catalogue, "--out", file / "ids.parquet")
 
 
-def test_a_folder_that_may_not_be_written_to(
+def test_a_folder_that_may_not_be_written_to_is_named(
     tmp_path: Path, catalogue: Path, fitted: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def denied(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied", "locked")
 
     # Raised where a folder would be, since the user who runs the tests may be allowed everything.
-    monkeypatch.setattr(Path, "touch", denied)
+    monkeypatch.setattr(os, "mkdir", denied)
     line = refused("tokenize", fitted, catalogue, "--out", tmp_path / "ids.parquet")
     assert line == f"error: {tmp_path / 'ids.parquet'}: Permission denied"
-    monkeypatch.setattr(Path, "mkdir", denied)
     assert refused("fit", catalogue, "--out", tmp_path / "x", *TINY) == "error: locked: Permission denied"
 
 
 def test_a_bug_or_debugging_keeps_the_traceback(fitted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(FileNotFoundError):
         unitok("report", fitted / "nowhere", fitted, env={"UNITOK_DEBUG": "1"})
-    monkeypatch.setattr("unitok.commands.doctor._codes_are_exact", lambda: [][0])
+    monkeypatch.setattr("unitok_kernels.residual_encode", lambda *_: [][0])
     with pytest.raises(IndexError):
         unitok("doctor")

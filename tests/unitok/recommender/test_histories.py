@@ -1,3 +1,5 @@
+"""Histories: training, validation and test are split leave-one-out, and none sees what is asked for."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -15,7 +17,7 @@ def events(*histories: list[int]) -> Interactions:
     return Interactions(users, np.concatenate([*histories, []]).astype(np.int64), positions)
 
 
-def test_by_hand() -> None:
+def test_splits_are_those_made_by_hand() -> None:
     histories = Histories.of(events([5, 3, 4, 0], [1, 2], [7, 7, 7]), 8)
     assert len(histories) == 3
     assert histories.user_ids.tolist() == [0, 10, 20]
@@ -44,22 +46,22 @@ def test_training_never_holds_what_is_asked_for(generated: Path) -> None:
         assert torch.equal(cut.histories, queries.histories[:, -4:])
 
 
-def test_no_users_and_none_to_ask() -> None:
+def test_no_users_and_none_to_ask_make_no_query() -> None:
     assert len(Histories.of(events([]), 3).queries()) == 0
     short = Histories.of(events([1, 2], [0]), 3)
     assert len(short.queries("test")) == 0
     assert torch.equal(short.training().items, short.items)
 
 
-def test_refusals(refuses) -> None:
-    with refuses("Histories", "item_ids"):
+def test_what_does_not_fit_is_refused(refuses) -> None:
+    with refuses("Histories.of", "item_ids"):
         Histories.of(events([1, 2, 3]), 3)
-    with refuses("Histories", "item_ids"):
+    with refuses("Histories.of", "item_ids"):
         Histories.of(events([1, -1, 2]), 3)
     unsorted = events([0, 1, 2])
-    with refuses("Histories", "events"):
+    with refuses("Histories.of", "events"):
         Histories.of(Interactions(unsorted.user_ids, unsorted.item_ids, unsorted.positions[::-1]), 3)
-    with refuses("Histories", "events"):
+    with refuses("Histories.of", "events"):
         Histories.of(Interactions(np.array([1, 0]), np.zeros(2, np.int64), np.zeros(2, np.int64)), 3)
     histories = Histories.of(unsorted, 3)
     with refuses("queries", "part"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +24,7 @@ from unitok.recommender import (
     gpt2_config,
 )
 from unitok.recommender.rq_transformer import RQTransformer
-from unitok.recommender.sequence_model import HEAD
+from unitok.recommender.saving import HEAD, SETTINGS
 
 HISTORY, ITEMS = 6, 90
 
@@ -263,13 +264,10 @@ def test_spans_ask_for_every_item(kind: str) -> None:
 
 
 @KINDS
-def test_a_saved_recommender_ranks_alike(kind: str, tmp_path: Path, refuses: Callable[..., Any]) -> None:
+def test_a_saved_recommender_ranks_alike(kind: str, tmp_path: Path) -> None:
     recommender = make(kind, TokenTable.of(ids()))
     recommender.about = {"domains": {"books": ITEMS}}
     recommender.save_pretrained(tmp_path)
-    with refuses("save_pretrained", "folder"):
-        recommender.save_pretrained(tmp_path)
-    recommender.save_pretrained(tmp_path, force=True)
     loaded = SequenceRecommender.from_pretrained(tmp_path)
     assert (type(loaded), loaded.history, loaded.beam) == (type(recommender), HISTORY, 8)
     assert loaded.about == recommender.about
@@ -286,16 +284,28 @@ def test_a_folder_of_truncated_or_missing_weights_is_refused(
     for file in tmp_path.glob("*.safetensors"):
         whole = file.read_bytes()
         file.write_bytes(whole[: len(whole) // 2])
-        with refuses("from_pretrained", "folder"):
+        with refuses("from_pretrained", "directory"):
             SequenceRecommender.from_pretrained(tmp_path)
         file.write_bytes(whole)
     weights = load_file(tmp_path / "model.safetensors")
     del weights[next(name for name in weights if "norm" in name or "ln" in name)]
     save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
-    with refuses("from_pretrained", "folder"):
+    with refuses("from_pretrained", "directory") as caught:
         SequenceRecommender.from_pretrained(tmp_path)
+    assert "model.safetensors isn't the one that recommender.json was written with" in str(caught.value)
+    forget_digests(tmp_path)
+    with refuses("from_pretrained", "directory") as caught:
+        SequenceRecommender.from_pretrained(tmp_path)
+    assert "no weights for" in str(caught.value)
     make("gpt2", TokenTable.items(5)).save_pretrained(tmp_path, force=True)
     assert not (tmp_path / HEAD).exists()
+
+
+def forget_digests(folder: Path) -> None:
+    """Make settings what releases before wrote, which vouch for no other file."""
+    settings = json.loads((folder / SETTINGS).read_text())
+    del settings["files"]
+    (folder / SETTINGS).write_text(json.dumps(settings))
 
 
 @pytest.mark.parametrize("kind", [CausalRecommender, RQRecommender])
@@ -311,13 +321,19 @@ def test_a_configuration_is_copied_and_made_to_fit(kind: Any) -> None:
     assert recommender.rank(histories(3), 4).shape == (1, 4)
 
 
-def test_a_broken_folder_is_refused(tmp_path: Path, refuses: Callable[..., Any]) -> None:
-    with refuses("from_pretrained", "folder"):
-        SequenceRecommender.from_pretrained(tmp_path)
+@pytest.mark.parametrize("before", [False, True])
+def test_a_missing_file_is_named(before: bool, tmp_path: Path, refuses: Callable[..., Any]) -> None:
     make("gpt2", TokenTable.items(5)).save_pretrained(tmp_path)
-    (tmp_path / "items.safetensors").unlink()
-    with refuses("from_pretrained", "folder"):
-        SequenceRecommender.from_pretrained(tmp_path)
+    if before:
+        forget_digests(tmp_path)
+    for name in ("items.safetensors", "model.safetensors", "config.json"):
+        whole = (tmp_path / name).read_bytes()
+        (tmp_path / name).unlink()
+        with refuses("from_pretrained", "directory", FileNotFoundError) as caught:
+            SequenceRecommender.from_pretrained(tmp_path)
+        assert f"must hold {name}" in str(caught.value)
+        (tmp_path / name).write_bytes(whole)
+    assert len(SequenceRecommender.from_pretrained(tmp_path).table) == 5
 
 
 def test_what_does_not_fit_is_refused(refuses: Callable[..., Any]) -> None:

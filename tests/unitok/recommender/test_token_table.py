@@ -33,7 +33,7 @@ def test_columns_that_say_nothing_are_left_out() -> None:
     assert TokenTable.of(ids([[2, 1]], [1])).tokens.tolist() == [[4]]
 
 
-def test_layouts_without_a_suffix() -> None:
+def test_layouts_need_no_suffix() -> None:
     shared = torch.tensor([[1, 1], [0, 1]])
     made = SemanticIds(torch.tensor([[0, 3], [0, 2]]), torch.tensor([[0], [1]]), 4, 2, shared_codes=shared)
     assert TokenTable.of(made).tokens.tolist() == [[5, 6], [4, 7]]
@@ -41,9 +41,9 @@ def test_layouts_without_a_suffix() -> None:
 
 
 def test_what_is_no_table_is_refused(refuses: Callable[..., Any]) -> None:
-    with refuses("TokenTable", "ids"):
+    with refuses("TokenTable.of", "ids"):
         TokenTable.of(ids([[0, 3]], [1])[:0])
-    with pytest.raises(ValueError, match="TokenTable: every row must have been encoded"):
+    with pytest.raises(ValueError, match=r"TokenTable\.of: every row must have been encoded"):
         TokenTable.of(SemanticIds(torch.tensor([[-1, 0]]), torch.tensor([[0]]), 4, 3))
     for tokens, size in (
         (torch.zeros(0, 2, dtype=torch.int64), 3),
@@ -110,3 +110,7 @@ def test_a_tokenizer_that_does_not_fit_is_refused(refuses: Callable[..., Any]) -
         extend_vocabulary(tokenizer(), language_model("gpt2", 7), made)
     with refuses("extend_vocabulary", "tokenizer"):
         extend_vocabulary(tokenizer(bos_token="<s>"), language_model("gpt2", 6), made)
+    with refuses("extend_vocabulary", "ids"):
+        extend_vocabulary(tokenizer(bos_token="<s>"), language_model("gpt2", 7), made[:0])
+    with refuses("extend_vocabulary", "layout"):
+        extend_vocabulary(tokenizer(bos_token="<s>"), language_model("gpt2", 7), made, "top1_shared")

@@ -1,4 +1,4 @@
-"""Sums and counts of the rows of each codeword."""
+"""Sums and counts of each codeword's rows."""
 
 from unitok_kernels.ops.codeword_statistics.op import codeword_statistics
 

@@ -1,4 +1,4 @@
-"""Codeword statistics by csrc/cpu/codeword_statistics.cpp."""
+"""Codeword statistics by csrc/cpu/ops/codeword_statistics.cpp."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from unitok_kernels import checks
-from unitok_kernels.ops.native import FLOATS, kernels
+from unitok_kernels.ops._native.cpu import FLOATS, kernels
 
 
 def codeword_statistics(
     x: Tensor, codes: Tensor, num_codewords: int, check_finite: bool | None
 ) -> tuple[Tensor, Tensor]:
-    """Launch the kernel; it tells whether a look at the data is worth it."""
+    """Launch the kernel; it reports whether the data need checking."""
     rows, width = x.shape
     sums = torch.empty(num_codewords, width)
     counts = torch.empty(num_codewords, dtype=torch.int64)

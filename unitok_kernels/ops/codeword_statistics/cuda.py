@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from unitok_kernels import checks
+from unitok_kernels.ops._native.cuda import FLOATS, MOST, kernels, place, workspace
 from unitok_kernels.ops.codeword_statistics import reference
-from unitok_kernels.ops.native_cuda import FLOATS, MOST, kernels, place, workspace
 
 
 def codeword_statistics(

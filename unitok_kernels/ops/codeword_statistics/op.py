@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from unitok_kernels import checks
+from unitok_kernels import backends, checks
 from unitok_kernels.ops.common import wide_dtype
 from unitok_kernels.ops.registry import define
 
@@ -32,6 +32,7 @@ _operation = define(
 )
 
 
+@backends.documented("codeword_statistics")
 def codeword_statistics(
     x: Tensor,
     codes: Tensor,
@@ -40,17 +41,17 @@ def codeword_statistics(
     check_finite: bool | None = None,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Sum and count the rows of each codeword, bitwise repeatably.
+    """Sum and count the rows of each codeword; the result is the same bit by bit in every run.
 
-    sums_k = sum over n with code_n = k of x_n;  counts_k = how many those are.
+    sums_k = sum over n with code_n = k of x_n;  counts_k = the number of these rows.
 
     Args:
-        x: (N, D) float; the rows. N = 0 works.
+        x: (N, D) float; the rows. N may be 0.
         codes: (N,) integer; -1 skips the row.
         num_codewords: K, at least 1.
         check_finite: raise for NaN and infinity, and for codes outside -1 .. K - 1; None means on, except on CUDA,
-            where it would synchronise. Unchecked, rows of such codes are skipped, and NaN stays in its sum.
-        backend: None | "reference" | "cpu" | "triton" | "cuda".
+            where it would synchronise. If unchecked, rows with such codes are skipped, and NaN stays in its sum.
+        backend: {backends}.
 
     Returns:
         tuple: sums (K, D) float32, counts (K,) int64.

@@ -1,4 +1,4 @@
-"""Codeword statistics on a GPU: rows are sorted by code, one launch adds up chunks of them, one adds up the chunks."""
+"""Codeword statistics on a GPU: rows are sorted by code, one launch sums chunks of them, one sums the chunks."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import triton.language as tl
 from torch import Tensor
 
 from unitok_kernels import checks
-from unitok_kernels.ops import configs
-from unitok_kernels.ops.launch import launch, target_of
-from unitok_kernels.ops.segments import Segments, add_slots, cut, slot_rows
+from unitok_kernels.ops._triton import configs
+from unitok_kernels.ops._triton.launch import launch, target_of
+from unitok_kernels.ops._triton.segments import Segments, add_slots, cut, slot_rows
 
 
 @triton.jit
@@ -43,7 +43,7 @@ def codeword_statistics(
 
 
 def add_rows(x: Tensor, segments: Segments) -> Tensor:
-    """Add up the rows of each group; (N, D) -> (G, D) float32."""
+    """Sum the rows of each group; (N, D) -> (G, D) float32."""
     width = x.shape[1]
     config = configs.segments(target_of(x), width)
     parts = segments.sums(width)

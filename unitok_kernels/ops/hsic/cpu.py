@@ -1,4 +1,4 @@
-"""HSIC and its gradient by csrc/cpu/hsic.cpp."""
+"""HSIC and its gradient by csrc/cpu/ops/hsic.cpp."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from unitok_kernels import checks
+from unitok_kernels.ops._native.cpu import float32, kernels
 from unitok_kernels.ops.hsic.reference import check_data
-from unitok_kernels.ops.native import float32, kernels
 
 
 def hsic(
@@ -20,7 +20,7 @@ def hsic(
     with_gradient: bool,
     check_finite: bool | None,
 ) -> tuple[Tensor, Tensor]:
-    """Launch the kernel; its status tells whether a look at the data is worth it."""
+    """Launch the kernel; its status tells whether the data need checking."""
     wide_x, wide_z = float32(x), float32(z)
     values = torch.empty(num_segments)
     pull = torch.empty(z.shape[0] if with_gradient else 0, z.shape[1])

@@ -1,7 +1,7 @@
 """hsic: schema, checks, fake kernel, gradient and the public function.
 
-The kernels give, beside the values, each row's pull: the gradient of its segment's value in that row of z. So the
-backward pass is one product.
+Besides the values, the kernels give each row's pull: the gradient of its segment's value in that row of z. So the
+backward pass is a single product.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from unitok_kernels import checks
+from unitok_kernels import backends, checks
 from unitok_kernels.ops.common import wide_dtype
 from unitok_kernels.ops.registry import define
 
@@ -52,7 +52,8 @@ def _fake(
     return z.new_empty(num_segments, dtype=dtype), z.new_empty(rows, z.shape[1], dtype=dtype)
 
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+def setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    """Keep what `backward` needs: the pull on z, made along with the values."""
     _, z, segments, num_segments, _, _, with_gradient, *_ = inputs
     values, pull = output
     if with_gradient:
@@ -64,10 +65,11 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> 
 
 
 @once_differentiable
-def _backward(ctx: Any, gradient: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+def backward(ctx: Any, gradient: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Give z's gradient: the kept pull, by the gradient of each row's segment."""
     segments, pull = ctx.saved_tensors
     by_row = gradient[segments.long().clamp(0, ctx.last_segment)].unsqueeze(1)
-    by_z = torch.where(pull == 0, 0, by_row * pull)  # rows of no segment stay 0, whatever the gradient of another is
+    by_z = torch.where(pull == 0, 0, by_row * pull)  # rows of no segment stay 0, even if another gradient is NaN
     return None, by_z.to(ctx.dtype), *[None] * 7
 
 
@@ -77,11 +79,12 @@ _operation = define(
     "bool with_gradient=False, bool? check_finite=None, str? backend=None) -> (Tensor, Tensor)",
     check=_check,
     fake=_fake,
-    setup=_setup,
-    backward=_backward,
+    setup=setup,
+    backward=backward,
 )
 
 
+@backends.documented("hsic")
 def hsic(
     x: Tensor,
     z: Tensor,
@@ -93,25 +96,26 @@ def hsic(
     check_finite: bool | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """Measure how much z tells of x within each segment of rows.
+    """Measure how much z tells about x within each segment of rows.
 
     HSIC = trace(U H V H) / (n - 1)^2 with U_ij = exp(-|x_i - x_j|^2 / 2 sigma_x^2), V likewise on z, H = I - 11'/n.
     `normalised` divides by sqrt(HSIC(x, x) HSIC(z, z)), which gives a value between 0 and 1 (CKA). Differentiable in z.
 
     Args:
-        x: (N, D_in) float; constant in the gradient.
+        x: (N, D_in) float; it gets no gradient.
         z: (N, D) float.
         segments: (N,) integer in 0 .. num_segments - 1, in any order; the domain of each row.
-        num_segments: how many there are; None reads it from `segments`, on the CPU in eager mode only.
-        bandwidth: sigma for both kernels, or "median": the median positive distance over at most 1,024 strided rows of
-            the segment, for x and z apart, constant in the gradient.
-        normalised: give CKA instead of the raw estimate.
+        num_segments: number of segments; None reads it from `segments`, on the CPU in eager mode only.
+        bandwidth: sigma for both kernels, or "median": the median positive distance over at most 1,024 evenly spaced
+            rows of the segment, for x and z separately; it gets no gradient.
+        normalised: return CKA instead of the raw estimate.
         check_finite: raise for NaN, infinity and segments out of range; None means on, except on CUDA, where it would
-            synchronise. Unchecked bad rows and rows of no segment are left out.
-        backend: None | "reference" | "cpu" | "triton" | "cuda".
+            synchronise. If unchecked, bad rows and rows of no segment are left out.
+        backend: {backends}.
 
     Returns:
-        Tensor: (num_segments,) float32, without unit; 0 for a segment under 2 rows. Memory is O(N): no n x n matrix.
+        Tensor: (num_segments,) float32, unitless; 0 for a segment of fewer than 2 rows. Memory is O(N): no n x n matrix
+        is kept.
 
     Raises:
         ValueError: shapes, devices or values don't fit; num_segments is missing where it can't be read.
@@ -136,7 +140,7 @@ def hsic(
         num_segments = max(int(segments.max()), 0) + 1 if segments.numel() else 1
     checks.whole("hsic", num_segments=num_segments)
     sigma = None if isinstance(bandwidth, str) else float(bandwidth)
-    with_gradient = z.requires_grad and torch.is_grad_enabled()  # it comes cheap beside the value, and dear after it
+    with_gradient = z.requires_grad and torch.is_grad_enabled()  # it costs little along with the value, much afterwards
     values: Tensor
     values, _ = _operation(x, z, segments, num_segments, sigma, normalised, with_gradient, check_finite, backend)
     return values

@@ -10,15 +10,15 @@ from torch import Tensor
 from unitok_kernels import checks
 from unitok_kernels.ops.common import finite_rows, wide_dtype
 
-_TILE_VALUES = 1 << 18  # a tile of whole rows of the kernel matrix stays in the second-level cache
+_TILE_VALUES = 1 << 18  # such a tile of whole rows of the kernel matrix fits into the L2 cache
 _MEDIAN_ROWS = 1024
 
 
 class _Gaussian:
-    """The centred Gaussian kernel matrix of some rows, made a tile of rows at a time."""
+    """The centred Gaussian kernel matrix of some rows, computed tile by tile."""
 
     def __init__(self, rows: Tensor, bandwidth: float | None) -> None:
-        self.rows = rows - rows.mean(0)  # distances don't change, the expanded form's rounding does
+        self.rows = rows - rows.mean(0)  # distances stay the same, but the expanded form is rounded less
         self.norms = self.rows.square().sum(1)
         self.variance = self._median() if bandwidth is None else rows.new_tensor(bandwidth**2)
         self.row_means = torch.empty_like(self.norms)
@@ -55,14 +55,14 @@ class _Gaussian:
 
 
 def _estimate(a: _Gaussian, b: _Gaussian) -> Tensor:
-    """trace(U H V H) / (n-1)^2 = sum of (HUH) * V: one side centred is enough, since H is idempotent."""
+    """trace(U H V H) / (n-1)^2 = sum of (HUH) * V: it is enough to centre one side, since H is idempotent."""
     total = sum((u * v).sum() for (_, _, u), (_, v, _) in zip(a.tiles(), b.tiles(), strict=True))
     return torch.as_tensor(total) / (len(a.rows) - 1) ** 2
 
 
 def _gradient(a: _Gaussian, z: _Gaussian) -> Tensor:
-    """Give d sum_ij (HUH)_ij V_ij / dz with U held constant: with A = (HUH) * V, -2/sigma^2 (rowsum(A) z - A z)."""
-    pull = torch.empty_like(z.rows)  # filled in place: a list of small results would hold the freed tiles' memory apart
+    """Compute d sum_ij (HUH)_ij V_ij / dz with U held constant: with A = (HUH) * V, -2/sigma^2 (rowsum(A) z - A z)."""
+    pull = torch.empty_like(z.rows)  # filled in place: a list of small results would fragment the freed tiles' memory
     for (part, _, centred), (_, kernel, _) in zip(a.tiles(), z.tiles(), strict=True):
         attraction = centred * kernel
         pull[part] = attraction.sum(1, keepdim=True) * z.rows[part] - attraction @ z.rows
@@ -87,7 +87,7 @@ def hsic(
     with_gradient: bool,
     check_finite: bool | None,
 ) -> tuple[Tensor, Tensor]:
-    """Reference of the operation: the values, and each row's pull, the bandwidths held constant."""
+    """Reference of the operation: the values and each row's pull, with the bandwidths held constant."""
     if checks.reads_data(check_finite, z):
         check_data(x, z, segments, num_segments)
     values = torch.zeros(num_segments, dtype=torch.float64, device=z.device)

@@ -1,10 +1,10 @@
-"""HSIC and its gradient on a GPU, in tiles: a program takes a tile of a segment's rows and walks the segment.
+"""HSIC and its gradient on a GPU, in tiles: a program takes some rows of a segment and goes through the segment.
 
 With row sums u, v of the kernel matrices U, V and H = I - 11'/n,
     trace(U H V H) = sum U V - 2/n sum_i u_i v_i + (sum u)(sum v)/n^2,
 so that one pass over tiles of both matrices gives all values. The gradient in z_i is -2/sigma^2 sum_j A_ij (z_i - z_j)
-with A = (HUH) * V, and takes a second pass, since HUH needs u. Both passes are in double precision: where rows lie far
-from their mean and near each other, or the kernel is nearly constant, single precision leaves no digit.
+with A = (HUH) * V, and takes a second pass, since HUH needs u. Both passes are in double precision: if rows are far
+from their mean but near each other, or the kernel is nearly constant, single precision has no correct digit.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ import triton.language as tl
 from torch import Tensor
 
 from unitok_kernels import checks
-from unitok_kernels.ops import configs
+from unitok_kernels.ops._triton import configs
+from unitok_kernels.ops._triton.grouping import group_rows
+from unitok_kernels.ops._triton.launch import launch, target_of
 from unitok_kernels.ops.common import finite_rows, wide
-from unitok_kernels.ops.grouping import group_rows
 from unitok_kernels.ops.hsic.reference import check_data
-from unitok_kernels.ops.launch import launch, target_of
 
 _MEDIAN_ROWS = 1024
-_MEDIAN_SEGMENTS = 8  # whose distances are in memory together
+_MEDIAN_SEGMENTS = 8  # segments whose distances are in memory together
 _SUMS = tl.constexpr(5)  # of a row: U, V, U V, U U, V V
 _FACTS = tl.constexpr(3)  # of a segment, for the gradient: share, mean of U - share V, factor
 
 
 @triton.jit
 def _take(p_order, first, end, BN: tl.constexpr):
-    """Take the next places of a segment, in order: the places, which of them there are, the rows that are in them."""
+    """Take the next places of a segment: the places, which of them exist, and the rows that are in them."""
     i_places = tl.cast(first, tl.int64) + tl.arange(0, BN)
     m_rows = i_places < end
     return i_places, m_rows, tl.load(p_order + i_places, mask=m_rows, other=-1)
@@ -37,7 +37,7 @@ def _take(p_order, first, end, BN: tl.constexpr):
 
 @triton.jit
 def _mean(p_x, p_order, p_starts, p_means, D: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr):
-    """mean_sd = sum of a segment's rows / how many they are."""
+    """mean_sd = sum of a segment's rows / their number."""
     segment, o_d = tl.program_id(0), tl.program_id(1) * BD + tl.arange(0, BD)
     start, end = tl.load(p_starts + segment), tl.load(p_starts + segment + 1)
     b_sum = tl.zeros((BD,), tl.float64)
@@ -55,7 +55,7 @@ def _median_distances(
     p_x, p_order, p_starts, p_squared, first_segment, most,
     D: tl.constexpr, BN: tl.constexpr, BM: tl.constexpr,
 ):  # fmt: skip
-    """|x_i - x_j|^2 of a segment's strided rows by differencing, infinity where that is 0 or i >= j."""
+    """|x_i - x_j|^2 of evenly spaced rows of a segment, by differencing; infinity if it is 0 or i >= j."""
     segment = first_segment + tl.program_id(2)
     start, end = tl.load(p_starts + segment), tl.load(p_starts + segment + 1)
     stride = tl.maximum((end - start + most - 1) // most, 1)
@@ -78,7 +78,7 @@ def _median_distances(
 
 @triton.jit
 def _load_rows(p_x, p_mean, i_rows, m_rows, i_d, D: tl.constexpr, BD: tl.constexpr):
-    """Load some columns of rows in float64 about their segment's mean, zeros where there is nothing."""
+    """Load some columns of rows in float64, minus their segment's mean; zeros where masked."""
     o_d = i_d + tl.arange(0, BD)
     m_x = m_rows[:, None] & (o_d < D)[None, :]
     b_x = tl.load(p_x + i_rows[:, None] * D + o_d[None, :], mask=m_x, other=0.0).to(tl.float64)
@@ -90,7 +90,7 @@ def _gaussian(
     p_x, p_mean, factor, i_rows, m_rows, i_columns, m_columns,
     D: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr, BM: tl.constexpr,
 ):  # fmt: skip
-    """exp(factor |x_i - x_j|^2) of a tile, (BN, BM) float64; 0 where there is no row."""
+    """exp(factor |x_i - x_j|^2) of a tile, (BN, BM) float64; 0 for masked rows."""
     b_products = tl.zeros((BN, BM), tl.float64)
     b_row_norms, b_column_norms = tl.zeros((BN,), tl.float64), tl.zeros((BM,), tl.float64)
     for i_d in range(0, D, BD):
@@ -110,7 +110,7 @@ def _row_sums(
     p_sums, N, S, DX: tl.constexpr, BDX: tl.constexpr, DZ: tl.constexpr, BDZ: tl.constexpr,
     BN: tl.constexpr, BM: tl.constexpr, NORMALISED: tl.constexpr,
 ):  # fmt: skip
-    """The sums over j of U_ij, V_ij, U_ij V_ij and, of both by themselves, the squares; (_SUMS, N) in order."""
+    """The sums over j of U_ij, V_ij, U_ij V_ij, U_ij^2 and V_ij^2; (_SUMS, N) in the order of rows by segment."""
     tile = tl.program_id(0)
     segment = tl.load(p_tile_segments + tile)
     if segment < S:
@@ -140,14 +140,14 @@ def _row_sums(
 
 @triton.jit
 def _centred(products, cross, sum_a, sum_b, count):
-    """trace(A H B H) from the sums; exactly 0 where rounding is all there is."""
+    """trace(A H B H) from the sums; exactly 0 if it is nothing but rounding."""
     value = products - 2 * (cross / count) + (sum_a / count) * (sum_b / count)
     return tl.where(tl.abs(value) <= 1e-13 * tl.abs(products), 0.0, value)
 
 
 @triton.jit
 def _values(p_sums, p_starts, p_z_variances, p_values, p_facts, N, NORMALISED: tl.constexpr, BN: tl.constexpr):
-    """The value of a segment, and what the gradient needs of it."""
+    """The value of a segment, and the facts about it that the gradient needs."""
     segment = tl.program_id(0)
     start, end = tl.load(p_starts + segment), tl.load(p_starts + segment + 1)
     b_sum_u, b_sum_v, b_cross_uv = tl.zeros((BN,), tl.float64), tl.zeros((BN,), tl.float64), tl.zeros((BN,), tl.float64)
@@ -235,11 +235,11 @@ def _means(x: Tensor, order: Tensor, starts: Tensor) -> Tensor:
 
 
 def _variances(x: Tensor, order: Tensor, starts: Tensor, bandwidth: float | None) -> Tensor:
-    """Give each segment's squared bandwidth: the one given, or the lower median of the positive distances, or 1."""
+    """Give each segment's squared bandwidth: as given, or the lower median of positive distances, or 1."""
     (rows, width), segments = x.shape, starts.shape[0] - 1
     if bandwidth is not None:
         return x.new_full((segments,), bandwidth**2, dtype=torch.float64)
-    # A graph for any number of rows makes room for the most.
+    # A graph for any number of rows needs room for the most.
     most = _MEDIAN_ROWS if isinstance(rows, torch.SymInt) else max(min(rows, _MEDIAN_ROWS), 1)
     config = configs.distances(target_of(x), most, most)
     tiles = triton.cdiv(most, config.block_rows), triton.cdiv(most, config.block_columns)
@@ -270,14 +270,14 @@ def hsic(
     """Launch the kernels."""
     if checks.reads_data(check_finite, z):
         check_data(x, z, segments, num_segments)
-    x, z = wide(x), wide(z)  # not at each load; and Triton 3.6 has no float64 product of what was loaded as halves
+    x, z = wide(x), wide(z)  # once, not at each load; and Triton 3.6 has no float64 product of values loaded as halves
     (rows, x_width), z_width = x.shape, z.shape[1]
     keys = torch.where(finite_rows(x) & finite_rows(z), segments, -1)
     order, starts = group_rows(keys, num_segments)
     target = target_of(z)
     config = configs.kernel_matrices(target, rows)
     block_rows = config.block_rows
-    tiles = triton.cdiv(rows, block_rows) + num_segments  # at most: a segment's last one may be short
+    tiles = triton.cdiv(rows, block_rows) + num_segments  # at most: a segment's last tile may be short
     tile_ends = ((starts.diff() + block_rows - 1) // block_rows).cumsum(0)
     tile_segments = torch.searchsorted(tile_ends, torch.arange(tiles, device=z.device), right=True)
     tile_starts = tile_ends - (starts.diff() + block_rows - 1) // block_rows

@@ -1,4 +1,4 @@
-"""Assignment of rows to codewords under bounds on the number of rows a codeword."""
+"""Assignment of rows to codewords, with bounds on the number of rows per codeword."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from torch import Tensor
 
 
 def bounds(num_rows: int, num_codewords: int) -> tuple[int, int]:
-    """Fewest and most rows of a codeword: floor(N / 2K) and ceil(2N / K)."""
+    """Give the fewest and the most rows that a codeword may have: floor(N / 2K) and ceil(2N / K)."""
     return num_rows // (2 * num_codewords), -(-2 * num_rows // num_codewords)
 
 
 def balanced_codes(rows: Tensor, codebook: Tensor) -> Tensor:
     """Find the assignment of least inertia that keeps the bounds.
 
-    A transport problem: rows flow to codewords, and from each codeword between `fewest` and `most` of them flow on to
-    one sink. Rows start at their nearest codeword. What a codeword has too many then goes along the cheapest path to
-    where too few are, one row an edge, until none has too many (successive shortest paths; no path is ever cheaper
-    than those before it, so that the result is the optimum). The N x K distances are kept: this is the readable form,
-    not the scalable one.
+    This is a transport problem: rows flow to codewords, and from each codeword between `fewest` and `most` of them flow
+    on to one sink. Rows start at their nearest codeword. Then, as long as a codeword has too many rows, one row moves
+    along each edge of the cheapest path from there to a node with too few. (Successive shortest paths: no path is ever
+    cheaper than an earlier one, so the result is the optimum.) All N x K distances are kept: this form is readable, not
+    scalable.
 
     Args:
         rows: (N, D) float.
@@ -35,14 +35,14 @@ def balanced_codes(rows: Tensor, codebook: Tensor) -> Tensor:
     distance = torch.stack([(rows.double() - word).square().sum(1) for word in codebook.double()], 1)
     codes = distance.argmin(1)
     counts = torch.bincount(codes, minlength=num_codewords)
-    flow = counts.clamp(fewest, most)  # to the sink, which wants N rows
+    flow = counts.clamp(fewest, most)  # to the sink, which needs N rows
     excess = torch.cat([counts - flow, flow.sum()[None] - len(rows)])
 
     loss = torch.full((sink + 1, sink + 1), torch.inf, dtype=torch.float64, device=rows.device)
     loser = torch.full_like(loss, -1, dtype=torch.int64)
     changed = list(range(num_codewords))
     while bool((excess > 0).any()):
-        for code in changed:  # to each codeword, the row that loses least by going there
+        for code in changed:  # for each other codeword, the row that loses least by going there
             members = (codes == code).nonzero().squeeze(1)
             regret = distance[members] - distance[members, code, None]
             if len(members) > 0:
@@ -68,10 +68,10 @@ def balanced_codes(rows: Tensor, codebook: Tensor) -> Tensor:
 
 
 def _cheapest_path(loss: Tensor, excess: Tensor) -> list[tuple[int, int]]:
-    """Edges of the cheapest path from a node with too many to one with too few (Bellman and Ford's algorithm)."""
+    """Find the edges of the cheapest path from a node with too many to one with too few (Bellman-Ford)."""
     distance = torch.where(excess > 0, 0.0, torch.inf).double()
     before = torch.full_like(excess, -1)
-    rounding = 1e-12 * torch.where(loss.isfinite(), loss, 0).abs().max()  # a circle that costs nothing may seem to gain
+    rounding = 1e-12 * torch.where(loss.isfinite(), loss, 0).abs().max()  # so that no cycle of cost 0 seems to gain
     for _ in range(len(loss)):
         through, start = (distance[:, None] + loss).min(0)
         better = through < distance - rounding

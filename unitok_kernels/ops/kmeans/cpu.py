@@ -1,4 +1,4 @@
-"""k-means by csrc/cpu/kmeans.cpp."""
+"""k-means by csrc/cpu/ops/kmeans.cpp."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from unitok_kernels import checks
+from unitok_kernels.ops._native.cpu import float32, kernels
 from unitok_kernels.ops.common import finite_rows
-from unitok_kernels.ops.native import float32, kernels
 
 
 def kmeans(
@@ -20,7 +20,7 @@ def kmeans(
     balanced: bool,
     check_finite: bool | None,
 ) -> tuple[Tensor, Tensor]:
-    """Take the start by the reference's draws and launch the kernel on the finite rows."""
+    """Draw the start as the reference does, and launch the kernel on the finite rows."""
     if checks.reads_data(check_finite, x):
         checks.finite("kmeans", "x", x)
         if start is not None:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unitok_kernels import checks
+from unitok_kernels import backends, checks
 from unitok_kernels.ops.common import wide_dtype
 from unitok_kernels.ops.registry import define
 
@@ -53,6 +53,7 @@ _operation = define(
 )
 
 
+@backends.documented("kmeans")
 def kmeans(
     x: Tensor,
     num_codewords: int,
@@ -66,23 +67,23 @@ def kmeans(
 ) -> tuple[Tensor, Tensor]:
     """Cluster rows by Lloyd's algorithm.
 
-    Minimises sum_n |x_n - c_code(n)|^2 by turns over codes and codewords. A codeword without rows is moved to the row
-    farthest from its own. Stops early when nothing changes.
+    Minimises sum_n |x_n - c_code(n)|^2 over codes and codewords in turn. A codeword without rows is moved to the row
+    that is farthest from its codeword. Stops early when nothing changes.
 
     Args:
         x: (N, D) float, N >= num_codewords.
         num_codewords: K.
-        iterations: most turns; 0 keeps the start.
-        seed: of the start; equal seeds give equal results.
+        iterations: the most turns it takes; 0 keeps the start.
+        seed: for drawing the start; equal seeds give equal results.
         init: "k-means++", "random" (distinct rows), or a codebook (K, D).
-        balanced: give every codeword between floor(N / 2K) and ceil(2N / K) rows.
-        check_finite: raise for NaN and infinity; None means on, except on CUDA, where it would synchronise. Unchecked
-            bad rows are left out and get code -1.
-        backend: None | "reference" | "cpu" | "triton" | "cuda".
+        balanced: assign between floor(N / 2K) and ceil(2N / K) rows to every codeword.
+        check_finite: raise for NaN and infinity; None means on, except on CUDA, where it would synchronise. If
+            unchecked, bad rows are left out and get code -1.
+        backend: {backends}.
 
     Returns:
-        tuple: codebook (K, D) float32; codes (N,) int64, nearest to that codebook, or with `balanced` the balanced
-        assignment to it.
+        tuple: codebook (K, D) float32; codes (N,) int64, the nearest codewords, or with `balanced` the balanced
+        assignment.
 
     Raises:
         ValueError: shapes, devices or values don't fit; the backend can't run the call.

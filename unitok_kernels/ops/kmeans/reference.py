@@ -57,7 +57,7 @@ def _assign(rows: Tensor, codebook: Tensor, balanced: bool) -> Tensor:
 
 
 def _plus_plus(rows: Tensor, num_codewords: int, generator: torch.Generator) -> Tensor:
-    """Draw each next row with a probability proportional to its squared distance from those drawn."""
+    """Draw rows one by one, with probabilities proportional to the squared distance from those already drawn."""
     draws = torch.rand(num_codewords, generator=generator, dtype=torch.float64)
     index = int(draws[0] * len(rows))
     chosen = [index]

@@ -1,14 +1,14 @@
-"""The balanced assignment on a GPU, without asking the device for anything: prices by sweeps, then shortest paths.
+"""The balanced assignment on a GPU, without waiting for the device: prices by sweeps, then shortest paths.
 
-The transport problem of `balanced.py`. Its dual gives each codeword a price: above 0 where it is full, below 0 where it
-has no more rows than it must; and rows take the codeword of least distance + price. A fixed number of sweeps over all
-rows moves prices against what is too many or too few, as `csrc/cpu/prices.h` does. How many rows are off then is for
-the device alone to know, so that what follows is one program that loops until none is: each turn sends one row along
-every edge of the cheapest path from a codeword with too many to one with too few. From optimal prices' assignment on,
-that ends at the optimum, whatever the sweeps gave.
+It solves the transport problem of `balanced.py`. The dual gives each codeword a price: above 0 if the codeword is full,
+below 0 if it has as few rows as it may; rows take the codeword of least distance + price. A fixed number of sweeps over
+all rows raises the prices of codewords with too many rows and lowers those with too few, as does `prices.h` in
+csrc/cpu/transport. Only the device knows how many rows are misplaced then, so a single program follows, which loops
+until none is: each turn sends one row along every edge of the cheapest path from a codeword with too many to one with
+too few. Since rows start at their best codewords under the prices, that ends at the optimum, whatever the prices are.
 
-The sweeps are quick. The program is not: it has one multiprocessor, and a turn takes a look at all rows' codes for each
-codeword of the path. It takes N x K distances in float64 and K^2 losses.
+The sweeps are quick. The program is not: it uses one multiprocessor, and in each turn it looks at all rows' codes for
+each codeword of the path. It keeps N x K distances in float64 and K^2 losses.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ import triton.language as tl
 from torch import Tensor
 from torch.nn.functional import pad
 
-from unitok_kernels.ops import configs
+from unitok_kernels.ops._triton import configs
+from unitok_kernels.ops._triton.launch import launch, target_of
 from unitok_kernels.ops.common import finite_rows, wide
-from unitok_kernels.ops.launch import launch, target_of
 
 _SWEEPS = 30
-_FIRST_STEP = 0.02  # of a price, in mean squared distances
+_FIRST_STEP = 0.02  # first change of a price, in units of the mean squared distance
 
 
 @triton.jit
@@ -32,7 +32,7 @@ def _find_losses(
     code, p_distance, p_codes, p_members, p_loss, p_loser, N, K,
     BK: tl.constexpr, BN: tl.constexpr, BM: tl.constexpr,
 ):  # fmt: skip
-    """loss[code, k] = min over the rows of a codeword of d_nk - d_n,code, and the first row that has it."""
+    """loss[code, k] = min over the rows of a codeword of d_nk - d_n,code, and the first row that attains it."""
     o_n, o_m, o_k = tl.arange(0, BN), tl.arange(0, BM), tl.arange(0, BK)
     count = tl.full((), 0, tl.int32)
     for i_n in range(0, N, BN):
@@ -40,7 +40,7 @@ def _find_losses(
         b_member = m_member.to(tl.int32)
         tl.store(p_members + count + tl.cumsum(b_member, axis=0) - 1, i_n + o_n, mask=m_member)
         count += tl.sum(b_member, axis=0)
-    tl.debug_barrier()  # members are read by other threads than wrote them
+    tl.debug_barrier()  # other threads read the members than wrote them
     b_loss = tl.full((BK,), float("inf"), tl.float64)
     b_loser = tl.zeros((BK,), tl.int32)
     for i_m in range(0, count, BM):
@@ -56,14 +56,14 @@ def _find_losses(
         b_loss = tl.minimum(b_loss, b_least)
     tl.store(p_loss + code * BK + o_k, b_loss, mask=o_k < K)
     tl.store(p_loser + code * BK + o_k, b_loser, mask=o_k < K)
-    tl.debug_barrier()  # and the next codeword's members take their place
+    tl.debug_barrier()  # before the next codeword's members overwrite them
 
 
 @triton.jit
 def _find_path(p_loss, p_reach, p_before, b_excess, rounding, K, BK: tl.constexpr, BI: tl.constexpr):
-    """Cost of the cheapest way to each node from one with too many, and in p_before the node before it or -1.
+    """Find the cost of the cheapest path to each node from one with too many (Bellman-Ford).
 
-    Bellman and Ford's algorithm.
+    p_before gets the node before each on its path, or -1.
     """
     o_i, o_k = tl.arange(0, BI), tl.arange(0, BK)
     b_reach = tl.where(b_excess > 0, 0.0, float("inf")).to(tl.float64)
@@ -85,7 +85,7 @@ def _find_path(p_loss, p_reach, p_before, b_excess, rounding, K, BK: tl.constexp
         b_before = tl.where(m_better, b_start, b_before)
         b_reach = tl.where(m_better, b_through, b_reach)
         rounds = tl.where(tl.sum(m_better.to(tl.int32), axis=0) > 0, rounds - 1, 0)
-        tl.debug_barrier()  # all have read what is written next
+        tl.debug_barrier()  # all threads have read what is written next
     tl.store(p_before + o_k, b_before)
     tl.debug_barrier()
     return b_reach
@@ -96,15 +96,15 @@ def _move_rows(
     p_distance, p_farthest, p_codes, p_excess, p_flow, p_bounds, p_members, p_loss, p_loser, p_reach, p_before, N, K,
     BK: tl.constexpr, BN: tl.constexpr, BM: tl.constexpr, BI: tl.constexpr,
 ):  # fmt: skip
-    """Send rows along cheapest paths until no node has too many: one program.
+    """Send rows along cheapest paths until no node has too many; a single program does it.
 
-    Nodes are the codewords, and the sink as number K. p_excess: (BK,) int64, rows that have come to a node and not gone
-    on. p_flow: (BK,) int64, of them to the sink. p_loss: (BK, BK) float64, infinite where nothing else is said.
+    Nodes are the codewords, and the sink as number K. p_excess: (BK,) int64, rows that have arrived at a node and not
+    gone on. p_flow: (BK,) int64, rows that go on to the sink. p_loss: (BK, BK) float64, infinity where not set.
     """
     o_k = tl.arange(0, BK)
     b_excess, b_flow = tl.load(p_excess + o_k), tl.load(p_flow + o_k)
     fewest, most = tl.load(p_bounds), tl.load(p_bounds + 1)
-    rounding = 1e-12 * tl.load(p_farthest)  # a circle that costs nothing may seem to gain
+    rounding = 1e-12 * tl.load(p_farthest)  # so that a cycle of cost 0 never seems to gain
     left = tl.sum(tl.maximum(b_excess, 0), axis=0)
     if left > 0:
         for code in range(K):
@@ -115,7 +115,7 @@ def _move_rows(
         b_reach = _find_path(p_loss, p_reach, p_before, b_excess, rounding, K, BK, BI)
         b_reach = tl.where(b_excess < 0, b_reach, float("inf"))
         end = tl.min(tl.where(b_reach == tl.min(b_reach, axis=0), o_k, K), axis=0)
-        node, steps = end, K + 1  # a path has no more of them
+        node, steps = end, K + 1  # a path has no more edges
         start = tl.load(p_before + node)
         while (start >= 0) & (steps > 0):
             if (start < K) & (node < K):
@@ -124,7 +124,7 @@ def _move_rows(
             node, steps = start, steps - 1
             start = tl.load(p_before + node)
         b_excess += (o_k == end).to(tl.int64) - (o_k == node).to(tl.int64)
-        tl.debug_barrier()  # codes are read by other threads than wrote them
+        tl.debug_barrier()  # other threads read the codes than wrote them
         node, steps = end, K + 2
         while (node >= 0) & (steps > 0):
             if node < K:
@@ -165,7 +165,7 @@ def _sizes(codes: Tensor, codewords: int) -> Tensor:
 
 
 def _sweep(distance: Tensor, good: Tensor, fewest: Tensor, most: Tensor) -> tuple[Tensor, Tensor]:
-    """Give rows' codes and codewords' flow to the sink at the best prices that some sweeps find."""
+    """Find prices by sweeps; give the rows' codes and the codewords' flow to the sink at the best of them."""
     codewords = distance.shape[1]
     numbers = torch.arange(codewords, device=distance.device)
     prices = distance.new_zeros(codewords)
@@ -187,5 +187,5 @@ def _sweep(distance: Tensor, good: Tensor, fewest: Tensor, most: Tensor) -> tupl
         step = step * torch.where(now * side > 0, 1.3, torch.where(now * side < 0, 0.5, 1.0))
         side = torch.where(now != 0, now, side)
         moved = prices + now * (over.abs() / (flow + 1)).clamp(max=1) * step
-        prices = torch.where(prices * moved < 0, 0, moved)  # a codeword without a price has no goal but its bounds
+        prices = torch.where(prices * moved < 0, 0, moved)  # at price 0, a codeword only has to keep its bounds
     return best_codes, best_flow

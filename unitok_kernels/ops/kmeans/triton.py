@@ -1,7 +1,7 @@
-"""Lloyd's k-means on a GPU, without asking the device for anything until it is done.
+"""Lloyd's k-means on a GPU, without waiting for the device until it is done.
 
-The start of k-means++ takes two launches a codeword; a turn takes a search with its packing, the sums of each codeword,
-and two launches that move codewords without rows, which end at once where there are none.
+The start of k-means++ takes two launches per codeword. A turn takes a search with its packing, the sums of each
+codeword, and two launches that move codewords without rows; these end at once if there are none.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import triton.language as tl
 from torch import Tensor
 
 from unitok_kernels import checks
-from unitok_kernels.ops import configs
+from unitok_kernels.ops._triton import configs
+from unitok_kernels.ops._triton.launch import launch, leave_opaque, target_of
+from unitok_kernels.ops._triton.tiles import load_rows
 from unitok_kernels.ops.codeword_statistics.triton import codeword_statistics
 from unitok_kernels.ops.common import finite_rows
 from unitok_kernels.ops.kmeans.transport import balanced_codes
-from unitok_kernels.ops.launch import launch, leave_opaque, target_of
 from unitok_kernels.ops.nearest_codeword.triton import nearest_codeword
-from unitok_kernels.ops.tiles import load_rows
 
 
 @triton.jit
@@ -28,7 +28,7 @@ def _approach(
     p_x, p_good, p_chosen, p_nearest, p_parts, N, step,
     D: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
-    """nearest_n = min(nearest_n, |x_n - x_chosen|^2) in float64, and the sum of that over each tile of rows.
+    """nearest_n = min(nearest_n, |x_n - x_chosen|^2) in float64, and its sum over each tile of rows.
 
     The first step starts from infinity; rows that aren't finite stay at 0.
     """
@@ -50,7 +50,7 @@ def _approach(
 
 @triton.jit
 def _total(p_values, count, BP: tl.constexpr):
-    """Sum the first values, in one order."""
+    """Sum the first values, in a fixed order."""
     o_p = tl.arange(0, BP)
     b_sum = tl.full((BP,), 0.0, tl.float64)
     for i_p in range(0, count, BP):
@@ -60,7 +60,7 @@ def _total(p_values, count, BP: tl.constexpr):
 
 @triton.jit
 def _place(p_values, count, target, BP: tl.constexpr):
-    """Find the first place where the running sum is beyond the target, else the last that adds to it: never a zero."""
+    """Find the first place where the running sum exceeds the target, else the last place above zero."""
     o_p = tl.arange(0, BP)
     first = tl.cast(count, tl.int32)
     last = tl.full((), 0, tl.int32)
@@ -81,7 +81,7 @@ def _draw(
     p_nearest, p_parts, p_draws, p_uniform, p_chosen, N, programs, step,
     BN: tl.constexpr, BP: tl.constexpr,
 ):  # fmt: skip
-    """Choose the next row with a probability proportional to nearest_n, or the uniform draw where all of them are 0."""
+    """Choose the next row with a probability proportional to nearest_n, or the uniform draw if all of them are 0."""
     total = _total(p_parts, programs, BP)
     if total > 0:
         target = tl.load(p_draws + step + 1) * total
@@ -99,9 +99,9 @@ def _farness(
     p_x, p_codes, p_table, p_missing, p_keys, p_parts, N,
     D: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
-    """Order rows by |x_n - c_code(n)|^2, then from the last to the first: keys with its bits above those of N - 1 - n.
+    """Make keys that order rows by |x_n - c_code(n)|^2, then from the last to the first: its bits above N - 1 - n.
 
-    Rows without a code count as on their codeword. p_parts: the largest key of each tile of rows.
+    Rows without a code count as being on their codeword. p_parts: the largest key of each tile of rows.
     """
     if tl.load(p_missing) == 0:
         return
@@ -121,7 +121,7 @@ def _revive(
     p_x, p_counts, p_missing, p_keys, p_parts, p_table, N, K, programs,
     D: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr, BP: tl.constexpr,
 ):  # fmt: skip
-    """Move codewords without rows, one after another, to the row that is farthest from its own, if any is off it."""
+    """Move codewords without rows, one by one, to the row farthest from its codeword, if any is away from it."""
     o_d, o_p, o_n = tl.arange(0, BD), tl.arange(0, BP), tl.arange(0, BN)
     left = tl.load(p_missing)
     code = 0
@@ -146,6 +146,8 @@ def _revive(
         code += 1
 
 
+TAKES_KERNELS = True  # another backend may pass its own search and statistics to `kmeans`
+
 Search = Callable[[Tensor, Tensor, str, bool, bool], tuple[Tensor, Tensor, Tensor]]
 Statistics = Callable[[Tensor, Tensor, int, bool], tuple[Tensor, Tensor]]
 
@@ -162,11 +164,11 @@ def kmeans(
     search: Search = nearest_codeword,
     statistics: Statistics = codeword_statistics,
 ) -> tuple[Tensor, Tensor]:
-    """Launch the kernels; those of the search and of the sums may be another backend's.
+    """Launch the kernels; those for the search and the sums may come from another backend.
 
-    All turns are made, since a look at the codes would stop the device: once a turn changes nothing, no other one does.
-    Where not as many rows are finite as codewords are wanted, codewords repeat; only a check would raise. Starts are
-    drawn on the host: a graph can be captured only where `init` is a tensor. With `balanced`, the time of a turn
+    All turns are made, since reading the codes would wait for the device: after a turn that changes nothing, no other
+    one does. If fewer rows are finite than codewords are wanted, codewords repeat; only a check would raise. Starts are
+    drawn on the host, so a graph can be captured only if `init` is a tensor. With `balanced`, the time of a turn
     depends on how many rows the bounds move (`transport.py`).
     """
     if checks.reads_data(check_finite, x):
@@ -174,7 +176,7 @@ def kmeans(
         if start is not None:
             checks.finite("kmeans", "init", start)
     if start is None or balanced:
-        leave_opaque()  # a graph would draw on from where its first run left the generator, or hold hundreds of sweeps
+        leave_opaque()  # a graph would continue the generator of its first run, or hold hundreds of sweeps
     codebook = start.to(torch.float32, copy=True) if start is not None else _start(x, num_codewords, seed, init)
 
     def assign() -> Tensor:
@@ -190,7 +192,7 @@ def kmeans(
 
 
 def _start(x: Tensor, num_codewords: int, seed: int, init: str) -> Tensor:
-    """Take rows by the reference's draws; with `random` and rows that aren't finite, they are others than its own."""
+    """Draw rows as the reference does; with `random` and rows that aren't finite, the rows differ from its own."""
     rows = len(x)
     good = finite_rows(x)
     generator = torch.Generator().manual_seed(seed)
@@ -205,7 +207,7 @@ def _start(x: Tensor, num_codewords: int, seed: int, init: str) -> Tensor:
 
 
 def _plus_plus(x: Tensor, good: Tensor, draws: Tensor) -> Tensor:
-    """Draw each next row with a probability proportional to its squared distance from those drawn."""
+    """Draw rows one by one, with probabilities proportional to the squared distance from those already drawn."""
     rows, width = x.shape
     finite = good.cumsum(0)  # how many up to each row
     places = (draws * finite.narrow(0, rows - 1, 1)).long()

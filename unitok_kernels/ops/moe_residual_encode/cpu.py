@@ -1,4 +1,4 @@
-"""Residual encoding by experts, by csrc/cpu/moe_residual_encode.cpp."""
+"""Residual encoding by experts, by csrc/cpu/ops/moe_residual_encode.cpp."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from unitok_kernels import checks
+from unitok_kernels.ops._native.cpu import FLOATS, float32, kernels
 from unitok_kernels.ops.moe_residual_encode.reference import check_data
-from unitok_kernels.ops.native import FLOATS, float32, kernels
 
 
 def moe_residual_encode(
@@ -21,7 +21,7 @@ def moe_residual_encode(
     check_finite: bool | None,
     stats: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Launch the kernel; its status tells whether a look at the data is worth it."""
+    """Launch the kernel; its status tells whether the data need checking."""
     rows, width = z.shape
     experts, levels, codewords, _ = codebooks.shape
     slots = expert_ids.shape[1]

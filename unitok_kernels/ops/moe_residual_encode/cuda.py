@@ -1,4 +1,4 @@
-"""Residual encoding by experts by csrc/cuda/moe_residual_encode.cu; its gradient is the next backend's."""
+"""Residual encoding by experts, by csrc/cuda/moe_residual_encode.cu; the next backend computes its gradient."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from unitok_kernels import checks
+from unitok_kernels.ops._native.cuda import FLOATS, MOST, instead, kernels, place, takes, workspace
 from unitok_kernels.ops.moe_residual_encode import reference
-from unitok_kernels.ops.native_cuda import FLOATS, MOST, instead, kernels, place, takes, workspace
 from unitok_kernels.ops.pack_codebooks.cuda import packing
 
 
@@ -24,7 +24,7 @@ def moe_residual_encode(
     packed: Tensor | None = None,
     packed_shared: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Launch the kernels; what is wider than they take goes to the next backend."""
+    """Launch the kernels; wider rows than they take go to the next backend."""
     if not takes(codebooks, shared_codebooks) or expert_ids.numel() > MOST:
         chains_of = (z, codebooks, expert_ids, expert_weights, shared_codebooks, shared_weight)
         return instead("moe_residual_encode").moe_residual_encode(*chains_of, precision, check_finite, stats)
@@ -59,7 +59,7 @@ def moe_residual_encode(
         slots,
         shared,
         shared_weight,
-        True,  # exact: what "fast" would leave out takes a seventh of the time at most
+        True,  # exact: "fast" would save a seventh of the time at most
         stats,
         codes.data_ptr(),
         shared_codes.data_ptr(),

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from unitok_kernels import checks
+from unitok_kernels import backends, checks
 from unitok_kernels.ops.common import PRECISIONS, wide_dtype
 from unitok_kernels.ops.pack_codebooks import PackedCodebooks, check_packed, parts
 from unitok_kernels.ops.registry import define
@@ -79,7 +79,7 @@ def _fake(
 ) -> tuple[Tensor, ...]:
     levels = codebooks.shape[1]
     shared_levels = 0 if shared_codebooks is None else shared_codebooks.shape[0]
-    return (  # the differentiable output comes first: torch.library.opcheck adds all outputs up in its dtype
+    return (  # the differentiable output comes first: torch.library.opcheck sums all outputs in its dtype
         z.new_empty(z.shape),
         z.new_empty(*expert_ids.shape, levels, dtype=torch.int64),
         z.new_empty(z.shape[0], shared_levels, dtype=torch.int64),
@@ -128,14 +128,16 @@ _backward_operation = define(
 )
 
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+def setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    """Keep what `backward` needs: the codes, and what they were found in."""
     z, codebooks, expert_ids, expert_weights, shared_codebooks, ctx.shared_weight, *_, ctx.backend = inputs
     _, codes, shared_codes, *_ = output
     ctx.save_for_backward(codebooks, expert_ids, expert_weights, codes, shared_codebooks, shared_codes)
     ctx.dtype = z.dtype
 
 
-def _backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    """Give the gradients of what has one: z, codebooks, weights and the shared codebooks."""
     codebooks, expert_ids, expert_weights, codes, shared_codebooks, shared_codes = ctx.saved_tensors
     needed = ctx.needs_input_grad  # as long as the arguments that were given
     with_codebooks = any((*needed[1:2], *needed[4:5]))
@@ -169,11 +171,12 @@ _operation = define(
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     check=_check,
     fake=_fake,
-    setup=_setup,
-    backward=_backward,
+    setup=setup,
+    backward=backward,
 )
 
 
+@backends.documented(OP)
 def moe_residual_encode(
     z: Tensor,
     codebooks: Tensor | PackedCodebooks,
@@ -187,30 +190,30 @@ def moe_residual_encode(
     stats: bool = False,
     backend: str | None = None,
 ) -> Any:
-    """Quantise each row by the residual chains of its experts and of the shared one, and combine them.
+    """Quantise each row by the residual chains of its experts and of the shared expert, and combine them.
 
-    combined = sum_s w_s Q_{e_s}(z) + shared_weight Q_shared(z), every Q_e a residual chain of its own on z.
+    combined = sum_s w_s Q_{e_s}(z) + shared_weight Q_shared(z), every Q_e a separate residual chain on z.
     Differentiable in expert_weights, in the codebooks, and in z: straight through each chain, so that
     d combined / dz = (sum_s w_s + shared_weight) I; residuals subtract codewords as constants.
 
     Args:
-        z: (N, D) float; the rows. N = 0 works.
-        codebooks: (E, L, K, D) float; one chain an expert. Packed ones are taken too, and shared ones; see
+        z: (N, D) float; the rows. N may be 0.
+        codebooks: (E, L, K, D) float; one chain per expert. May be packed, as may the shared ones; see
             `pack_codebooks`.
-        expert_ids: (N, S) integer in 0 .. E - 1; the experts of each row.
+        expert_ids: (N, S) integer in 0 .. E - 1; each row's experts.
         expert_weights: (N, S) float; their weights.
         shared_codebooks: (L, K, D) float or None; the chain of the shared expert; its L and K may differ.
         shared_weight: weight of the shared chain.
         precision: "exact" | "fast"; see `nearest_codeword`.
         check_finite: raise for NaN, infinity and expert ids out of range; None means on, except on CUDA, where it would
-            synchronise. Unchecked bad rows, and slots with a bad expert or weight, get code -1 and decode to nothing.
+            synchronise. If unchecked, bad rows and slots with a bad expert or weight get code -1 and decode to zeros.
         stats: append an `EncodeStats`.
-        backend: None | "reference" | "cpu" | "triton" | "cuda".
+        backend: {backends}.
 
     Returns:
         MoEResidualCodes: codes (N, S, L) int64; shared_codes (N, L) int64 or None; combined (N, D), summed in float32
         in the order of the formula and rounded once to z's dtype; level_error (L,) float32, the mean of r_{l+1}^2 over
-        rows, slots and D; shared_level_error (L,) or None. With `stats`, the plain tuple of these and the record.
+        rows, slots and D; shared_level_error (L,) or None. With `stats`, a plain tuple of these and the record.
 
     Raises:
         ValueError: shapes, devices or values don't fit; the backend can't run the call.

@@ -42,7 +42,7 @@ def moe_residual_encode(
         check_data(z, codebooks, expert_ids, expert_weights, shared_codebooks)
     rows, tables = wide(z), wide(codebooks)
     good = finite_rows(z)[:, None] & torch.isfinite(expert_weights)
-    weights = torch.where(good, wide(expert_weights), 0)  # a bad slot decodes to nothing: not to 0 * NaN
+    weights = torch.where(good, wide(expert_weights), 0)  # a bad slot decodes to zeros, not to 0 * NaN
 
     slots = expert_ids.shape[1]
     codes = torch.full((z.shape[0], slots, levels), -1, device=z.device)
@@ -85,10 +85,10 @@ def moe_residual_encode_backward(
     shared_codes: Tensor,
     with_codebooks: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients in z, codebooks, weights and shared codebooks from that of the combined rows."""
+    """Compute the gradients in z, codebooks, weights and shared codebooks from that of the combined rows."""
     num_experts, levels, num_codewords, _ = codebooks.shape
     gradient, tables = wide(gradient), wide(codebooks)
-    weights = torch.where(codes[..., 0] >= 0, wide(expert_weights), 0)  # a bad slot decodes to nothing
+    weights = torch.where(codes[..., 0] >= 0, wide(expert_weights), 0)  # a bad slot decodes to zeros
 
     by_z = weights.sum(1, keepdim=True) * gradient
     by_weights = torch.zeros_like(weights)

@@ -1,8 +1,8 @@
-"""Residual encoding by experts on a GPU: codebooks are packed, then one launch a slot takes rows grouped by expert.
+"""Residual encoding by experts on a GPU: codebooks are packed, then one launch per slot takes rows grouped by expert.
 
-A program takes rows of one expert through its chain; with the last slot, it takes them through the shared chain too and
-combines what all slots' codes name. Nothing but codes is passed from one slot's launch to the next. Rows too wide for
-registers go through their chains elsewhere (`ops/streaming.py`), and what their codes name is combined by a launch.
+A program takes rows of one expert through its chain. With the last slot, it also takes them through the shared chain
+and combines the codewords of all slots. Only codes are passed from one slot's launch to the next. Rows too wide for
+registers go through their chains elsewhere (`ops/_triton/streaming.py`), and one launch combines their codewords.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ import triton.language as tl
 from torch import Tensor
 
 from unitok_kernels import checks
-from unitok_kernels.ops import configs, streaming
+from unitok_kernels.ops._triton import configs, streaming
+from unitok_kernels.ops._triton.grouping import find_group, group_rows
+from unitok_kernels.ops._triton.launch import launch, target_of
+from unitok_kernels.ops._triton.packing import pack
+from unitok_kernels.ops._triton.segments import cut
+from unitok_kernels.ops._triton.tiles import WIDEST, finite_rows, load_rows, search, store_rows
 from unitok_kernels.ops.codeword_statistics.triton import add_rows
 from unitok_kernels.ops.common import wide
-from unitok_kernels.ops.grouping import find_group, group_rows
-from unitok_kernels.ops.launch import launch, target_of
 from unitok_kernels.ops.moe_residual_encode import reference
-from unitok_kernels.ops.packing import pack
 from unitok_kernels.ops.residual_decode.triton import residual_decode_backward, sum_codewords
 from unitok_kernels.ops.residual_encode.triton import finish
-from unitok_kernels.ops.segments import cut
-from unitok_kernels.ops.tiles import WIDEST, finite_rows, load_rows, search, store_rows
 
 
 @triton.jit
@@ -34,15 +34,15 @@ def _chain(
 ):  # fmt: skip
     """r_0 = z;  code_l = argmin_k |r_l - C_lk|^2;  r_{l+1} = r_l - C_l,code_l.
 
-    first_table: of the chain's L codebooks. p_codes: (BN,) pointers, to each row's first code. p_part: (L + 1,)
-    float32, the squares of what is left after each level, and how many rows. Returns how many searches were made again,
-    and near ties.
+    first_table: number of the chain's first codebook. p_codes: (BN,) pointers to each row's first code. p_part:
+    (L + 1,) float32, the squared residuals after each level, and the number of rows. Returns how many searches were
+    redone, and near ties.
     """
     b_r = load_rows(p_z, i_rows, m_rows, D, BD)
     m_good = finite_rows(b_r) & m_rows
     b_r = tl.where(m_good[:, None], b_r, 0.0)
     rescored, near_ties = tl.full((), 0, tl.int32), tl.full((), 0, tl.int32)
-    for level in tl.range(0, L, disable_licm=True):  # what is made ahead of it takes registers
+    for level in tl.range(0, L, disable_licm=True):  # what is computed ahead of the loop takes registers
         table = tl.cast(first_table, tl.int64) + level
         p_table = p_tables + table * K * D
         b_codes, again, near = search(
@@ -59,7 +59,7 @@ def _chain(
 
 @triton.jit
 def _rounded_product(b_x, b_y, end):
-    """Give x y in float32, rounded before anything is added: the compiler can't know that end < 0 never happens."""
+    """Give x y in float32, rounded before anything is added: the compiler can't know that end is never below 0."""
     b_bits = tl.cast(b_x * b_y, tl.int32, bitcast=True) | tl.minimum(end, 0).to(tl.int32)
     return b_bits.to(tl.float32, bitcast=True)
 
@@ -69,12 +69,12 @@ def _combined(
     p_tables, p_shared, p_ids, p_weights, p_codes, p_shared_codes, shared_weight, i_rows, m_rows, end,
     S, K, L, SHARED_K, SHARED_L, D: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr, SHARED: tl.constexpr,
 ):  # fmt: skip
-    """Give sum_s w_s Q_{e_s}(z) + shared_weight Q_shared(z) of rows, by their codes."""
+    """Compute sum_s w_s Q_{e_s}(z) + shared_weight Q_shared(z) of rows from their codes."""
     b_combined = tl.zeros((BN, BD), tl.float32)
     for s in range(S):
         i_pairs = i_rows * S + s
         b_weight = tl.load(p_weights + i_pairs, mask=m_rows, other=0.0).to(tl.float32)
-        b_weight = tl.where(b_weight * 0.0 == 0.0, b_weight, 0.0)  # a bad slot decodes to nothing: not to 0 * NaN
+        b_weight = tl.where(b_weight * 0.0 == 0.0, b_weight, 0.0)  # a bad slot decodes to zeros, not to 0 * NaN
         i_first = tl.load(p_ids + i_pairs, mask=m_rows, other=0) * L * K  # codes of a bad expert are -1
         b_quantized = sum_codewords(p_codes + i_pairs * L, p_tables, i_first, m_rows, K, L, D, BD, BN)
         b_combined += _rounded_product(b_weight[:, None], b_quantized, end)
@@ -91,7 +91,7 @@ def _combine(
     shared_weight, N, S, K, L, SHARED_K, SHARED_L,
     D: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr, SHARED: tl.constexpr,
 ):  # fmt: skip
-    """Combine what a tile of rows' codes name."""
+    """Combine the codewords of a tile of rows."""
     i_rows = tl.cast(tl.program_id(0), tl.int64) * BN + tl.arange(0, BN)
     m_rows = i_rows < N
     b_combined = _combined(
@@ -109,10 +109,10 @@ def _kernel(
     D: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, BE: tl.constexpr, EVEN: tl.constexpr,
     EXACT: tl.constexpr, STATS: tl.constexpr, CHAINS: tl.constexpr, LAST: tl.constexpr,
 ):  # fmt: skip
-    """One slot of combined = sum_s w_s Q_{e_s}(z) + shared_weight Q_shared(z), which the last slot's launch sums up.
+    """One slot of combined = sum_s w_s Q_{e_s}(z) + shared_weight Q_shared(z); the last slot's launch sums it up.
 
-    p_order, p_starts: rows by this slot's expert. p_parts: (S, programs, L + 3) float32; as of residual_encode.
-    p_shared_parts: (programs, SHARED_L + 3); its searches are counted in p_parts. CHAINS: 2 with the shared one.
+    p_order, p_starts: rows by this slot's expert. p_parts: (S, programs, L + 3) float32, as in residual_encode.
+    p_shared_parts: (programs, SHARED_L + 3); its searches are counted in p_parts. CHAINS: 2 with the shared chain.
     """
     program = tl.program_id(0)
     group, first, end = find_group(p_starts, program, N, E, BN, BE)
@@ -155,7 +155,7 @@ def _kernel(
     tl.store(p_part + L + 2, near_ties.to(tl.float32))
 
     if LAST:
-        tl.debug_barrier()  # codes are read by other threads than wrote them
+        tl.debug_barrier()  # other threads read the codes than wrote them
         b_combined = _combined(
             p_tables, p_shared, p_ids, p_weights, p_codes, p_shared_codes, shared_weight, i_rows, m_rows, end,
             S, K, L, SHARED_K, SHARED_L, D, BD, BN, CHAINS == 2,
@@ -172,7 +172,7 @@ def _backward(
     """by_z = (sum_s w_s + shared_weight) g;  by_weights_s = Q_{e_s}(z) . g;  weighted_s = w_s g.
 
     Slots and shared chains whose first code is -1 have weight 0. p_numbers: (L, N S) int64, (e L + level) K + code,
-    or -1 where one of them is out of range.
+    or -1 if one of them is out of range.
     """
     i_rows = tl.cast(tl.program_id(0), tl.int64) * BN + tl.arange(0, BN)
     m_rows = i_rows < N

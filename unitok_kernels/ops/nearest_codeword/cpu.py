@@ -1,4 +1,4 @@
-"""Nearest-codeword search by csrc/cpu/nearest_codeword.cpp."""
+"""Nearest-codeword search by csrc/cpu/ops/nearest_codeword.cpp."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from unitok_kernels import checks
-from unitok_kernels.ops.native import FLOATS, float32, kernels
+from unitok_kernels.ops._native.cpu import FLOATS, float32, kernels
 
 
 def nearest_codeword(
     x: Tensor, codebook: Tensor, precision: str, check_finite: bool | None, stats: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Launch the kernel; its status tells whether a look at the data is worth it."""
+    """Launch the kernel; its status tells whether the data need checking."""
     rows, width = x.shape
     table = float32(codebook)
     codes = torch.empty(rows, dtype=torch.int64)

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from unitok_kernels import checks
-from unitok_kernels.ops.native_cuda import FLOATS, instead, kernels, place, takes, workspace
+from unitok_kernels.ops._native.cuda import FLOATS, instead, kernels, place, takes, workspace
 from unitok_kernels.ops.pack_codebooks.cuda import packing
 
 
 def nearest_codeword(
     x: Tensor, codebook: Tensor, precision: str, check_finite: bool | None, stats: bool, packed: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Launch the kernels; what is wider than they take goes to the next backend."""
+    """Launch the kernels; wider rows than they take go to the next backend."""
     if not takes(codebook):
         return instead("nearest_codeword").nearest_codeword(x, codebook, precision, check_finite, stats)
     if checks.reads_data(check_finite, x):
@@ -34,7 +34,7 @@ def nearest_codeword(
         packed.data_ptr(),
         1,
         codebook.shape[0],
-        True,  # exact: what "fast" would leave out takes a seventh of the time at most
+        True,  # exact: "fast" would save a seventh of the time at most
         stats,
         codes.data_ptr(),
         0,

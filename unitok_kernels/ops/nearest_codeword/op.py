@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from unitok_kernels import checks
+from unitok_kernels import backends, checks
 from unitok_kernels.ops.common import PRECISIONS, wide_dtype
 from unitok_kernels.ops.pack_codebooks import PackedCodebooks, check_packed, parts
 from unitok_kernels.ops.registry import define
@@ -53,6 +53,7 @@ _operation = define(
 )
 
 
+@backends.documented("nearest_codeword")
 def nearest_codeword(
     x: Tensor,
     codebook: Tensor | PackedCodebooks,
@@ -67,18 +68,18 @@ def nearest_codeword(
     code_n = argmin_k |x_n - c_k|^2; ties take the lowest index.
 
     Args:
-        x: (N, D) float; the rows. N = 0 works.
-        codebook: (K, D) float, K >= 1; may differ from x in dtype. A packed one is taken too; see `pack_codebooks`.
+        x: (N, D) float; the rows. N may be 0.
+        codebook: (K, D) float, K >= 1; its dtype may differ from x's. May be packed; see `pack_codebooks`.
         precision: "exact" gives the float64 argmin unless the two best squared distances differ by less than 1e-5 of
-            the best; "fast" lets a backend skip the proof. On Triton, which of two codewords a row gets may then depend
-            on the rows beside it, where rounding can't tell them apart.
-        check_finite: raise for NaN and infinity; None means on, except on CUDA, where it would synchronise. Unchecked
-            bad rows get code -1 and a distance of NaN.
+            the best; "fast" lets a backend skip the proof. With Triton, if rounding can't tell two codewords apart, the
+            choice may then depend on the other rows.
+        check_finite: raise for NaN and infinity; None means on, except on CUDA, where it would synchronise. If
+            unchecked, bad rows get code -1 and distance NaN.
         stats: append an `EncodeStats`.
-        backend: None | "reference" | "cpu" | "triton" | "cuda".
+        backend: {backends}.
 
     Returns:
-        NearestCodeword: codes (N,) int64, squared_distance (N,) float32; with `stats`, the plain tuple of both and the
+        NearestCodeword: codes (N,) int64, squared_distance (N,) float32; with `stats`, a plain tuple of both and the
         record.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Nearest-codeword search in plain torch: the truth that every backend is held to."""
+"""Nearest-codeword search in plain torch: every backend is tested against it."""
 
 from __future__ import annotations
 

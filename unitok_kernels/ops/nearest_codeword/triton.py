@@ -8,11 +8,11 @@ import triton.language as tl
 from torch import Tensor
 
 from unitok_kernels import checks
-from unitok_kernels.ops import configs, streaming
-from unitok_kernels.ops.launch import launch, target_of
-from unitok_kernels.ops.packing import pack
-from unitok_kernels.ops.tiles import WIDEST, finite_rows, load_rows, search
-from unitok_kernels.ops.tuning import changed, tuned
+from unitok_kernels.ops._triton import configs, streaming
+from unitok_kernels.ops._triton.launch import launch, target_of
+from unitok_kernels.ops._triton.packing import pack
+from unitok_kernels.ops._triton.tiles import WIDEST, finite_rows, load_rows, search
+from unitok_kernels.ops._triton.tuning import changed, tuned
 
 
 @triton.jit

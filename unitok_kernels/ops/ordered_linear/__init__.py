@@ -1,4 +1,4 @@
-"""A linear layer whose result for a row doesn't depend on its batch."""
+"""A linear layer whose result for a row doesn't depend on the batch."""
 
 from unitok_kernels.ops.ordered_linear.op import ordered_linear
 

@@ -1,11 +1,11 @@
-"""An ordered linear layer by csrc/cpu/ordered_linear.cpp."""
+"""An ordered linear layer by csrc/cpu/ops/ordered_linear.cpp."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from unitok_kernels.ops.native import kernels
+from unitok_kernels.ops._native.cpu import kernels
 
 
 def ordered_linear(x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from unitok_kernels import checks
+from unitok_kernels import backends, checks
 from unitok_kernels.ops.registry import define
 
 OP = "ordered_linear"
@@ -35,22 +35,23 @@ _operation = define(
 )
 
 
+@backends.documented(OP)
 def ordered_linear(
     x: Tensor, weight: Tensor, bias: Tensor, *, relu: bool = False, backend: str | None = None
 ) -> Tensor:
-    """Apply a linear layer in double precision, with sums in one order.
+    """Apply a linear layer in double precision, with sums in a fixed order.
 
-    y_no = b_o + sum_i x_ni W_oi. On the backend "cpu" the products go into 8 chains of fused multiply-adds, chain j
-    taking the features j, j + 8, ... from 0 on; the chains are added as (((0 + 4) + (2 + 6)) + ((1 + 5) + (3 + 7))).
-    On "triton" they go into one chain, feature after feature, so that the last bits may differ between the two. The
-    order is that for every batch, instruction set and number of threads: no row's result depends on another row.
+    y_no = b_o + sum_i x_ni W_oi. The CPU kernel sums the products in 8 chains of fused multiply-adds: chain j takes the
+    features j, j + 8, ... from 0 on, and the chains are added as (((0 + 4) + (2 + 6)) + ((1 + 5) + (3 + 7))). The
+    Triton kernel sums them in one chain, feature after feature, so the last bits of the two may differ. The order is
+    the same for every batch, instruction set and number of threads: no row's result depends on another row.
 
     Args:
-        x: (N, I) float32 or float64. N = 0 works.
+        x: (N, I) float32 or float64. N may be 0.
         weight: (O, I) float32 or float64.
         bias: (O,) float32 or float64.
-        relu: clamp the result at 0 from below.
-        backend: None | "reference" | "cpu" | "triton".
+        relu: replace negative results by 0.
+        backend: {backends}.
 
     Returns:
         Tensor: (N, O) float64.

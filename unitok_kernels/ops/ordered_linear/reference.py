@@ -10,9 +10,9 @@ _BLOCK_ROWS = 256
 
 
 def ordered_linear(x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
-    """Reference of the operation: a matrix product in blocks of one size, short ones padded.
+    """Reference of the operation: a matrix product in blocks of one size; short blocks are padded.
 
-    That no row of a block fares otherwise than another is a matter of the BLAS: tested here, proven for the kernel.
+    Whether all rows of a block are summed in the same order is up to the BLAS: tested here, proven for the kernels.
     """
     table, added = weight.double().T, bias.double()
     y = x.new_empty(x.shape[0], weight.shape[0], dtype=torch.float64)

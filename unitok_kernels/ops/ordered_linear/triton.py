@@ -1,4 +1,4 @@
-"""An ordered linear layer on a GPU: one launch, every sum one chain of fused multiply-adds."""
+"""An ordered linear layer on a GPU: one launch; every sum is one chain of fused multiply-adds."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from unitok_kernels.ops import configs
-from unitok_kernels.ops.launch import launch, target_of
+from unitok_kernels.ops._triton import configs
+from unitok_kernels.ops._triton.launch import launch, target_of
 
 
 @triton.jit
@@ -16,7 +16,7 @@ def _kernel(
     p_x, p_weight, p_bias, p_y, N, inputs, outputs,
     RELU: tl.constexpr, BN: tl.constexpr, BO: tl.constexpr,
 ):  # fmt: skip
-    """y_no = b_o + sum_i x_ni W_oi, feature after feature: the order hangs neither on the tiles nor on the compiler."""
+    """y_no = b_o + sum_i x_ni W_oi, feature after feature; the order depends on neither tiles nor compiler."""
     i_rows = tl.cast(tl.program_id(0), tl.int64) * BN + tl.arange(0, BN)[:, None]
     i_outputs = tl.cast(tl.program_id(1), tl.int64) * BO + tl.arange(0, BO)[None, :]
     m_rows, m_outputs = i_rows < N, i_outputs < outputs
@@ -28,7 +28,7 @@ def _kernel(
         b_y = tl.fma(b_x, b_weight, b_y)
     b_y += tl.load(p_bias + i_outputs, mask=m_outputs, other=0.0).to(tl.float64)
     if RELU:
-        b_y = tl.where(b_y < 0, 0.0, b_y)  # a NaN stays one
+        b_y = tl.where(b_y < 0, 0.0, b_y)  # NaN stays NaN
     tl.store(p_y + i_rows * outputs + i_outputs, b_y, mask=m_rows & m_outputs)
 
 

@@ -1,4 +1,4 @@
-"""Codebooks as searches read them, for callers who search the same ones again and again."""
+"""Codebooks that are packed once for many searches."""
 
 from unitok_kernels.ops.pack_codebooks.op import PackedCodebooks, check_packed, pack_codebooks, parts
 

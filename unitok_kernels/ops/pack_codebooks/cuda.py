@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 
 from unitok_kernels import checks
-from unitok_kernels.ops.native_cuda import FLOATS, kernels, place, takes
+from unitok_kernels.ops._native.cuda import FLOATS, kernels, place, takes
 
 
 def words(codebooks: Tensor) -> int:
-    """Give how many int64 a packed codebook takes: none where the kernels don't search it."""
+    """Give the size of a packed codebook in int64 words; 0 if the kernels can't search it."""
     return kernels.packed_bytes(int(codebooks.shape[-2]), int(codebooks.shape[-1])) // 8 if takes(codebooks) else 0
 
 
 def pack_codebooks(codebooks: Tensor) -> Tensor:
-    """Launch the kernel for all codebooks at once."""
+    """Launch the kernel for all codebooks together."""
     *tables, codewords, width = codebooks.shape
     packed = codebooks.new_empty(*tables, words(codebooks), dtype=torch.int64)
     if packed.numel() > 0:
@@ -27,7 +27,7 @@ def pack_codebooks(codebooks: Tensor) -> Tensor:
 
 
 def packing(operation: str, codebooks: Tensor, packed: Tensor | None) -> Tensor:
-    """Take the packing that a caller has kept, or make one."""
+    """Use the packing that a caller passes, or make one."""
     if packed is None or packed.shape[-1] == 0:
         return pack_codebooks(codebooks)
     if packed.shape[-1] != words(codebooks) or packed.data_ptr() % 16 != 0:

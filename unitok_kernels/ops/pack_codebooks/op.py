@@ -15,11 +15,11 @@ _SHAPES = {2: "(K, D)", 3: "(L, K, D)"}
 
 
 class PackedCodebooks(NamedTuple):
-    """Result of `pack_codebooks`: stands where an operation takes the codebooks.
+    """Result of `pack_codebooks`; operations take it instead of the codebooks.
 
     Attributes:
         codebooks: the tensor that was packed; gradients go to it.
-        packed: (..., words) int64, beside codebooks (..., K, D); no words where a backend packs nothing.
+        packed: (..., words) int64, for codebooks (..., K, D); no words if the backend doesn't pack.
     """
 
     codebooks: Tensor
@@ -27,12 +27,12 @@ class PackedCodebooks(NamedTuple):
 
 
 def parts(codebooks: Any) -> tuple[Any, Tensor | None]:
-    """Give codebooks, and their packing where it has been made."""
+    """Split an argument into codebooks and their packing, None if they aren't packed."""
     return codebooks if isinstance(codebooks, PackedCodebooks) else (codebooks, None)
 
 
 def check_packed(operation: str, name: str, codebooks: Tensor, packed: Tensor | None) -> None:
-    """Check that a packing may be that of these codebooks."""
+    """Check that a packing fits these codebooks."""
     if packed is None:
         return
     if packed.dtype != torch.int64 or packed.shape[:-1] != codebooks.shape[:-2]:
@@ -48,7 +48,7 @@ def _check(codebooks: Tensor) -> None:
 
 
 def _fake(codebooks: Tensor, chosen: str) -> Tensor:
-    words = backends.kernels(OP, chosen).words(codebooks) if chosen == "cuda" else 0
+    words = backends.kernels(OP, chosen).words(codebooks) if backends.records()[chosen].reads_packed else 0
     return codebooks.new_empty(*codebooks.shape[:-2], words, dtype=torch.int64)
 
 
@@ -57,29 +57,30 @@ _operation = define(
 )
 
 
+@backends.documented(OP)
 def pack_codebooks(codebooks: Tensor, *, backend: str | None = None) -> PackedCodebooks:
-    """Write codebooks as searches read them, once for many calls.
+    """Pack codebooks into the form that searches read, once for many calls.
 
-    c' = c - m about a centre m, in steps of max |c'| / 32639, which are written in two digits, 256 H + L; and |c'|^2.
+    c' = c - m about a centre m, in steps of max |c'| / 32639, written in two digits, 256 H + L; and |c'|^2.
 
-    The result stands in place of the codebooks in `nearest_codeword`, `residual_encode` and `moe_residual_encode`,
-    which pack them in each call otherwise. It does not follow the codebooks: after they change, in place as well, pack
-    them again, or codes and sums are those of the old ones, or of neither. Only the backend "cuda" packs; the others
-    take the codebooks inside, and so does "cuda" where the packing was another's.
+    If you search the same codebooks repeatedly, pass the result to `nearest_codeword`, `residual_encode` and
+    `moe_residual_encode` instead of the codebooks: otherwise they pack them in every call. The result does not follow
+    the codebooks. After they change, also in place, pack them again, or results are wrong. Only {packing} packs; the
+    other backends use the codebooks inside, and so does {packing} if another backend made the result.
 
     Args:
-        codebooks: (K, D), (L, K, D) or (E, L, K, D) float; kept as they are beside the packing.
-        backend: None | "reference" | "cpu" | "triton" | "cuda"; of the calls that are to come.
+        codebooks: (K, D), (L, K, D) or (E, L, K, D) float; the result keeps them, too.
+        backend: {backends}; the one that will run the searches.
 
     Returns:
-        PackedCodebooks: the codebooks, and the packing in about 6 bytes a value.
+        PackedCodebooks: the codebooks, and the packing in about 6 bytes per value.
 
     Raises:
         ValueError: shapes don't fit; the backend can't run the call.
         TypeError: codebooks aren't a tensor or have the wrong dtype.
 
     Source:
-        csrc/cuda/packed.cuh has the digits, and the bound on what they leave out.
+        csrc/cuda/packed.cuh derives the digits and bounds what they leave out.
     """
     checks.tensors(OP, codebooks=codebooks)
     checks.settings(OP, check_finite=None, backend=backend)

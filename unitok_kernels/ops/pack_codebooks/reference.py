@@ -1,4 +1,4 @@
-"""No packing: a search that reads codebooks as they are."""
+"""No packing: searches read codebooks as they are."""
 
 from __future__ import annotations
 

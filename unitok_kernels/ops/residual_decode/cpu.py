@@ -1,4 +1,4 @@
-"""Decoding by csrc/cpu/residual_decode.cpp."""
+"""Decoding by csrc/cpu/ops/residual_decode.cpp."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from unitok_kernels import checks
-from unitok_kernels.ops.native import FLOATS, kernels
+from unitok_kernels.ops._native.cpu import FLOATS, kernels
 
 
 def residual_decode(codes: Tensor, codebooks: Tensor, check_finite: bool | None) -> Tensor:
-    """Launch the kernel; it tells whether a look at the data is worth it."""
+    """Launch the kernel; it reports whether the data need checking."""
     rows, levels = codes.shape
     _, codewords, width = codebooks.shape
     quantized = codebooks.new_empty(rows, width)
@@ -34,7 +34,7 @@ def residual_decode(codes: Tensor, codebooks: Tensor, check_finite: bool | None)
 
 
 def residual_decode_backward(gradient: Tensor, codes: Tensor, num_codewords: int) -> Tensor:
-    """Launch the kernel of the gradient by the codebooks."""
+    """Launch the kernel of the gradient in the codebooks."""
     rows, width = gradient.shape
     levels = codes.shape[1]
     by_codebooks = gradient.new_empty(levels, num_codewords, width)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from unitok_kernels import checks
-from unitok_kernels.ops.native_cuda import FLOATS, MOST, kernels, place, workspace
+from unitok_kernels.ops._native.cuda import FLOATS, MOST, kernels, place, workspace
 from unitok_kernels.ops.residual_decode import reference
 
 
@@ -31,7 +31,7 @@ def residual_decode(codes: Tensor, codebooks: Tensor, check_finite: bool | None)
 
 
 def residual_decode_backward(gradient: Tensor, codes: Tensor, num_codewords: int) -> Tensor:
-    """Launch the kernels of the gradient by the codebooks, all levels at once."""
+    """Launch the kernels of the gradient in the codebooks, for all levels at once."""
     (rows, width), levels = gradient.shape, codes.shape[1]
     if max(rows, num_codewords) > MOST:
         return reference.residual_decode_backward(gradient, codes, num_codewords)

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from unitok_kernels import checks
+from unitok_kernels import backends, checks
 from unitok_kernels.ops.registry import define
 
 
@@ -41,13 +41,15 @@ _backward_operation = define(
 )
 
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    """Keep what `backward` needs: the codes."""
     codes, codebooks, _, ctx.backend = inputs
     ctx.save_for_backward(codes)
     ctx.num_codewords = codebooks.shape[1]
 
 
-def _backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, None, None]:
+def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, None, None]:
+    """Give the codebooks' gradient: the sum of the rows that each codeword is in."""
     (codes,) = ctx.saved_tensors
     return None, _backward_operation(gradient, codes, ctx.num_codewords, ctx.backend), None, None
 
@@ -57,11 +59,12 @@ _operation = define(
     "(Tensor codes, Tensor codebooks, bool? check_finite=None, str? backend=None) -> Tensor",
     check=_check,
     fake=_fake,
-    setup=_setup,
-    backward=_backward,
+    setup=setup,
+    backward=backward,
 )
 
 
+@backends.documented("residual_decode")
 def residual_decode(
     codes: Tensor, codebooks: Tensor, *, check_finite: bool | None = None, backend: str | None = None
 ) -> Tensor:
@@ -70,11 +73,11 @@ def residual_decode(
     quantized_n = sum_l C_l,code_nl;  differentiable in codebooks.
 
     Args:
-        codes: (N, L) integer; -1 adds nothing. N = 0 works.
+        codes: (N, L) integer; -1 adds nothing. N may be 0.
         codebooks: (L, K, D) float.
         check_finite: raise for NaN and infinity, and for codes outside -1 .. K - 1; None means on, except on CUDA,
-            where it would synchronise. Unchecked, such codes add nothing.
-        backend: None | "reference" | "cpu" | "triton" | "cuda".
+            where it would synchronise. If unchecked, such codes add nothing.
+        backend: {backends}.
 
     Returns:
         Tensor: (N, D), the float32 sum in level order, rounded once to codebooks' dtype.

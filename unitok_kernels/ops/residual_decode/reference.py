@@ -25,6 +25,6 @@ def residual_decode(codes: Tensor, codebooks: Tensor, check_finite: bool | None)
 
 
 def residual_decode_backward(gradient: Tensor, codes: Tensor, num_codewords: int) -> Tensor:
-    """Reference of the gradient by the codebooks: each codeword gets the sum over the rows that name it."""
+    """Reference of the gradient in the codebooks: each codeword gets the sum over the rows with its code."""
     levels = [codeword_statistics(gradient, column, num_codewords, False)[0] for column in codes.unbind(1)]
     return torch.stack(levels).to(gradient.dtype)

@@ -1,4 +1,4 @@
-"""Residual decoding on a GPU: a program takes some rows through all levels; the gradient sums all levels at once."""
+"""Residual decoding on a GPU: a program takes some rows through all levels; the gradient sums all levels together."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import triton.language as tl
 from torch import Tensor
 
 from unitok_kernels import checks
-from unitok_kernels.ops import configs
+from unitok_kernels.ops._triton import configs
+from unitok_kernels.ops._triton.launch import launch, target_of
+from unitok_kernels.ops._triton.segments import cut
+from unitok_kernels.ops._triton.tiles import load_rows, store_rows
 from unitok_kernels.ops.codeword_statistics.triton import add_rows
-from unitok_kernels.ops.launch import launch, target_of
-from unitok_kernels.ops.segments import cut
-from unitok_kernels.ops.tiles import load_rows, store_rows
 
 
 @triton.jit
 def sum_codewords(
     p_codes, p_tables, i_first, m_rows, K, L, D: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr
 ):  # fmt: skip
-    """Add up, in level order, the codewords that rows' codes name; codes out of range add nothing.
+    """Sum the codewords of rows in level order; codes out of range add nothing.
 
-    p_codes: (BN,) pointers, to each row's first code. p_tables: (any, D), codebooks one after the other. i_first: where
-    in it each row's L codebooks begin, (BN,) int64 or a number. Returns (BN, BD) float32, zeros for other rows.
+    p_codes: (BN,) pointers to each row's first code. p_tables: (any, D), codebooks one after the other. i_first: where
+    each row's L codebooks begin there, (BN,) int64 or a number. Returns (BN, BD) float32, zeros for masked rows.
     """
     b_sum = tl.zeros((BN, BD), tl.float32)
     for level in range(L):
@@ -59,7 +59,7 @@ def residual_decode(codes: Tensor, codebooks: Tensor, check_finite: bool | None)
 
 
 def residual_decode_backward(gradient: Tensor, codes: Tensor, num_codewords: int) -> Tensor:
-    """Each codeword gets the sum over the rows that name it, on all levels at once."""
+    """Each codeword gets the sum over the rows with its code; all levels together."""
     levels = codes.shape[1]
     firsts = num_codewords * torch.arange(levels, device=codes.device)
     keys = torch.where((codes >= 0) & (codes < num_codewords), codes + firsts, -1).T

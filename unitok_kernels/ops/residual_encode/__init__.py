@@ -1,4 +1,4 @@
-"""Residual encoding with one codebook a level."""
+"""Residual encoding with one codebook per level."""
 
 from unitok_kernels.ops.residual_encode.op import ResidualCodes, residual_encode
 

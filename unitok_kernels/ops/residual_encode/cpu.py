@@ -1,4 +1,4 @@
-"""Residual encoding by csrc/cpu/residual_encode.cpp."""
+"""Residual encoding by csrc/cpu/ops/residual_encode.cpp."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from unitok_kernels import checks
-from unitok_kernels.ops.native import FLOATS, float32, kernels
+from unitok_kernels.ops._native.cpu import FLOATS, float32, kernels
 
 
 def residual_encode(
     z: Tensor, codebooks: Tensor, precision: str, check_finite: bool | None, stats: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Launch the kernel; its status tells whether a look at the data is worth it."""
+    """Launch the kernel; its status tells whether the data need checking."""
     rows, width = z.shape
     levels, codewords, _ = codebooks.shape
     tables = float32(codebooks)

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from unitok_kernels import checks
-from unitok_kernels.ops.native_cuda import FLOATS, instead, kernels, place, takes, workspace
+from unitok_kernels.ops._native.cuda import FLOATS, instead, kernels, place, takes, workspace
 from unitok_kernels.ops.pack_codebooks.cuda import packing
 
 
 def residual_encode(
     z: Tensor, codebooks: Tensor, precision: str, check_finite: bool | None, stats: bool, packed: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Launch the kernels; what is wider than they take goes to the next backend."""
+    """Launch the kernels; wider rows than they take go to the next backend."""
     if not takes(codebooks):
         return instead("residual_encode").residual_encode(z, codebooks, precision, check_finite, stats)
     if checks.reads_data(check_finite, z):
@@ -34,7 +34,7 @@ def residual_encode(
         packed.data_ptr(),
         levels,
         codewords,
-        True,  # exact: what "fast" would leave out takes a seventh of the time at most
+        True,  # exact: "fast" would save a seventh of the time at most
         stats,
         codes.data_ptr(),
         quantized.data_ptr(),

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from unitok_kernels import checks
+from unitok_kernels import backends, checks
 from unitok_kernels.ops.common import PRECISIONS, wide_dtype
 from unitok_kernels.ops.pack_codebooks import PackedCodebooks, check_packed, parts
 from unitok_kernels.ops.registry import define
@@ -55,6 +55,7 @@ _operation = define(
 )
 
 
+@backends.documented("residual_encode")
 def residual_encode(
     z: Tensor,
     codebooks: Tensor | PackedCodebooks,
@@ -64,23 +65,23 @@ def residual_encode(
     stats: bool = False,
     backend: str | None = None,
 ) -> Any:
-    """Quantise rows by one chain of codebooks, each on what the last one left.
+    """Quantise rows by a chain of codebooks; each level quantises what the one before it left.
 
     r_0 = z;  code_l = argmin_k |r_l - C_lk|^2;  r_{l+1} = r_l - C_l,code_l;  quantized = sum_l C_l,code_l.
 
     Args:
-        z: (N, D) float; the rows. N = 0 works.
-        codebooks: (L, K, D) float; may differ from z in dtype. Packed ones are taken too; see `pack_codebooks`.
+        z: (N, D) float; the rows. N may be 0.
+        codebooks: (L, K, D) float; their dtype may differ from z's. May be packed; see `pack_codebooks`.
         precision: "exact" | "fast"; see `nearest_codeword`.
-        check_finite: raise for NaN and infinity; None means on, except on CUDA, where it would synchronise. Unchecked
-            bad rows get code -1 on every level, decode to nothing and are left out of level_error.
+        check_finite: raise for NaN and infinity; None means on, except on CUDA, where it would synchronise. If
+            unchecked, bad rows get code -1 on every level, decode to zeros and are left out of level_error.
         stats: append an `EncodeStats`.
-        backend: None | "reference" | "cpu" | "triton" | "cuda".
+        backend: {backends}.
 
     Returns:
         ResidualCodes: codes (N, L) int64; quantized (N, D), the float32 sum of the codewords in level order, rounded
-        once to z's dtype; level_error (L,) float32, the mean over rows and D of r_{l+1}^2, 0 where N = 0. With
-        `stats`, the plain tuple of the three and the record.
+        once to z's dtype; level_error (L,) float32, the mean over rows and D of r_{l+1}^2, 0 if N = 0. With
+        `stats`, a plain tuple of the three and the record.
 
     Raises:
         ValueError: shapes, devices or values don't fit; the backend can't run the call.

@@ -12,12 +12,12 @@ from unitok_kernels.ops.common import finite_rows, search, wide
 
 
 class Chain(NamedTuple):
-    """What one residual chain leaves behind."""
+    """Result of one residual chain."""
 
     codes: Tensor  # (N, L)
     quantized: Tensor  # (N, D), float32 sum in level order
     squared_error: Tensor  # (L,) float64, sum over rows and D of r_{l+1}^2
-    counts: Tensor  # (2,) as `search` counts them
+    counts: Tensor  # (2,), see `search`
 
 
 def chain(z: Tensor, codebooks: Tensor) -> Chain:

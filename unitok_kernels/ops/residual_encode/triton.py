@@ -8,13 +8,13 @@ import triton.language as tl
 from torch import Tensor
 
 from unitok_kernels import checks
-from unitok_kernels.ops import configs, streaming
+from unitok_kernels.ops._triton import configs, streaming
+from unitok_kernels.ops._triton.launch import launch, target_of
+from unitok_kernels.ops._triton.packing import pack
+from unitok_kernels.ops._triton.tiles import WIDEST, finite_rows, load_rows, search, store_rows
+from unitok_kernels.ops._triton.tuning import changed, tuned
 from unitok_kernels.ops.common import wide
-from unitok_kernels.ops.launch import launch, target_of
-from unitok_kernels.ops.packing import pack
 from unitok_kernels.ops.residual_decode.triton import residual_decode, sum_codewords
-from unitok_kernels.ops.tiles import WIDEST, finite_rows, load_rows, search, store_rows
-from unitok_kernels.ops.tuning import changed, tuned
 
 
 @triton.jit
@@ -25,7 +25,7 @@ def _kernel(
 ):  # fmt: skip
     """r_0 = z;  code_l = argmin_k |r_l - C_lk|^2;  r_{l+1} = r_l - C_l,code_l: the rows stay in registers.
 
-    p_parts: (programs, L + 3) float32; the squares of what is left after each level, rows, searches again, near ties.
+    p_parts: (programs, L + 3) float32; the squared residuals after each level, rows, redone searches, near ties.
     """
     i_rows = tl.cast(tl.program_id(0), tl.int64) * BN + tl.arange(0, BN)
     m_rows = i_rows < N
@@ -34,7 +34,7 @@ def _kernel(
     b_r = tl.where(m_good[:, None], b_r, 0.0)
     p_part = p_parts + tl.cast(tl.program_id(0), tl.int64) * (L + 3)
     rescored, near_ties = 0, 0
-    for level in tl.range(0, L, disable_licm=True):  # what is made ahead of it takes registers
+    for level in tl.range(0, L, disable_licm=True):  # what is computed ahead of the loop takes registers
         table = tl.cast(level, tl.int64)
         p_table = p_tables + table * K * D
         b_codes, again, near = search(
@@ -45,7 +45,7 @@ def _kernel(
         tl.store(p_part + level, tl.sum(b_r * b_r))
         rescored += again
         near_ties += near
-    tl.debug_barrier()  # codes are read by other threads than wrote them
+    tl.debug_barrier()  # other threads read the codes than wrote them
     b_sum = sum_codewords(p_codes + i_rows * L, p_tables, 0, m_rows, K, L, D, BD, BN)
     store_rows(p_quantized, b_sum, i_rows, m_rows, D, BD)
     tl.store(p_part + L, tl.sum(m_good.to(tl.float32), axis=0))
@@ -55,7 +55,7 @@ def _kernel(
 
 @triton.jit
 def finish(p_parts, p_error, p_counts, programs, L, D: tl.constexpr, BP: tl.constexpr):
-    """Add up the programs' parts in one order, in float64: program l makes level_error[l], the last one the counts."""
+    """Sum the programs' parts in a fixed order, in float64: program l gives level_error[l], the last the counts."""
     level = tl.program_id(0)
     o_p = tl.arange(0, BP)
     b_value = tl.zeros((BP,), tl.float64)

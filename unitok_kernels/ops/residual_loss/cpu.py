@@ -1,13 +1,15 @@
-"""The codebook and commitment loss by csrc/cpu/residual_loss.cpp."""
+"""The codebook and commitment loss by csrc/cpu/ops/residual_loss.cpp."""
 
 from __future__ import annotations
+
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from unitok_kernels import checks
-from unitok_kernels.ops.native import FLOATS, float32, kernels
-from unitok_kernels.ops.residual_loss.reference import check_data
+from unitok_kernels.ops._native.cpu import FLOATS, float32, kernels
+from unitok_kernels.ops.residual_loss.reference import check_data, one_chain
 
 
 def moe_residual_loss(
@@ -20,7 +22,7 @@ def moe_residual_loss(
     check_finite: bool | None,
     with_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Launch the kernel; its status tells whether a look at the data is worth it."""
+    """Launch the kernel; its status tells whether the data need checking."""
     experts, levels, codewords, width = codebooks.shape
     tables = float32(codebooks)
     loss = torch.empty(())
@@ -48,3 +50,6 @@ def moe_residual_loss(
     if status and checks.reads_data(check_finite, codes):
         check_data(z, codes, codebooks, expert_ids)
     return loss, by_z, by_codebooks
+
+
+residual_loss = partial(one_chain, moe_residual_loss)

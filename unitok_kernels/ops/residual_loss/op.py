@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unitok_kernels import checks
+from unitok_kernels import backends, checks
 from unitok_kernels.ops.common import wide_dtype
 from unitok_kernels.ops.registry import define
 
@@ -45,7 +45,8 @@ def _fake(z: Tensor, codes: Tensor, codebooks: Tensor, *options: Any) -> tuple[T
     return z.new_empty((), dtype=dtype), by_z, by_codebooks
 
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+def setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    """Keep what `backward` needs: both gradients, made along with the loss."""
     z, _, codebooks, *_ = inputs
     _, by_z, by_codebooks = output
     ctx.mark_non_differentiable(by_z, by_codebooks)
@@ -53,7 +54,8 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tens
     ctx.dtypes = z.dtype, codebooks.dtype
 
 
-def _backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    """Give the kept gradients of z and the codebooks, by that of the loss."""
     by_z, by_codebooks = ctx.saved_tensors
     z_dtype, codebooks_dtype = ctx.dtypes
     return (gradient * by_z).to(z_dtype), None, (gradient * by_codebooks).to(codebooks_dtype), *[None] * 6
@@ -67,11 +69,36 @@ _operation = define(
     check=_check,
     fake=_fake,
     folder="residual_loss",
-    setup=_setup,
-    backward=_backward,
+    setup=setup,
+    backward=backward,
 )
 
 
+def _check_chain(z: Tensor, codes: Tensor, codebooks: Tensor, *_: Any) -> None:
+    op = "residual_loss"
+    checks.floating(op, "z", z, "(N, D)")
+    checks.integral(op, "codes", codes, "(N, L)")
+    checks.floating(op, "codebooks", codebooks, "(L, K, D)")
+    checks.not_empty(op, "codebooks", codebooks, "LKD")
+    checks.same(op, "z", z.shape[1], "codebooks", codebooks.shape[2], "width")
+    checks.same(op, "codes", codes.shape[0], "z", z.shape[0], "length")
+    checks.same(op, "codes", codes.shape[1], "codebooks", codebooks.shape[0], "number of levels")
+    checks.no_mixed_float64(op, z=z, codebooks=codebooks)
+    checks.one_device(op, z=z, codes=codes, codebooks=codebooks)
+
+
+_chain_operation = define(
+    "residual_loss",
+    "(Tensor z, Tensor codes, Tensor codebooks, float codebook_weight=1.0, float commitment_weight=0.25, "
+    "bool? check_finite=None, bool with_gradient=True, str? backend=None) -> (Tensor, Tensor, Tensor)",
+    check=_check_chain,
+    fake=_fake,
+    setup=setup,
+    backward=lambda ctx, *gradients: backward(ctx, *gradients)[:-1],  # it has no experts
+)
+
+
+@backends.documented("residual_loss")
 def moe_residual_loss(
     z: Tensor,
     codes: Tensor,
@@ -83,21 +110,21 @@ def moe_residual_loss(
     check_finite: bool | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """Train codewords towards the residuals they stand for, and residuals towards their codewords.
+    """Compute the loss that draws codewords to the residuals they stand for, and residuals to their codewords.
 
     loss = 1/N sum_n sum_s sum_l  codebook_weight |sg(r_l) - c_l|^2 + commitment_weight |r_l - sg(c_l)|^2,
-    sg = stop gradient. The first term has a gradient in codebooks alone, the second in z alone.
+    sg = stop gradient. The first term has a gradient only in codebooks, the second only in z.
 
     Args:
-        z: (N, D) float; what was quantised. N = 0 works and gives 0.
+        z: (N, D) float; the rows that were quantised. N may be 0; the loss is then 0.
         codes: (N, S, L) integer, as `moe_residual_encode` returns them; -1 is left out.
         codebooks: (E, L, K, D) float.
         expert_ids: (N, S) integer.
         codebook_weight: weight of the codebook term.
         commitment_weight: weight of the commitment term.
         check_finite: raise for NaN and infinity, and for codes and expert ids out of range; None means on, except on
-            CUDA, where it would synchronise. Unchecked, such codes and ids are left out.
-        backend: None | "reference" | "cpu" | "triton" | "cuda".
+            CUDA, where it would synchronise. If unchecked, such codes and ids are left out.
+        backend: {backends}.
 
     Returns:
         Tensor: float32 scalar, in squared units of z.
@@ -112,14 +139,12 @@ def moe_residual_loss(
     checks.tensors(OP, z=z, codes=codes, codebooks=codebooks, expert_ids=expert_ids)
     checks.number(OP, codebook_weight=codebook_weight, commitment_weight=commitment_weight)
     checks.settings(OP, check_finite=check_finite, backend=backend)
-    # The loss and its gradients take one walk along the chains, so both are made at once where both are wanted.
-    with_gradient = torch.is_grad_enabled() and (z.requires_grad or codebooks.requires_grad)
-    loss: Tensor = _operation(
-        z, codes, codebooks, expert_ids, codebook_weight, commitment_weight, check_finite, with_gradient, backend
-    )[0]
+    options = (codebook_weight, commitment_weight, check_finite, _with_gradient(z, codebooks), backend)
+    loss: Tensor = _operation(z, codes, codebooks, expert_ids, *options)[0]
     return loss
 
 
+@backends.documented("residual_loss")
 def residual_loss(
     z: Tensor,
     codes: Tensor,
@@ -130,18 +155,18 @@ def residual_loss(
     check_finite: bool | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """Train one chain's codewords and commit its input to them: `moe_residual_loss` with a single expert.
+    """Compute the loss of a single chain: `moe_residual_loss` with one expert.
 
     loss = 1/N sum_n sum_l  codebook_weight |sg(r_l) - c_l|^2 + commitment_weight |r_l - sg(c_l)|^2.
 
     Args:
-        z: (N, D) float; what was quantised. N = 0 works and gives 0.
+        z: (N, D) float; the rows that were quantised. N may be 0; the loss is then 0.
         codes: (N, L) integer, as `residual_encode` returns them; -1 is left out.
         codebooks: (L, K, D) float.
         codebook_weight: weight of the codebook term.
         commitment_weight: weight of the commitment term.
         check_finite: as in `moe_residual_loss`.
-        backend: None | "reference" | "cpu" | "triton" | "cuda".
+        backend: {backends}.
 
     Returns:
         Tensor: float32 scalar, in squared units of z.
@@ -153,25 +178,15 @@ def residual_loss(
     Source:
         van den Oord et al., "Neural discrete representation learning", 2017, eq. 3.
     """
-    op = "residual_loss"  # shapes are told here, before they get the axis that the other operation wants
+    op = "residual_loss"
     checks.tensors(op, z=z, codes=codes, codebooks=codebooks)
     checks.number(op, codebook_weight=codebook_weight, commitment_weight=commitment_weight)
     checks.settings(op, check_finite=check_finite, backend=backend)
-    checks.floating(op, "z", z, "(N, D)")
-    checks.integral(op, "codes", codes, "(N, L)")
-    checks.floating(op, "codebooks", codebooks, "(L, K, D)")
-    checks.not_empty(op, "codebooks", codebooks, "LKD")
-    checks.same(op, "z", z.shape[1], "codebooks", codebooks.shape[2], "width")
-    checks.same(op, "codes", codes.shape[0], "z", z.shape[0], "length")
-    checks.same(op, "codes", codes.shape[1], "codebooks", codebooks.shape[0], "number of levels")
-    only = codes.new_zeros(codes.shape[0], 1, dtype=torch.int64)
-    return moe_residual_loss(
-        z,
-        codes[:, None],
-        codebooks[None],
-        only,
-        codebook_weight=codebook_weight,
-        commitment_weight=commitment_weight,
-        check_finite=check_finite,
-        backend=backend,
-    )
+    options = (codebook_weight, commitment_weight, check_finite, _with_gradient(z, codebooks), backend)
+    loss: Tensor = _chain_operation(z, codes, codebooks, *options)[0]
+    return loss
+
+
+def _with_gradient(z: Tensor, codebooks: Tensor) -> bool:
+    """One walk along the chains gives the loss and its gradients, so both are made at once if both are wanted."""
+    return torch.is_grad_enabled() and (z.requires_grad or codebooks.requires_grad)

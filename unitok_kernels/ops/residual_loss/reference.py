@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -20,6 +23,29 @@ def check_data(z: Tensor, codes: Tensor, codebooks: Tensor, expert_ids: Tensor) 
     checks.in_range("moe_residual_loss", "expert_ids", expert_ids, num_experts)
 
 
+def one_chain(
+    kernel: Callable[..., tuple[Tensor, Tensor, Tensor]],
+    z: Tensor,
+    codes: Tensor,
+    codebooks: Tensor,
+    codebook_weight: float,
+    commitment_weight: float,
+    check_finite: bool | None,
+    with_gradient: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Run a kernel of `moe_residual_loss` with one expert; errors name `residual_loss` and its arguments."""
+    only = codes.new_zeros(codes.shape[0], 1)
+    options = (codebook_weight, commitment_weight, check_finite, with_gradient)
+    try:
+        loss, by_z, by_codebooks = kernel(z, codes[:, None], codebooks[None], only, *options)
+    except ValueError:
+        checks.finite("residual_loss", "z", z, "Remove or repair it.")
+        checks.finite("residual_loss", "codebooks", codebooks, "Remove or repair it.")
+        checks.in_range("residual_loss", "codes", codes, codebooks.shape[1], minimum=-1)
+        raise
+    return loss, by_z, by_codebooks.squeeze(0) if with_gradient else by_codebooks
+
+
 def moe_residual_loss(
     z: Tensor,
     codes: Tensor,
@@ -30,7 +56,7 @@ def moe_residual_loss(
     check_finite: bool | None,
     with_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Reference of the operation: both terms have the same value, only their gradients differ."""
+    """Reference of the operation: both terms have the same value; only their gradients differ."""
     num_experts, levels, num_codewords, _ = codebooks.shape
     if checks.reads_data(check_finite, codes):
         check_data(z, codes, codebooks, expert_ids)
@@ -53,3 +79,6 @@ def moe_residual_loss(
     if not with_gradient:
         return loss, rows.new_zeros(0), rows.new_zeros(0)
     return loss, 2 * commitment_weight * scale * by_z, 2 * codebook_weight * scale * by_codebooks
+
+
+residual_loss = partial(one_chain, moe_residual_loss)

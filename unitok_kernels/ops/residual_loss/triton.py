@@ -1,6 +1,8 @@
-"""The codebook and commitment loss on a GPU: one launch walks the chains, two make the gradient in codebooks."""
+"""The codebook and commitment loss on a GPU: one launch walks the chains, two give the gradient in codebooks."""
 
 from __future__ import annotations
+
+from functools import partial
 
 import torch
 import triton
@@ -8,11 +10,11 @@ import triton.language as tl
 from torch import Tensor
 
 from unitok_kernels import checks
-from unitok_kernels.ops import configs
-from unitok_kernels.ops.launch import launch, target_of
-from unitok_kernels.ops.residual_loss.reference import check_data
-from unitok_kernels.ops.segments import add_slots, cut, share, slot_rows
-from unitok_kernels.ops.tiles import load_rows, store_rows
+from unitok_kernels.ops._triton import configs
+from unitok_kernels.ops._triton.launch import launch, target_of
+from unitok_kernels.ops._triton.segments import add_slots, cut, share, slot_rows
+from unitok_kernels.ops._triton.tiles import load_rows, store_rows
+from unitok_kernels.ops.residual_loss.reference import check_data, one_chain
 
 
 @triton.jit
@@ -23,7 +25,7 @@ def _walk(
     """r_0 = z;  r_{l+1} = r_l - c_l, for each slot of a tile of rows.
 
     p_parts: (programs,) float64, the sum of all |r_{l+1}|^2. p_by_z: factor / N * the sum of all r_{l+1} of a row.
-    p_keys: (N, S, L), the codeword's place (e L + l) K + code among all of them, -1 where a code or id is out of range.
+    p_keys: (N, S, L), the codeword's place (e L + l) K + code among all of them, -1 if a code or id is out of range.
     """
     i_rows = tl.cast(tl.program_id(0), tl.int64) * BN + tl.arange(0, BN)
     m_rows = i_rows < N
@@ -85,7 +87,7 @@ def moe_residual_loss(
     check_finite: bool | None,
     with_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Launch the kernels; residuals are made again where they are added up, rather than kept."""
+    """Launch the kernels; residuals aren't kept, but computed again where they are summed."""
     if checks.reads_data(check_finite, codes):
         check_data(z, codes, codebooks, expert_ids)
     (rows, width), (experts, levels, codewords, _), slots = z.shape, codebooks.shape, codes.shape[1]
@@ -110,3 +112,6 @@ def moe_residual_loss(
         levels, codewords, slots, config=config, D=width, BN=config.block_rows // 2, BD=config.block_columns,
     )  # fmt: skip
     return loss, by_z, add_slots(sums, segments, -2 * codebook_weight, rows, config).view(codebooks.shape)
+
+
+residual_loss = partial(one_chain, moe_residual_loss)

@@ -1,4 +1,4 @@
-"""Codewords with a straight-through gradient, and what a training step needs of the codes."""
+"""Codewords with a straight-through gradient, and the statistics that a training step needs."""
 
 from unitok_kernels.ops.residual_straight_through.op import residual_straight_through
 

@@ -1,11 +1,11 @@
-"""Straight-through chains by csrc/cpu/residual_straight_through.cpp; cosines are left to the reference."""
+"""Straight-through chains by csrc/cpu/ops/residual_straight_through.cpp; cosines are left to the reference."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from unitok_kernels.ops.native import FLOATS, float32, kernels
+from unitok_kernels.ops._native.cpu import FLOATS, float32, kernels
 from unitok_kernels.ops.residual_straight_through import reference
 
 ESTIMATORS = {"straight": 0, "rotation": 1, "none": 2}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from unitok_kernels import checks
+from unitok_kernels import backends, checks
 from unitok_kernels.ops.common import wide_dtype
 from unitok_kernels.ops.registry import define
 
@@ -63,14 +63,16 @@ _backward_operation = define(
 )
 
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+def setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    """Keep what `backward` needs: rows, codes and codebooks."""
     z, codes, codebooks, ctx.estimator, ctx.cosine, _, ctx.backend = inputs
     ctx.mark_non_differentiable(*output[2:])
     ctx.save_for_backward(z, codes, codebooks)
 
 
 @once_differentiable
-def _backward(ctx: Any, gradient: Tensor, by_error: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+def backward(ctx: Any, gradient: Tensor, by_error: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    """Give the gradients of z and, where they learn, of the codebooks."""
     learns = ctx.needs_input_grad[2]
     by_z, by_codebooks = _backward_operation(
         gradient, by_error, *ctx.saved_tensors, ctx.estimator, ctx.cosine, learns, ctx.backend
@@ -84,11 +86,12 @@ _operation = define(
     "str? backend=None) -> (Tensor, Tensor, Tensor, Tensor)",
     check=_check,
     fake=_fake,
-    setup=_setup,
-    backward=_backward,
+    setup=setup,
+    backward=backward,
 )
 
 
+@backends.documented(OP)
 def residual_straight_through(
     z: Tensor,
     codes: Tensor,
@@ -99,26 +102,26 @@ def residual_straight_through(
     statistics: bool = False,
     backend: str | None = None,
 ) -> TrainingStep:
-    """Sum the codewords of a chain so that gradients reach its rows, and measure what a training step needs.
+    """Sum the codewords of a chain so that gradients reach its rows, and take the statistics of a training step.
 
     x_l = r_l, or r_l / |r_l| with `cosine`;  q_l = C_l,code_l;  r_{l+1} = r_l - sg(q_l);
     quantized = sum_l T(x_l, q_l).
 
     T has the value q_l. Its gradient in x_l is the identity ("straight"), the rotation and scaling that takes x_l to
-    q_l ("rotation"), or nothing ("none"); there alone codebooks get one. level_error has gradients in both.
+    q_l ("rotation"), or 0 ("none"); only with "none" do codebooks get one. level_error has gradients in both.
 
     Args:
         z: (N, D) float; the rows.
-        codes: (N, L) integer; -1 adds nothing, and the row is left out of that level.
+        codes: (N, L) integer; -1 adds nothing and leaves the row out of that level.
         codebooks: (L, K, D) float.
         estimator: "straight" | "rotation" | "none".
-        cosine: the levels compare directions.
-        statistics: add the inputs of each level up by their codes.
-        backend: None | "reference" | "cpu" | "triton".
+        cosine: whether the levels compare directions.
+        statistics: whether to sum the inputs of each level by their codes.
+        backend: {backends}.
 
     Returns:
         TrainingStep: quantized (N, D) in z's dtype; level_error (L,) float32, the mean over the rows with a code and
-        over D of (x_l - q_l)^2, 0 where there are none; sums (L, K, D) float32 of the x_l of each codeword and counts
+        over D of (x_l - q_l)^2, 0 if there are none; sums (L, K, D) float32 of the x_l of each codeword and counts
         (L, K) int64, both empty without `statistics`.
 
     Raises:

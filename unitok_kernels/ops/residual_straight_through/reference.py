@@ -1,4 +1,4 @@
-"""Straight-through chains in plain torch: no level keeps anything for the gradient, which walks the chain again."""
+"""Straight-through chains in plain torch; levels keep nothing for the gradient, which walks the chain again."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from torch.nn import functional as F
 from unitok_kernels.ops.codeword_statistics import codeword_statistics
 from unitok_kernels.ops.common import wide
 
-SHORTEST = 1e-6  # lengths are divided by no less
+SHORTEST = 1e-6  # shorter lengths count as this when they are divided by
 
-_BLOCK = 1 << 16  # values of a block of rows: the dozen tensors that a level's gradient takes stay in the cache
+_BLOCK = 1 << 16  # values in a block of rows: the dozen tensors that a level's gradient needs fit into the cache
 
 
 def residual_straight_through(
     z: Tensor, codes: Tensor, codebooks: Tensor, estimator: str, cosine: bool, statistics: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Walk the chain once for all that a step needs; the estimator is the gradient's alone."""
+    """Walk the chain once for everything that a step needs; the estimator matters only for the gradient."""
     (levels, size, width), rows = codebooks.shape, wide(z)
     tables, index = _tables(codebooks), _index(codes, size)
     errors, sums, counts, residual, quantized = [], [], [], rows, torch.zeros_like(rows)
@@ -49,7 +49,7 @@ def residual_straight_through_backward(
     cosine: bool,
     learns: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Walk the chain block by block, and add up what each level sends back."""
+    """Walk the chain block by block, and add up the gradients of all levels."""
     levels, size, width = codebooks.shape
     tables, index = _tables(codebooks), _index(codes, size)
     pull_of = pulls(by_error, codes, codebooks)
@@ -82,28 +82,28 @@ def residual_straight_through_backward(
 
 
 def pulls(by_error: Tensor, codes: Tensor, codebooks: Tensor) -> Tensor:
-    """From the gradients of the levels' errors, what each gives to a row for its error (L,)."""
+    """Turn the gradients of the levels' errors into factors of each row's error (L,)."""
     return 2 * by_error / compared(codes, codebooks)
 
 
 def compared(codes: Tensor, codebooks: Tensor) -> Tensor:
-    """Count the values that each level's error is the mean of (L,), at least those of a row."""
+    """Count the values that each level's error is the mean of (L,); at least one row's."""
     _, size, width = codebooks.shape
     return width * ((codes >= 0) & (codes < size)).sum(0).clamp(min=1)
 
 
 def _tables(codebooks: Tensor) -> Tensor:
-    """Codebooks with a codeword more, of zeros, for rows without a code."""
+    """Append a codeword of zeros to each codebook, for rows without a code."""
     return F.pad(wide(codebooks), (0, 0, 0, 1))
 
 
 def _index(codes: Tensor, size: int) -> Tensor:
-    """Codes level by level, (L, N), with that codeword's place for any out of range."""
+    """Give codes level by level, (L, N); those out of range become the index of that codeword."""
     return torch.where((codes >= 0) & (codes < size), codes, size).t().contiguous()
 
 
 def _rotated_back(x: Tensor, q: Tensor, gradient: Tensor) -> Tensor:
-    """Give J^T g of x -> s (x - 2 w w^T x + 2 v u^T x): u, v, w the directions of x, q and u + v, s = |q| / |x|."""
+    """Compute J^T g for x -> s (x - 2 w w^T x + 2 v u^T x): u, v, w the directions of x, q and u + v, s = |q| / |x|."""
     x_length = torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp_(min=SHORTEST)
     q_length = torch.linalg.vector_norm(q, dim=1, keepdim=True)
     unit, target = x / x_length, q / q_length.clamp(min=SHORTEST)

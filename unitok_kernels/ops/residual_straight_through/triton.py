@@ -1,4 +1,4 @@
-"""Straight-through chains on a GPU: a launch walks them, and two more add up by codeword where that is wanted."""
+"""Straight-through chains on a GPU: a launch walks them, and two more sum by codeword if that is wanted."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from unitok_kernels.ops import configs
-from unitok_kernels.ops.launch import launch, target_of
+from unitok_kernels.ops._triton import configs
+from unitok_kernels.ops._triton.launch import launch, target_of
+from unitok_kernels.ops._triton.segments import Segments, add_slots, cut, slot_rows
+from unitok_kernels.ops._triton.tiles import load_rows, store_rows
 from unitok_kernels.ops.residual_straight_through import reference
-from unitok_kernels.ops.segments import Segments, add_slots, cut, slot_rows
-from unitok_kernels.ops.tiles import load_rows, store_rows
 
 _SHORTEST = tl.constexpr(reference.SHORTEST)
 
@@ -26,9 +26,9 @@ def _take(
     b_r, p_codes, p_tables, p_keys, p_lengths, i_rows, m_rows, level, N, K, L,
     D: tl.constexpr, BD: tl.constexpr, COSINE: tl.constexpr, KEEPS: tl.constexpr,
 ):  # fmt: skip
-    """Give a level's x and |r|, its codewords and who has one; keep what it takes to make x again by codeword.
+    """Give a level's x and |r|, its codewords and which rows have one; keep what is needed to compute x again.
 
-    p_keys: (L, N) int64, level K + code, or -1 without one. p_lengths: (L, N) float32, |r|.
+    p_keys: (L, N) int64, level K + code, or -1 without a code. p_lengths: (L, N) float32, |r|.
     """
     b_codes = tl.load(p_codes + i_rows * L + level, mask=m_rows, other=-1)
     m_named = (b_codes >= 0) & (b_codes < K)
@@ -77,7 +77,7 @@ def _walk_back(
     D: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr,
     STRAIGHT: tl.constexpr, ROTATION: tl.constexpr, COSINE: tl.constexpr, KEEPS: tl.constexpr,
 ):  # fmt: skip
-    """by_z = sum_l J_l^T (pull_l (x_l - q_l) + T_l^T g), J_l of r -> x_l, T_l of x_l -> what stands for q_l.
+    """by_z = sum_l J_l^T (pull_l (x_l - q_l) + T_l^T g), J_l of r -> x_l, T_l of x_l -> the estimate of q_l.
 
     T^T g of the rotation is s (g + 2 (v.g) u - 2 (w.g) w): u, v, w the directions of x, q and u + v, s = |q| / |x|.
     """
@@ -147,7 +147,7 @@ def _add_up(
 def residual_straight_through(
     z: Tensor, codes: Tensor, codebooks: Tensor, estimator: str, cosine: bool, statistics: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Launch the kernels; inputs are made again where they are added up, rather than kept."""
+    """Launch the kernels; inputs aren't kept, but computed again where they are summed."""
     (rows, width), (levels, size, _) = z.shape, codebooks.shape
     config = configs.rowwise(target_of(z), 2 * width)  # a row and its codeword
     programs = triton.cdiv(rows, config.block_rows)
@@ -196,7 +196,7 @@ def residual_straight_through_backward(
 
 
 def _kept(codes: Tensor, cosine: bool, keeps: bool) -> tuple[Tensor, Tensor]:
-    """Make room for keys and lengths, where they are wanted."""
+    """Make room for keys and lengths, if they are wanted."""
     shape = codes.shape[1], codes.shape[0]
     lengths = codes.new_empty(shape if keeps and cosine else 0, dtype=torch.float32)
     return codes.new_empty(shape if keeps else 0), lengths
@@ -214,7 +214,7 @@ def _sums(
     learns: bool,
     upstream: bool,
 ) -> Tensor:
-    """Add up by codeword; (L, K, D) float32."""
+    """Sum by codeword; (L, K, D) float32."""
     _, size, width = codebooks.shape
     config = configs.segments(target_of(z), width)
     parts = segments.sums(width)

@@ -1,4 +1,4 @@
-"""Sinkhorn assignment by csrc/cpu/sinkhorn_assign.cpp."""
+"""Sinkhorn assignment by csrc/cpu/ops/sinkhorn_assign.cpp."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from unitok_kernels import checks
-from unitok_kernels.ops.native import float32, kernels
+from unitok_kernels.ops._native.cpu import float32, kernels
 
 
 def sinkhorn_assign(x: Tensor, codebook: Tensor, epsilon: float, iterations: int, check_finite: bool | None) -> Tensor:
-    """Launch the kernel; its status tells whether a look at the data is worth it."""
+    """Launch the kernel; its status tells whether the data need checking."""
     rows, table = float32(x), float32(codebook)
     codes = torch.empty(x.shape[0], dtype=torch.int64)
     bad = kernels.sinkhorn_assign(

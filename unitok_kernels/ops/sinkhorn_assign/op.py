@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unitok_kernels import checks
+from unitok_kernels import backends, checks
 from unitok_kernels.ops.registry import define
 
 
@@ -36,6 +36,7 @@ _operation = define(
 )
 
 
+@backends.documented("sinkhorn_assign")
 def sinkhorn_assign(
     x: Tensor,
     codebook: Tensor,
@@ -45,19 +46,20 @@ def sinkhorn_assign(
     check_finite: bool | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """Assign rows to codewords so that all codewords are used alike.
+    """Assign rows to codewords so that all codewords are used equally.
 
-    codes_n = argmax_k P_nk, P the plan of least sum P (C + epsilon log P) with rows of mass 1/N and columns of mass
-    1/K, C = squared distance / its mean. A row's code depends on the other rows: for training, not for tokenizing.
+    codes_n = argmax_k P_nk, where the plan P minimises sum P (C + epsilon log P) with rows of mass 1/N and columns of
+    mass 1/K, and C = squared distance / its mean. A row's code depends on the other rows: use it to train, not to
+    tokenize.
 
     Args:
-        x: (N, D) float; the rows. N = 0 works.
+        x: (N, D) float; the rows. N may be 0.
         codebook: (K, D) float.
         epsilon: entropy weight, > 0, in units of the mean cost.
         iterations: Sinkhorn iterations, at least 1.
-        check_finite: raise for NaN and infinity; None means on, except on CUDA, where it would synchronise. Unchecked
-            bad rows are left out and get code -1.
-        backend: None | "reference" | "cpu" | "triton" | "cuda".
+        check_finite: raise for NaN and infinity; None means on, except on CUDA, where it would synchronise. If
+            unchecked, bad rows are left out and get code -1.
+        backend: {backends}.
 
     Returns:
         Tensor: codes (N,) int64; ties take the lowest index. No N x K memory is used.

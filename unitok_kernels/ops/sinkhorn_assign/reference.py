@@ -14,7 +14,7 @@ _BLOCK_ROWS = 1024
 
 
 def sinkhorn_assign(x: Tensor, codebook: Tensor, epsilon: float, iterations: int, check_finite: bool | None) -> Tensor:
-    """Reference of the operation: only the potentials are kept, costs are made again a block of rows at a time."""
+    """Reference of the operation: only potentials are kept; costs are computed again, a block of rows at a time."""
     if checks.reads_data(check_finite, x):
         checks.finite("sinkhorn_assign", "x", x)
         checks.finite("sinkhorn_assign", "codebook", codebook)

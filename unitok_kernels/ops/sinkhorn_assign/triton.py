@@ -1,9 +1,9 @@
-"""Sinkhorn assignment on a GPU: three launches an iteration, and no score outlives its tile.
+"""Sinkhorn assignment on a GPU: three launches per iteration; scores aren't kept beyond their tile.
 
-A small epsilon leaves float32 no digit after the point of a score. So scores, the sums of exponentials and the
-potentials are in double precision; only the exponentials, of differences to the largest exponent, are in single. Their
-relative error of about 2^-22 is all that an iteration adds to a potential, and later ones don't enlarge it: a logarithm
-of a sum of exponentials moves by no more than its terms do.
+With a small epsilon, scores are so large that float32 has no fractional digits left. So scores, sums of exponentials
+and potentials are in double precision; only the exponentials of differences to the largest exponent are in single
+precision. Their relative error of about 2^-22 is all that an iteration adds to a potential, and later iterations don't
+enlarge it: a logarithm of a sum of exponentials changes by no more than its terms do.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ import triton.language as tl
 from torch import Tensor
 
 from unitok_kernels import checks
-from unitok_kernels.ops import configs
+from unitok_kernels.ops._triton import configs
+from unitok_kernels.ops._triton.launch import launch, target_of
 from unitok_kernels.ops.common import wide
-from unitok_kernels.ops.launch import launch, target_of
 
-_PARTS = 128  # most parts that the rows are shared out in for the columns' sums
-_COLUMNS = 16  # of a program that adds them up
+_PARTS = 128  # most parts that the rows are divided into for the columns' sums
+_COLUMNS = 16  # columns per program that sums the parts
 _BAD = tl.constexpr(-1.0)  # no row's norm
 _NOTHING = tl.constexpr(-1e300)  # the logarithm of no mass, finite
 
 
 @triton.jit
 def _load_rows(p_x, p_centre, i_rows, m_rows, i_d, D: tl.constexpr, BD: tl.constexpr):
-    """Load some columns of rows in float64, centred; zeros beyond D and for rows that aren't there."""
+    """Load some columns of rows in float64, centred; zeros beyond D and for masked rows."""
     o_d = i_d + tl.arange(0, BD)
     m_x = m_rows[:, None] & (o_d < D)[None, :]
     b_x = tl.load(p_x + i_rows[:, None] * D + o_d[None, :], mask=m_x, other=0.0).to(tl.float64)
@@ -56,7 +56,7 @@ def _scores(
     p_x, p_centre, p_table, p_norms, p_table_norms, scale, i_rows, m_rows, i_k, m_k,
     D: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    """score_nk = scale |x_n - c_k|^2 of a tile, (BN, BK) float64; the table is centred already."""
+    """score_nk = scale |x_n - c_k|^2 of a tile, (BN, BK) float64; the table is already centred."""
     b_products = tl.zeros((BN, BK), tl.float64)
     for i_d in range(0, D, BD):
         o_d = i_d + tl.arange(0, BD)
@@ -71,7 +71,7 @@ def _scores(
 
 @triton.jit
 def _add(b_most, b_sum, b_score, axis: tl.constexpr):
-    """Add exp(score) along an axis to a sum that is kept as b_sum exp(b_most)."""
+    """Add exp(score) along an axis to a sum, which is kept as b_sum exp(b_most)."""
     b_both = tl.maximum(b_most, tl.max(b_score, axis=axis))
     b_exponent = tl.maximum(b_score - tl.expand_dims(b_both, axis), -1000.0).to(tl.float32)
     b_kept = tl.exp(tl.maximum(b_most - b_both, -1000.0).to(tl.float32)).to(tl.float64)
@@ -83,7 +83,7 @@ def _scale_rows(
     p_x, p_centre, p_table, p_norms, p_table_norms, p_facts, p_columns, p_rows, N, K,
     D: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    """row_n = -log N - log sum_k exp(score_nk + column_k), score = facts[0] squared distance; none for bad rows."""
+    """row_n = -log N - log sum_k exp(score_nk + column_k), score = facts[0] squared distance; _NOTHING for bad rows."""
     i_rows = tl.cast(tl.program_id(0), tl.int64) * BN + tl.arange(0, BN)
     m_rows = i_rows < N
     scale = tl.load(p_facts)
@@ -129,7 +129,7 @@ def _sum_columns(
 
 @triton.jit
 def _scale_columns(p_most, p_sums, p_columns, p_facts, parts, K, BP: tl.constexpr, BK: tl.constexpr):
-    """column_k = -log K - log of the parts' sum, the parts in one order."""
+    """column_k = -log K - log of the parts' sum, in a fixed order."""
     o_p, i_k = tl.arange(0, BP), tl.program_id(0) * BK + tl.arange(0, BK)
     m_parts = (o_p < parts)[:, None] & (i_k < K)[None, :]
     o_parts = o_p[:, None] * K + i_k[None, :]
@@ -172,13 +172,13 @@ def sinkhorn_assign(x: Tensor, codebook: Tensor, epsilon: float, iterations: int
     if checks.reads_data(check_finite, x):
         checks.finite("sinkhorn_assign", "x", x)
         checks.finite("sinkhorn_assign", "codebook", codebook)
-    x = wide(x)  # not at each load; and Triton 3.6 has no float64 product of what was loaded as halves
+    x = wide(x)  # once, not at each load; and Triton 3.6 has no float64 product of values loaded as halves
     (rows, width), codewords = x.shape, codebook.shape[0]
     config = configs.distances(target_of(x), rows, codewords)
     block_rows, block_columns = config.block_rows, config.block_columns
     widths = {"D": width, "BD": min(configs.power_of_two(width), 32)}
     tiles, column_tiles = triton.cdiv(rows, block_rows), triton.cdiv(codewords, block_columns)
-    parts = torch.sym_min(tiles, _PARTS)  # without asking on which side a traced number of rows is
+    parts = torch.sym_min(tiles, _PARTS)  # works for a traced number of rows, too
 
     centre = codebook.double().mean(0)
     table = codebook.double() - centre

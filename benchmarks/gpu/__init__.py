@@ -1,0 +1,1 @@
+"""Benchmarks of the operations on a GPU: `make bench-gpu`."""

@@ -1,0 +1,1 @@
+"""One module per operation: its cases, and the levels that are compared."""

@@ -1,0 +1,1 @@
+"""The studies behind docs/results: presets, router, calibration, ablation, zero-shot, recommendation."""

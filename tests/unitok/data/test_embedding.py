@@ -1,0 +1,200 @@
+"""Embeddings of a domain's items: what is written, and what an interruption leaves to go on from."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from numpy.typing import NDArray
+
+from tests.unitok.data.published import write_published
+from unitok.data import (
+    CatalogueError,
+    EmbeddingInfo,
+    embed_domain,
+    find_domains,
+    import_domain,
+    read_catalogue,
+    read_domain,
+    read_interactions,
+    write_domain,
+)
+
+WIDTH, ITEMS, BLOCK = 6, 23, 4
+TITLES = [f"item {i}" for i in range(ITEMS)]
+
+
+def encode(texts: list[str]) -> NDArray[Any]:
+    """Numbers of a text alone."""
+    return np.stack([np.frombuffer(sha256(text.encode()).digest()[:WIDTH], np.uint8) for text in texts]) + 1.0
+
+
+def unit(x: NDArray[Any]) -> NDArray[Any]:
+    return (x / np.linalg.norm(x.astype(np.float32), axis=1, keepdims=True)).astype(np.float16)
+
+
+@pytest.fixture
+def domain(tmp_path: Path) -> Path:
+    items = {"title": TITLES, "text": [f"{title} . made" for title in TITLES]}
+    write_domain(tmp_path / "cat" / "made", None, items=items, text_template="{title} . made")
+    return tmp_path / "cat" / "made"
+
+
+def files(folder: Path) -> set[str]:
+    return {file.name for file in folder.iterdir()}
+
+
+def embed(folder: Path, encoder: Callable[[list[str]], NDArray[Any]] = encode, **settings: Any) -> EmbeddingInfo:
+    return embed_domain(folder, encoder, "made", **{"block_rows": BLOCK, **settings})
+
+
+def test_a_domain_without_embeddings_reads_as_incomplete(domain: Path) -> None:
+    assert list(find_domains(domain.parent)) == ["made"]
+    with pytest.raises(CatalogueError, match=r"embeddings\.npy: .* got nothing there\. Make them with `unitok embed`"):
+        read_catalogue(domain.parent)
+
+
+def test_embeds_what_was_imported(tmp_path: Path) -> None:
+    found = import_domain("yelp", *write_published(tmp_path, "yelp"), k_core=4)
+    folder = tmp_path / "yelp"
+    write_domain(
+        folder, None, items=found.items, interactions=found.interactions, text_template=found.template, source="made"
+    )
+    info = embed(folder)
+    assert info == EmbeddingInfo("made", found.template)
+    domain = read_domain(folder)
+    np.testing.assert_array_equal(domain.embeddings, unit(encode(found.items["text"])))
+    assert (domain.titles, domain.embedding) == (found.items["title"], info)
+    np.testing.assert_array_equal(read_interactions(folder).item_ids, found.interactions.item_ids)
+    assert (folder / "SOURCE.md").read_text() == "made"
+
+
+def test_settings_reach_the_encoder_and_the_record(domain: Path) -> None:
+    info = embed(domain, template="query: {title}", dtype=np.float32, unit_length=False)
+    assert info == EmbeddingInfo("made, lengths kept", "query: {title}")
+    embeddings = read_domain(domain).embeddings
+    assert embeddings.dtype == np.float32
+    np.testing.assert_array_equal(embeddings, encode([f"query: {title}" for title in TITLES]))
+
+
+def test_rows_are_in_the_order_of_item_id(domain: Path) -> None:
+    table = pa.table({"item_id": [2, 0, 1], "text": ["two", "zero", None]})
+    pq.write_table(table, domain / "items.parquet")
+    assert embed(domain).template == "{text}"
+    np.testing.assert_array_equal(read_domain(domain).embeddings, unit(encode(["zero", "", "two"])))
+
+
+@pytest.mark.parametrize("failing_call", range(1, 7))
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_goes_on_where_it_was(domain: Path, tmp_path: Path, failing_call: int, error: type[BaseException]) -> None:
+    other = tmp_path / "uninterrupted"
+    shutil.copytree(domain, other)
+    embed(other)
+    calls = 0
+
+    def failing(texts: list[str]) -> NDArray[Any]:
+        nonlocal calls
+        calls += 1
+        if calls == failing_call:
+            raise error
+        return encode(texts)
+
+    with pytest.raises(error):
+        embed(domain, failing)
+    assert not {"embeddings.npy", "embeddings.json"} & files(domain)
+    partial = next(domain.glob(".partial*"))
+    with partial.open("ab") as file:
+        file.write(b"half a row")  # as a kill in the midst of a write leaves it
+    if failing_call == 1:
+        partial.write_bytes(b"\x93NUMPY\x01")
+    told: list[int] = []
+    embed(domain, progress=lambda done, total: told.append(done))
+    assert told == [*range((failing_call - 1) * BLOCK, ITEMS, BLOCK), ITEMS]
+    assert files(domain) == {"items.parquet", "embeddings.npy", "embeddings.json"}
+    for name in ("embeddings.npy", "embeddings.json"):
+        assert (domain / name).read_bytes() == (other / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"template": "{title}"}, {"dtype": np.float32}, {"unit_length": False}, {"block_rows": 5}, {"model": "b"}],
+)
+def test_other_work_starts_anew(domain: Path, changed: dict[str, Any]) -> None:
+    model = changed.pop("model", "made")
+
+    def failing(texts: list[str]) -> NDArray[Any]:
+        if texts[0] != f"{TITLES[0]} . made":
+            raise InterruptedError
+        return encode(texts)
+
+    with pytest.raises(InterruptedError):
+        embed(domain, failing)
+    told: list[int] = []
+    embed_domain(domain, encode, model, **{"block_rows": BLOCK, **changed}, progress=lambda done, _: told.append(done))
+    assert told[0] == 0
+    assert files(domain) == {"items.parquet", "embeddings.npy", "embeddings.json"}
+
+
+def test_replaces_only_with_force(domain: Path) -> None:
+    embed(domain)
+    mapped = read_domain(domain).embeddings
+    before = np.array(mapped)
+    with pytest.raises(CatalogueError, match=r"embeddings must not be there yet, got some\."):
+        embed(domain, template="{title}")
+
+    def failing(texts: list[str]) -> NDArray[Any]:
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        embed(domain, failing, template="{title}", force=True)
+    np.testing.assert_array_equal(read_domain(domain).embeddings, before)  # until the new ones are whole
+    embed(domain, template="{title}", force=True)
+    np.testing.assert_array_equal(mapped, before)
+    np.testing.assert_array_equal(read_domain(domain).embeddings, unit(encode(TITLES)))
+    assert read_domain(domain).embedding == EmbeddingInfo("made", "{title}")
+
+
+@pytest.mark.parametrize(("value", "settings"), [(0, {}), (np.nan, {}), (1e9, {"unit_length": False})])
+def test_refuses_what_is_not_finite(domain: Path, value: float, settings: dict[str, Any]) -> None:
+    def odd(texts: list[str]) -> NDArray[Any]:
+        rows = encode(texts)
+        rows[[text.startswith("item 9 ") for text in texts]] = value
+        return rows
+
+    with pytest.raises(
+        CatalogueError, match=r"items\.parquet: embeddings must be finite, got NaN or infinity for item 9\."
+    ):
+        embed(domain, odd, **settings)
+    assert not (domain / "embeddings.npy").exists()
+
+
+def test_refuses_texts_that_are_not_there(domain: Path) -> None:
+    with pytest.raises(CatalogueError, match=r"template: must name fields among {title}, {text}, got '{brand}'\."):
+        embed(domain, template="{brand}")
+    pq.write_table(pa.table({"item_id": [0], "title": ["t"]}), domain / "items.parquet")
+    with pytest.raises(CatalogueError, match=r"must have a column text, or a template, got title\. Choose columns"):
+        embed(domain)
+    pq.write_table(
+        pa.table({"item_id": pa.array([], pa.int32()), "text": pa.array([], pa.string())}), domain / "items.parquet"
+    )
+    with pytest.raises(CatalogueError, match="items must be at least one, got none"):
+        embed(domain)
+    (domain / "items.parquet").unlink()
+    with pytest.raises(CatalogueError, match=r"items\.parquet: table must be .*, got nothing there"):
+        embed(domain)
+
+
+def test_a_domain_is_not_written_over_others(domain: Path) -> None:
+    with pytest.raises(
+        CatalogueError, match=r"path must hold no folders of domains, got those of made\. Name a folder"
+    ):
+        write_domain(domain.parent, None, items={"title": TITLES}, force=True)
+    with pytest.raises(CatalogueError, match="path must be a folder, got a file"):
+        write_domain(domain / "items.parquet", None, items={"title": TITLES}, force=True)

@@ -1,0 +1,131 @@
+"""Evaluation: ranks by item and by token, intervals and p values, and the warning where collisions inflate them."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from unitok.recommender import Evaluation, Queries, Scores, evaluate, paired_bootstrap
+
+
+class Fixed:
+    """Names the same list for every query."""
+
+    def __init__(self, names: Tensor, ranked: list[int]) -> None:
+        self.names, self.ranked = names, torch.tensor(ranked)
+
+    def rank(self, histories: Tensor, k: int) -> Tensor:
+        ranked = torch.nn.functional.pad(self.ranked[:k], (0, max(0, k - len(self.ranked))), value=-1)
+        return ranked.expand(len(histories), -1)
+
+
+def asking(*targets: int) -> Queries:
+    return Queries(torch.zeros(len(targets), 1, dtype=torch.int64), torch.tensor(targets), torch.arange(len(targets)))
+
+
+def test_ranks_and_figures_are_those_worked_out_by_hand() -> None:
+    ids = torch.tensor([0, 1, 1, 2])  # items 1 and 2 share an ID, which a suffix tells apart
+    scores = evaluate(Fixed(torch.arange(4), [2, 0]), asking(0, 1, 2, 3), ids)
+    assert scores.item_rank.tolist() == [1, math.inf, 0, math.inf]
+    assert scores.token_rank.tolist() == [1, 0, 0, math.inf]
+    assert scores.values("recall", 1).tolist() == [0, 0, 1, 0]
+    assert scores.values("recall", 1, "token").tolist() == [0, 1, 1, 0]
+    assert scores.values("ndcg", 5).tolist() == pytest.approx([1 / math.log2(3), 0, 1, 0])
+    # Without the suffix the two share a name: half the credit by item, all of it by token.
+    scores = evaluate(Fixed(ids, [1, 0]), asking(0, 1, 2, 3))
+    assert scores.values("recall", 5).tolist() == [1, 0.5, 0.5, 0]
+    assert scores.values("recall", 5, "token").tolist() == [1, 1, 1, 0]
+
+
+def test_colliding_on_purpose_wins_by_token_alone() -> None:
+    """The trap: the fewer IDs there are, the better a recommender that knows nothing looks by token."""
+    items, queries = 300, asking(*range(300))
+    shown = {}
+    for distinct in (300, 30, 3):
+        ids = torch.arange(items) % distinct
+        shown[distinct] = evaluate(Fixed(ids, list(range(min(10, distinct)))), queries)
+    recall = {n: [float(s.values("recall", 10, level).mean()) for level in ("item", "token")] for n, s in shown.items()}
+    assert recall[300] == pytest.approx([10 / 300, 10 / 300])
+    assert recall[30] == pytest.approx([10 / 300, 10 / 30])
+    assert recall[3] == pytest.approx([3 / 300, 1])
+
+
+def test_scores_survive_json() -> None:
+    scores = evaluate(Fixed(torch.arange(4), [2, 0]), asking(0, 1, 2, 3), torch.tensor([0, 1, 1, 2]))
+    again = Scores.from_dict(json.loads(json.dumps(scores.to_dict())))
+    for name in ("item_rank", "credit", "token_rank"):
+        assert torch.equal(getattr(again, name), getattr(scores, name))
+
+
+def test_bootstrap_agrees_with_drawing_the_queries_themselves() -> None:
+    generator = np.random.default_rng(1)
+    differences = generator.choice([0.0, 0.5, -0.3, 1.0], 400, p=[0.7, 0.1, 0.15, 0.05])
+    found = paired_bootstrap(torch.from_numpy(differences), seed=3)
+    means = differences[generator.integers(0, 400, (10_000, 400))].mean(1)
+    assert found.mean == pytest.approx(differences.mean())
+    spread = differences.std() / 20
+    assert [found.low, found.high] == pytest.approx(np.quantile(means, [0.025, 0.975]).tolist(), abs=0.1 * spread)
+    assert found.p == pytest.approx(2 * (means <= 0).mean(), abs=0.02)
+    assert paired_bootstrap(torch.from_numpy(differences), seed=3) == found
+    turned = paired_bootstrap(torch.from_numpy(-differences), seed=3)
+    assert [turned.mean, turned.p] == pytest.approx([-found.mean, found.p], abs=0.02)
+
+
+def test_p_is_uniform_where_there_is_no_difference() -> None:
+    generator = torch.Generator().manual_seed(0)
+    p = [paired_bootstrap(torch.randn(100, generator=generator).double(), 400, seed).p for seed in range(300)]
+    assert np.mean(np.array(p) < 0.05) < 0.1
+    assert np.mean(p) == pytest.approx(0.5, abs=0.06)
+    assert paired_bootstrap(torch.zeros(50, dtype=torch.float64)).p == 1
+    assert paired_bootstrap(torch.ones(50, dtype=torch.float64)).p == 1e-4
+
+
+def test_an_evaluation_tells_seeds_baselines_and_the_warning() -> None:
+    queries, ids = asking(*range(8)), torch.arange(8) // 2
+    runs = {
+        "model": [evaluate(Fixed(torch.arange(8), list(range(n))), queries, ids) for n in (4, 6)],
+        "none": [evaluate(Fixed(torch.arange(8), [0]), queries, ids)],
+    }
+    evaluation = Evaluation("made", runs, ["none"])
+    assert evaluation.figures("model", "recall", 10) == pytest.approx((5 / 8, math.sqrt(2) / 8))
+    assert evaluation.figures("none", "recall", 10, "token") == (2 / 8, None)
+    against = evaluation.against("model", "none", "recall")
+    assert against.mean == pytest.approx(4 / 8)
+    assert 0 < against.low < against.mean < against.high < 1
+    plain = json.loads(json.dumps(evaluation.to_dict()))
+    assert "inflate" in plain["warning"]
+    assert plain["figures"]["model"]["token"]["recall@10"]["mean"] == pytest.approx(5 / 8)
+    assert plain["against"]["model"]["none"]["recall@10"]["mean"] == pytest.approx(4 / 8)
+    assert plain["against"]["none"] == {}
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(evaluation.to_table())
+    text = console.export_text()
+    assert "inflate" in text
+    assert ".6250 ± .1768" in text
+    assert text.index("model") < text.index("none")
+
+
+def test_what_does_not_fit_is_refused(refuses) -> None:
+    queries = asking(0, 1)
+    with refuses("evaluate", "k"):
+        evaluate(Fixed(torch.arange(2), [0]), queries, k=0)
+    with refuses("evaluate", "ids"):
+        evaluate(Fixed(torch.zeros(2, dtype=torch.int64), [0]), queries, torch.arange(2))
+    scores = evaluate(Fixed(torch.arange(2), [0]), queries)
+    for argument in ("metric", "level"):
+        with refuses("values", argument):
+            scores.values(**{argument: "hits"})
+    with refuses("paired_bootstrap", "queries and resamples"):
+        paired_bootstrap(torch.zeros(0))
+    for runs in ({"a": [scores], "b": []}, {}, {"a": [scores, evaluate(Fixed(torch.arange(2), [0]), asking(0))]}):
+        with refuses("Evaluation", "runs"):
+            Evaluation("made", runs)
+    with refuses("Evaluation", "baselines"):
+        Evaluation("made", {"a": [scores]}, ["b"])

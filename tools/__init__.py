@@ -1,0 +1,1 @@
+"""For developers of UniTok; none of this is in the wheel."""

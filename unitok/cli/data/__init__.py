@@ -1,0 +1,1 @@
+"""Commands that make a catalogue: import published data, embed texts."""

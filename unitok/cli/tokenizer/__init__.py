@@ -1,0 +1,1 @@
+"""Commands that fit, use and measure a tokenizer."""

@@ -1,0 +1,72 @@
+"""`unitok add-domain`: add a new domain to a fitted tokenizer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from unitok.cli.inputs import check_fits, counted
+from unitok.cli.options import Json, TokenizerFolder, choice, output
+from unitok.cli.terminal import Refusal, console, print_json
+
+
+def add_domain(
+    tokenizer: TokenizerFolder,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The new domain's folder.", show_default=False)],
+    out: Annotated[Path, output("DIR", "Folder for the new tokenizer.")],
+    mode: Annotated[
+        str,
+        choice("Give it codebooks of its own, or let the router choose existing experts.", "new_expert", "frozen"),
+    ] = "new_expert",
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The domain's name.", show_default="the folder's")
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the tokenizer in --out, even if it is TOKENIZER itself.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Add a domain to a tokenizer; every ID that it has given stays exactly the same.
+
+    new_expert clusters the domain's items into new codebooks, in seconds; frozen changes no weight. The tokenizer
+    knows the items of the domain by its name: their folder's name, or --domain of `unitok tokenize`.
+
+    For example:
+
+        unitok add-domain runs/first catalogue/garden --out runs/with-garden
+        unitok add-domain runs/first catalogue/garden --mode frozen --out runs/frozen
+    """
+    from unitok import Tokenizer
+    from unitok.data import read_domain
+    from unitok.metrics import collision_rate
+    from unitok.storage.saved import TOKENIZER, check_free
+
+    try:
+        check_free("add_domain", TOKENIZER, out, force=force)
+    except FileExistsError as error:
+        if not out.is_dir():
+            raise
+        raise Refusal(
+            f"{out}: a tokenizer is there already. Choose another folder, or pass --force to replace it."
+        ) from error
+    known = Tokenizer.from_pretrained(tokenizer)
+    part = read_domain(folder)
+    check_fits(known, folder, {part.name: part})
+    name = part.name if name is None else name
+    known.add_domain(name, part.embeddings, mode, embedding=part.embedding)
+    rate = collision_rate(known.tokenize(part.embeddings, name).tokens())
+    known.save_pretrained(out, force=force)
+    expert = known.domains[name].expert
+    if as_json:
+        summary = {"out": str(out), "domain": name, "mode": mode, "items": len(part.keys), "expert": expert}
+        print_json({**summary, "domains": list(known.domains), "collision_rate": rate})
+        return
+    where = "the router's choice of experts" if expert is None else f"their own expert, {expert}"
+    console().print(
+        f"{name}: {counted(len(part.keys), 'item')} go to {where}; {rate:.2%} share an ID before resolution.\n"
+        f"The new tokenizer is in {out}; the IDs of other domains are unchanged.",
+        markup=False,
+        soft_wrap=True,
+    )

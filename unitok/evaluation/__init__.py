@@ -1,0 +1,1 @@
+"""Evaluation of a fitted tokenizer: the report, its figure, and go or no-go for a new domain."""

@@ -1,0 +1,224 @@
+"""Items that share a semantic ID, and how they get distinct ones: `SemanticIds.assign` on plain tensors."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unitok.ids.rows import row_groups
+
+Key = int | str
+
+RESOLVERS = ("suffix", "reassign", "none")
+DISTANCES_AT_ONCE = 2**20  # elements of the (movers, K) table that "reassign" holds at a time: 8 MiB
+
+
+class Chains(NamedTuple):
+    """The IDs of N items: what the resolvers need of them.
+
+    Attributes:
+        codes: (N, L) int64, of the top expert.
+        experts: (N,) int64, the top expert.
+        codebook_size: K.
+        suffix: (N,) int64, or None if no ID has one.
+        last_residual: (N, D) float32, what the last level quantises, or None.
+        last_codebooks: (E, K, D) float32, the experts' last-level codebooks, or None.
+    """
+
+    codes: Tensor
+    experts: Tensor
+    codebook_size: int
+    suffix: Tensor | None = None
+    last_residual: Tensor | None = None
+    last_codebooks: Tensor | None = None
+
+    @property
+    def top1(self) -> Tensor:
+        """Codes and expert in one matrix: (N, L + 1)."""
+        return torch.cat([self.codes, self.experts[:, None]], dim=1)
+
+
+def _rank_in_group(groups: Tensor, keys: Sequence[Key]) -> Tensor:
+    """Rank every row by its key among the rows of its group; 0 for a row that is alone.
+
+    Only rows of groups with several rows are sorted, so most of the work is on the colliding items.
+    """
+    ranks = torch.zeros_like(groups)
+    crowded = (torch.bincount(groups)[groups] > 1).nonzero()[:, 0].tolist()
+    by_key = torch.tensor(sorted(crowded, key=keys.__getitem__), dtype=torch.int64)
+    rows = by_key[torch.argsort(groups[by_key], stable=True)]
+    sizes = torch.unique_consecutive(groups[rows], return_counts=True)[1]
+    ranks[rows] = torch.arange(len(rows)) - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
+    return ranks
+
+
+def resolve(ids: Chains, keys: list[Key], resolver: str, known: Chains, known_keys: list[Key]) -> tuple[Tensor, Tensor]:
+    """Give items that share an ID distinct ones; see `SemanticIds.assign`.
+
+    Args:
+        ids: the IDs of N items; every row was encoded.
+        keys: the keys of the N items, from `checked_keys`.
+        resolver: "suffix" or "reassign".
+        known: an earlier assignment to keep; no rows if there is none.
+        known_keys: the keys of its items, from `checked_keys`.
+
+    Returns:
+        codes (N, L) and suffix (N,), int64.
+
+    Raises:
+        ValueError: as `SemanticIds.assign` does.
+        TypeError: keys of another kind than the known ones.
+
+    Source: TIGER, arXiv 2305.05065, for the suffix; UniTok.
+    """
+    _check_known(ids, keys, known, known_keys)
+    levels, known_ids, own_ids = ids.codes.shape[1], known.top1, ids.top1
+    row_of = {key: row for row, key in enumerate(known_keys)}
+    match = torch.tensor([row_of.get(key, -1) for key in keys], dtype=torch.int64)
+    seen, new = (match >= 0).nonzero()[:, 0], (match < 0).nonzero()[:, 0]
+    _check_unchanged(own_ids[seen], known_ids, match[seen], [keys[row] for row in seen.tolist()], resolver)
+    new_keys = [keys[row] for row in new.tolist()]
+
+    # From here on one table holds everything that has an ID: the known rows first, then the newcomers.
+    table = torch.cat([known_ids, own_ids[new]])
+    if resolver == "reassign":
+        table[:, levels - 1] = _reassigned(table, len(known_ids), new_keys, ids, new)
+    groups = row_groups(table)
+    known_suffix = torch.zeros(len(known_ids), dtype=torch.int64) if known.suffix is None else known.suffix
+    # A suffix must never change later. A hash of the item would be unique only if it were large, and a rank within the
+    # group changes when a smaller key arrives. So newcomers count on from the largest suffix of their group; gaps
+    # below it, left by removed items, stay empty.
+    free = torch.zeros(len(table), dtype=torch.int64)
+    free.scatter_reduce_(0, groups[: len(known_ids)], known_suffix + 1, reduce="amax")
+    new_groups = groups[len(known_ids) :]
+
+    codes, suffix = ids.codes.clone(), torch.empty(len(keys), dtype=torch.int64)
+    codes[seen], suffix[seen] = known.codes[match[seen]], known_suffix[match[seen]]
+    codes[new] = table[len(known_ids) :, :levels]
+    suffix[new] = free[new_groups] + _rank_in_group(new_groups, new_keys)
+    return codes, suffix
+
+
+def checked_keys(name: str, keys: Sequence[Key] | np.ndarray | Tensor, count: int) -> list[Key]:
+    """Return item keys as plain Python values, which sort and hash alike whatever sequence they came in.
+
+    Args:
+        name: the argument that a message names.
+        keys: distinct integers, or distinct strings.
+        count: how many there must be.
+
+    Returns:
+        list: the keys.
+
+    Raises:
+        ValueError: another number of keys, or one that repeats.
+        TypeError: keys that are neither all integers nor all strings.
+    """
+    plain: list[Key] = keys.tolist() if isinstance(keys, np.ndarray | Tensor) else list(keys)
+    if len(plain) != count:
+        raise ValueError(f"assign: {name} must be one for each of {count} rows, got {len(plain)}. Pass theirs.")
+    kinds = {type(key) for key in plain}
+    integers = all(issubclass(kind, int | np.integer) and kind is not bool for kind in kinds)
+    if not (integers or all(issubclass(kind, str) for kind in kinds)):
+        names = ", ".join(sorted(kind.__name__ for kind in kinds))
+        raise TypeError(f"assign: {name} must be all integers or all strings, got {names}. Convert them to one.")
+    if len(set(plain)) < count:
+        key = Counter(plain).most_common(1)[0][0]
+        raise ValueError(f"assign: {name} must be distinct, got {key!r} more than once. Give each item its own.")
+    return plain
+
+
+def _check_known(ids: Chains, keys: list[Key], known: Chains, known_keys: list[Key]) -> None:
+    want, got = (ids.codes.shape[1], ids.codebook_size), (known.codes.shape[1], known.codebook_size)
+    if want != got:
+        raise ValueError(f"assign: existing must have (L, K) = {want}, got {got}. Pass one of the same tokenizer.")
+    if keys and known_keys and isinstance(keys[0], str) != isinstance(known_keys[0], str):
+        raise TypeError(
+            f"assign: item_keys must be of the kind of the existing ones, got {keys[0]!r} beside "
+            f"{known_keys[0]!r}. Use integers in both or strings in both."
+        )
+    tokens = known.top1 if known.suffix is None else torch.cat([known.top1, known.suffix[:, None]], dim=1)
+    if len(tokens) and int(row_groups(tokens).max()) + 1 < len(tokens):
+        raise ValueError("assign: existing must hold distinct IDs, got one twice. Pass what assign returned.")
+
+
+def _check_unchanged(own: Tensor, known: Tensor, match: Tensor, keys: list[Key], resolver: str) -> None:
+    """Refuse an existing item whose codes changed: its old ID would mean something else."""
+    same = own == known[match]
+    if resolver == "reassign":
+        # A reassigned item comes with its own last-level code again; the item that held that ID may be gone by now.
+        same[:, -2] = True
+    changed = ~same.all(dim=1)
+    if changed.any():
+        row = int(changed.nonzero()[0, 0])
+        raise ValueError(
+            f"assign: the ID of the existing item {keys[row]!r} must be {tuple(known[match[row]].tolist())}, "
+            f"got {tuple(own[row].tolist())}. Use its tokenizer, or leave the item out of `existing`."
+        )
+
+
+def _reassigned(table: Tensor, num_known: int, new_keys: Sequence[Key], ids: Chains, new: Tensor) -> Tensor:
+    """The table's last-level codes, after each newcomer whose ID was taken got the nearest free code.
+
+    IDs that differ only in the last level form a family; only families with a collision are looked at. A row keeps its
+    code if all K codes of its family are taken.
+    """
+    last = ids.codes.shape[1] - 1
+    groups = row_groups(table)
+    # The expert comes first, so that rows of one expert, which share a codebook, are processed together.
+    families = row_groups(torch.cat([table[:, last + 1 :], table[:, :last]], dim=1)).numpy()
+    ranks = torch.zeros(len(table), dtype=torch.int64)
+    ranks[num_known:] = _rank_in_group(groups[num_known:], new_keys)
+    held = torch.zeros(len(table), dtype=torch.bool)
+    held[groups[:num_known]] = True
+    moves = (ranks > 0) | held[groups]
+    moves[:num_known] = False
+    movers = moves.nonzero()[:, 0].numpy()
+    # Families don't affect one another, so within each of them this is the order of (ID, key).
+    codes = table[:, last].numpy().copy()
+    movers = movers[np.lexsort((ranks.numpy()[movers], codes[movers], families[movers]))]
+
+    crowded = np.zeros(len(table), dtype=bool)
+    crowded[families[movers]] = True
+    members = np.flatnonzero(crowded[families])
+    members = members[np.argsort(families[members], kind="stable")]
+    member_families, member_codes = families[members], codes[members]
+
+    family, taken = -1, np.zeros(ids.codebook_size, dtype=bool)
+    step = max(1, DISTANCES_AT_ONCE // ids.codebook_size)
+    for start in range(0, len(movers), step):
+        block = movers[start : start + step]
+        for row, distance in zip(block, _last_level_distances(ids, new[block - num_known]), strict=True):
+            if families[row] != family:
+                family = families[row]
+                first, end = np.searchsorted(member_families, (family, family + 1))
+                taken[:] = False
+                taken[member_codes[first:end]] = True
+            if not taken.all():
+                codes[row] = np.where(taken, np.inf, distance).argmin()
+                taken[codes[row]] = True
+    return torch.from_numpy(codes)
+
+
+def _last_level_distances(ids: Chains, rows: Tensor) -> np.ndarray:
+    """Distance of each row's last residual to its expert's last-level codewords: (M, K) float64."""
+    if ids.last_residual is None or ids.last_codebooks is None:
+        raise ValueError(
+            "assign: last_residual and last_codebooks must be kept for resolver 'reassign', got None. Use "
+            "IDs fresh from the tokenizer, or resolver 'suffix'."
+        )
+    residual, experts = ids.last_residual[rows].double(), ids.experts[rows]
+    if not residual.isfinite().all():
+        raise ValueError("assign: last_residual must be finite, got NaN or infinity. Tokenize those items again.")
+    # Differences, not a matrix product: a pair's distance then doesn't depend on the other rows, and equal codewords
+    # tie exactly.
+    distance = torch.empty(len(rows), ids.codebook_size, dtype=torch.float64)
+    for expert in experts.unique().tolist():
+        own, codebook = experts == expert, ids.last_codebooks[expert].double()
+        distance[own] = torch.cdist(residual[own], codebook, compute_mode="donot_use_mm_for_euclid_dist")
+    return distance.numpy()

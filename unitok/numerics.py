@@ -1,0 +1,69 @@
+"""Shared by `Tokenizer` and `serving`, so that their IDs are exactly equal; needs only numpy, no torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unitok_kernels import arrays, rules
+
+
+def embeddings(what: str, name: str, x: object) -> NDArray[np.float32]:
+    """Check item embeddings: (N, D_in), finite in float32.
+
+    Args:
+        what: the operation that a message names.
+        name: the argument that it names.
+        x: (N, D_in) float16, float32 or float64.
+
+    Returns:
+        ndarray: (N, D_in) float32; x itself if it is float32, in the machine's byte order, contiguous and aligned.
+
+    Raises:
+        ValueError: not a matrix; NaN or infinity (with the row).
+        TypeError: not an array of floats.
+    """
+    given = arrays.floating(what, name, x, "(N, D_in)", (2, 4, 8))
+    with np.errstate(over="ignore"):  # values beyond float32 become infinite, and are refused below
+        rows = given.astype(np.float32, copy=False)
+    arrays.finite(what, name, rows, "Remove or repair that row.")
+    return rows
+
+
+def check_latents(what: str, z: NDArray[np.float32]) -> None:
+    """Refuse items whose latents overflow.
+
+    Args:
+        what: the operation that a message names.
+        z: (N, D) float32 latents of its items x.
+
+    Raises:
+        ValueError: a latent is NaN or infinite (with the row).
+    """
+    bad = np.flatnonzero(~np.isfinite(z).all(1))
+    if bad.size:
+        got = f"NaN or infinity for row {bad[0]}"
+        rules.fail(what, "x", "small enough for finite latents", got, "Scale the embeddings down, or remove that row.")
+
+
+def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Turn the router's logits into probabilities: p_e = exp(l_e - max l) / sum_e exp(l_e - max l).
+
+    Args:
+        logits: (N, E).
+
+    Returns:
+        ndarray: (N, E); sums are in the order of the experts, so that no row depends on its batch.
+    """
+    powers = np.exp(logits - logits.max(1, keepdims=True))
+    total: NDArray[Any] = np.zeros(len(logits))
+    for column in powers.T:
+        total += column
+    return powers / total[:, None]
+
+
+def top_experts(logits: NDArray[np.float64], count: int) -> NDArray[np.int64]:
+    """Return the experts with the largest logits, largest first, ties by lowest index: (N, E) -> (N, count)."""
+    return np.argsort(-logits, axis=1, kind="stable")[:, :count]

@@ -1,0 +1,378 @@
+"""What the sequence models over IDs share: the search for the next item, among all items or some, and saving."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from unitok.recommender import saving
+from unitok.recommender.beam import CatalogueTrie
+from unitok.recommender.histories import Histories, check_histories
+from unitok.recommender.token_table import TokenTable
+from unitok.storage.saved import NOT_WHOLE, RECOMMENDER, WrongFolderError, check_free, not_whole
+from unitok.storage.whole import whole_read
+
+_BEAMS_AT_ONCE = {"cpu": 2**11}  # queries x beams per batch of `rank`: fits a processor's cache
+_LOGITS_AT_ONCE = 2**26  # queries x beams x vocabulary per batch: 256 MiB
+
+# (tokens (B, W), where in the cache their ancestors and they are (B, W, depth), mask (B, 1, W, cached) to add)
+# -> logits (B, W, V) of what follows each
+Step = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+class Spans(NamedTuple):
+    """What is trained on in an epoch: spans of `Histories.items`.
+
+    Attributes:
+        first: (X,) int64, the first item of each span.
+        length: (X,) int64, its number of items.
+        targets: (X,) int64, how many of them are targets.
+    """
+
+    first: Tensor
+    length: Tensor
+    targets: Tensor
+
+
+class SequenceRecommender(ABC):
+    """Ranks items by the probability of their tokens after those of a history.
+
+    A class of one's own says by what name it is saved and found again: `class Mine(SequenceRecommender, kind="mine")`.
+    One without can't be saved. Its constructor takes these arguments, so that copies can be made.
+
+    Args:
+        model: a model of transformers.
+        table: the items in its vocabulary.
+        history: number of latest items that are read.
+        beam: prefixes that the search keeps; at least as many as items are asked for.
+        about: JSON-serialisable data that is saved, too.
+        rows: (M,) int64, the items that are ranked; None ranks all of them.
+
+    Raises:
+        ValueError: a size below 1, or rows that aren't items of the table.
+
+    Source: TIGER, arXiv 2305.05065.
+    """
+
+    kind: ClassVar[str]
+
+    def __init_subclass__(cls, kind: str | None = None, **options: Any) -> None:
+        """Have `from_pretrained` make this class of what was saved under the name of its kind."""
+        super().__init_subclass__(**options)
+        if kind is None:
+            return
+        taken = KINDS.get(kind, cls)
+        if (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
+            rule = "kind must be a name of its own"
+            raise ValueError(f"{cls.__name__}: {rule}, got {kind!r} of {taken.__name__}. Choose another.")
+        cls.kind = kind
+        KINDS[kind] = cls
+
+    def __init__(
+        self,
+        model: Any,
+        table: TokenTable,
+        *,
+        history: int = 20,
+        beam: int = 50,
+        about: dict[str, Any] | None = None,
+        rows: Tensor | None = None,
+    ) -> None:
+        for name, value in (("history", history), ("beam", beam)):
+            if value < 1:
+                raise ValueError(f"{type(self).__name__}: {name} must be at least 1, got {value}. Take 20.")
+        self.model, self.table, self.history, self.beam, self.about = model, table, history, beam, about or {}
+        self._rows = None if rows is None else _checked(type(self).__name__, rows, torch.arange(len(table)))
+        self._placed: tuple[torch.device, Tensor, CatalogueTrie] | None = None
+
+    @property
+    def rows(self) -> Tensor | None:
+        """The items that are ranked, (M,) int64 on the CPU; None where all are. `within` makes another choice."""
+        return self._rows
+
+    @property
+    def names(self) -> Tensor:
+        """The name of each item: (N,) int64; arange(N) if all items have distinct tokens."""
+        return self.table.names
+
+    def to(self, device: str) -> Self:
+        """Move to a device.
+
+        Args:
+            device: as torch names it.
+
+        Returns:
+            A recommender on the same weights, which are moved; it ranks the same items.
+        """
+        return self._like(self.model.to(device), self.rows)
+
+    def within(self, rows: Tensor) -> Self:
+        """Rank some items alone, such as those of one domain; histories may hold any. For ranking, not for training.
+
+        Args:
+            rows: (M,) int64, the items, of those that this one ranks.
+
+        Returns:
+            A recommender on the same weights, whose names are those of this one. What is copied, moved or loaded of it
+            ranks the same items.
+
+        Raises:
+            ValueError: no rows, rows that are no items or that this one doesn't rank, or one twice.
+        """
+        known = torch.arange(len(self.table)) if self.rows is None else self.rows
+        return self._like(self.model, _checked("within", rows, known))
+
+    def _like(self, model: Any, rows: Tensor | None) -> Self:
+        options = {name: getattr(self, name) for name in _OPTIONS}
+        return type(self)(model, self.table, rows=rows, **options)
+
+    @property
+    def _tokens(self) -> Tensor:
+        return self._on_device()[0]
+
+    @property
+    def _trie(self) -> CatalogueTrie:
+        """The trie of the items that are ranked."""
+        return self._on_device()[1]
+
+    @property
+    def _learnt(self) -> CatalogueTrie:
+        """The trie of all items: what is learnt is a choice from the whole catalogue."""
+        if self.rows is not None:
+            got = f"one that ranks {len(self.rows)} of {len(self.table)}"
+            raise ValueError(f"loss: recommender must rank all items, got {got}. Train the one that it was made of.")
+        return self._trie
+
+    def _on_device(self) -> tuple[Tensor, CatalogueTrie]:
+        """The tokens and the trie where the model is now, whoever moved it."""
+        device = self.model.device
+        if self._placed is None or self._placed[0] != device:
+            ranked = slice(None) if self.rows is None else self.rows
+            trie = CatalogueTrie.build(self.table.tokens[ranked], self.names[ranked], device)
+            self._placed = device, self.table.tokens.to(device), trie
+        return self._placed[1:]
+
+    @torch.inference_mode()
+    def rank(self, histories: Tensor, k: int) -> Tensor:
+        """Rank the whole catalogue, or the rows that this one is of, after each history.
+
+        A beam search over the tokens of items; exact where `beam` is at least the number of items. Of equal
+        probabilities the lexicographically first ID is taken.
+
+        Args:
+            histories: (Q, H) int64, rows of items, the latest last; -1 pads on the left.
+            k: how many names to give.
+
+        Returns:
+            (Q, k) int64 on the CPU: names, best first, none twice; -1 at the end where there are fewer.
+
+        Raises:
+            ValueError: another shape, a row that is no item, or k below 1.
+        """
+        items, lengths = self._left_aligned(histories)
+        if k < 1:
+            raise ValueError(f"rank: k must be at least 1, got {k}. Use 10, a common value.")
+        width = max(self.beam, k)
+        most = min(_BEAMS_AT_ONCE.get(self.model.device.type, 2**16), _LOGITS_AT_ONCE // self.table.vocab_size)
+        at_once = max(1, most // (width if self.table.width > 1 else 1))
+        ranked = torch.full((len(items), k), -1)
+        batches = lengths.argsort(stable=True).split(at_once)  # similar lengths together: little padding
+        with _evaluating(self.model):
+            for rows in batches if len(items) else ():
+                longest = int(lengths[rows].max())
+                found = self._search(items[rows, :longest].to(self.model.device), lengths[rows], width, k)
+                ranked[rows] = found.cpu()
+        return ranked
+
+    def _search(self, items: Tensor, lengths: Tensor, width: int, k: int) -> Tensor:
+        """The beams of a query are a tree in one row of the cache: each token is stored once and never moved.
+
+        By a mask, each beam sees the history and its own ancestors. Beams whose next tokens are all determined stop.
+        """
+        trie, beams = self._trie, self._trie.begin(len(items))
+        logits, seen, step = self._begin(items, lengths.to(items.device))
+        going = beams.nodes.new_zeros(len(items), 1)
+        beams = trie.advance(beams, going, logits[:, None], width)
+        slots = beams.nodes.new_empty(len(items), 1, 0)  # where in the cache the ancestors of each are
+        cached = seen.shape[1]
+        while (going := _where(trie.unfinished(beams))).numel():
+            came_from = beams.parents.gather(1, going)[:, :, None].expand(-1, -1, slots.shape[2])
+            own = torch.arange(cached, cached + going.shape[1], device=seen.device).expand_as(going)
+            slots = torch.cat([slots.gather(1, came_from), own[:, :, None]], 2)
+            cached += going.shape[1]
+            sees = seen.new_zeros(*going.shape, cached)
+            sees[:, :, : seen.shape[1]] = seen[:, None]
+            sees.scatter_(2, slots, True)
+            mask = torch.zeros_like(sees, dtype=logits.dtype).masked_fill(~sees, torch.finfo(logits.dtype).min)
+            logits = step(beams.tokens.gather(1, going), slots, mask[:, None])
+            beams = trie.advance(beams, going, logits, width)
+        return trie.named(beams, k)
+
+    def _left_aligned(self, histories: Tensor) -> tuple[Tensor, Tensor]:
+        """The latest `history` items of each query, padded on the right with -1, and how many they are."""
+        histories = histories[..., -self.history :]
+        check_histories("rank", "histories", histories, len(self.table))
+        histories = histories.cpu()
+        lengths = (histories >= 0).sum(1)
+        places = torch.arange(histories.shape[1])[None] - lengths[:, None]  # counted from the end
+        return histories.gather(1, places % max(histories.shape[1], 1)).where(places < 0, -1), lengths
+
+    def _spell(self, items: Tensor) -> tuple[Tensor, Tensor]:
+        """Write (B, H) items as (B, H T) tokens, with a mask of those that are not padding."""
+        there = items >= 0
+        tokens = self._tokens[items.clamp(min=0)].where(there[:, :, None], self.table.pad)
+        return tokens.flatten(1), there.repeat_interleave(self.table.width, 1)
+
+    def _asked(self, items: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Find the tokens of items (...) where several could follow: (..., T) bool; and the nodes around them."""
+        path = self._learnt.paths[items.clamp(min=0)]
+        asked = (self._learnt.fan_out[path[..., :-1]] > 1) & (items >= 0)[..., None]
+        return asked, path[..., :-1][asked], path[..., 1:][asked]
+
+    def spans(self, histories: Histories, generator: torch.Generator) -> Spans:
+        """Take each user's history as one span; more than history + 1 items are split, at other places in each epoch.
+
+        Args:
+            histories: the users' items.
+            generator: the random generator.
+
+        Returns:
+            Spans that contain every item once.
+        """
+        longest, lengths = self.history + 1, histories.lengths
+        shift = torch.randint(longest, lengths.shape, generator=generator).where(lengths > longest, 0)
+        user = torch.arange(len(lengths)).repeat_interleave(lengths)
+        piece = (torch.arange(len(user)) - histories.offsets[user] + shift[user]) // longest
+        begins = torch.ones_like(user, dtype=torch.bool)
+        begins[1:] = (user[1:] != user[:-1]) | (piece[1:] != piece[:-1])
+        first = begins.nonzero()[:, 0]
+        count = torch.cat([first[1:], torch.tensor([len(user)])]) - first
+        return Spans(first, count, count)
+
+    @abstractmethod
+    def loss(self, items: Tensor) -> Tensor:
+        """Return the cross-entropy of the target items, each among the items of the catalogue.
+
+        Args:
+            items: (B, H) int64, spans of histories, padded on the right with -1.
+
+        Returns:
+            - log p(item), the mean over all targets, in nats.
+        """
+
+    @staticmethod
+    @abstractmethod
+    def _load_model(folder: Path) -> tuple[Any, dict[str, Any]]:
+        """Load the model that is in a folder: the model, and what transformers says of its weights."""
+
+    @abstractmethod
+    def _begin(self, items: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Step]:
+        """Read histories: logits (B, V) of the first token, which cached tokens all beams see (B, S), and the step."""
+
+    def save_pretrained(self, directory: str | Path, *, force: bool = False) -> None:
+        """Save the model as transformers does, with the items' tokens beside it; all at one stroke, or nothing.
+
+        Args:
+            directory: the folder; made where it is missing.
+            force: replace a recommender that is there.
+
+        Raises:
+            FileExistsError: a recommender is there and `force` is off.
+            ValueError: the folder holds something else that would be lost, such as a tokenizer or a model of
+                transformers; or the class has no kind of its own to be loaded by.
+            OSError: the folder can't be written to; what was there stays.
+        """
+        if "kind" not in vars(type(self)):
+            name = type(self).__name__
+            rule = "class must have a kind, by which it is loaded"
+            raise ValueError(f"save_pretrained: {rule}, got {name} without. Write class {name}(..., kind='a name').")
+        check_free("save_pretrained", RECOMMENDER, directory, force=force)
+        settings = {"kind": self.kind, "history": self.history, "beam": self.beam, "about": self.about}
+        saving.write(Path(directory), self.model, self.table, self.rows, settings)
+
+    @classmethod
+    def from_pretrained(cls, directory: str | Path, device: str = "cpu") -> Self:
+        """Load what `save_pretrained` wrote.
+
+        Args:
+            directory: the folder.
+            device: where the model is to run.
+
+        Returns:
+            A recommender of the kind that was saved, which ranks the same items alike.
+
+        Raises:
+            FileNotFoundError: nothing is there, or one of its files is missing.
+            ValueError: its files are broken, or of a later release; or the folder holds something else, be it a
+                recommender of another class than this.
+        """
+        folder = Path(directory)
+        try:
+            found = whole_read(folder, (saving.SETTINGS,), lambda base: cls._load(folder, base))
+        except FileNotFoundError:
+            raise
+        except (OSError, *NOT_WHOLE) as error:
+            if isinstance(error, OSError) and error.errno is not None:  # the disk's, not transformers' word for broken
+                raise
+            raise not_whole("from_pretrained", RECOMMENDER, folder, error) from error
+        return found.to(device)
+
+    @classmethod
+    def _load(cls, directory: Path, base: Path) -> Self:
+        settings, table, rows = saving.read("from_pretrained", directory, base)
+        kind = KINDS.get(settings["kind"])
+        if kind is None:
+            why = f"its kind {settings['kind']!r} is none of {', '.join(KINDS)}"
+            raise WrongFolderError(why, "Import the module that defines it")
+        if not issubclass(kind, cls):
+            raise WrongFolderError(f"it holds a {kind.__name__}", f"Load it with {kind.__name__}.from_pretrained")
+        model, info = kind._load_model(base)
+        if info["missing_keys"]:
+            raise ValueError(f"no weights for {min(info['missing_keys'])}")
+        return kind(model.eval(), table, rows=rows, **{name: settings[name] for name in _OPTIONS})
+
+
+KINDS: dict[str, type[SequenceRecommender]] = {}  # each kind of recommender by its name, as its module is imported
+_OPTIONS = ("history", "beam", "about")
+
+
+def _where(mask: Tensor) -> Tensor:
+    """The columns that hold True in each row, (B, most of any row); shorter rows are filled with other columns."""
+    return mask.int().argsort(dim=1, descending=True, stable=True)[:, : int(mask.sum(1).max())]
+
+
+def _checked(what: str, rows: Tensor, known: Tensor) -> Tensor:
+    """Take a copy of rows on the CPU, if each is known and none is there twice."""
+    if rows.ndim != 1 or rows.dtype != torch.int64 or not len(rows):
+        got = f"{rows.dtype} of shape {tuple(rows.shape)}"
+        raise ValueError(f"{what}: rows must be (M,) int64, M at least 1, got {got}. Pass numbers of items.")
+    rows = rows.detach().cpu().clone()
+    if (strange := ~torch.isin(rows, known)).any():
+        got = str(int(rows[strange][0]))
+        step = "Number the items as the table does."
+        raise ValueError(f"{what}: rows must be of the {len(known)} items that are ranked, got {got}. {step}")
+    values, counts = rows.unique(return_counts=True)
+    if (twice := counts > 1).any():
+        raise ValueError(
+            f"{what}: rows must be there once each, got {int(values[twice][0])} twice. Pass rows.unique()."
+        )
+    return rows
+
+
+@contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    """Have a model evaluate; afterwards each of its modules is in the mode that it was in, also after an error."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

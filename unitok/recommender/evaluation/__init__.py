@@ -1,0 +1,5 @@
+"""One evaluation for all recommenders, its ranking metrics, and baselines."""
+
+from unitok.recommender.evaluation.item_level import Evaluation, Scores, evaluate, paired_bootstrap
+
+__all__ = ["Evaluation", "Scores", "evaluate", "paired_bootstrap"]

@@ -1,0 +1,325 @@
+"""One evaluation for every recommender: by item and, for comparison only, by token.
+
+Figures are kept per query, so that two recommenders can be compared on the same queries: recommenders differ much less
+than queries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unitok.recommender.evaluation.ranking import LEVELS, ndcgs, ranks, recalls
+from unitok.recommender.histories import Queries, Recommender, check_histories
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+CUTOFFS = (5, 10)
+METRICS = {"recall": recalls, "ndcg": ndcgs}
+WARNING = "Token-level figures count any item of the target's ID as a hit: collisions inflate them."
+_DRAWN_AT_ONCE = 2**22
+_RESAMPLES = 10_000
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Where one recommender ranks the targets of Q queries.
+
+    Attributes:
+        item_rank: (Q,) float64, names that stand before the target's; inf where it isn't named.
+        credit: (Q,) float64, 1 / items that share the target's name.
+        token_rank: (Q,) float64, names that stand before the first one of the target's ID; inf where none is named.
+    """
+
+    item_rank: Tensor
+    credit: Tensor
+    token_rank: Tensor
+
+    def __len__(self) -> int:
+        return len(self.credit)
+
+    def values(self, metric: str = "ndcg", k: int = 10, level: str = "item") -> Tensor:
+        """Give a metric query by query.
+
+        Args:
+            metric: "recall" | "ndcg".
+            k: names that count.
+            level: "item" | "token"; the latter is inflated by collisions.
+
+        Returns:
+            (Q,) float64.
+
+        Raises:
+            ValueError: an unknown metric or level, or k below 1.
+        """
+        return self._values("values", metric, k, level)
+
+    def _values(self, what: str, metric: str, k: int, level: str) -> Tensor:
+        """`values`, for the operation that a message names."""
+        if metric not in METRICS:
+            raise ValueError(f"{what}: metric must be one of {', '.join(METRICS)}, got {metric!r}. Pick one of them.")
+        if level not in LEVELS:
+            raise ValueError(f"{what}: level must be one of {', '.join(LEVELS)}, got {level!r}. Pick one.")
+        if level == "item":
+            return METRICS[metric](self.item_rank, self.credit, k, what)
+        return METRICS[metric](self.token_rank, torch.ones_like(self.credit), k, what)
+
+    def to_dict(self) -> dict[str, list[float | None]]:
+        """Write all as lists that JSON can hold.
+
+        Returns:
+            The fields by name, None in place of inf.
+        """
+        ranks = {"item_rank": self.item_rank, "token_rank": self.token_rank}
+        lists = {name: [int(r) if r < torch.inf else None for r in rank.tolist()] for name, rank in ranks.items()}
+        return {**lists, "credit": self.credit.tolist()}
+
+    @classmethod
+    def from_dict(cls, lists: Mapping[str, Sequence[float | None]]) -> Scores:
+        """Read what `to_dict` wrote.
+
+        Args:
+            lists: the fields by name.
+
+        Returns:
+            The scores.
+        """
+        fields = {
+            name: torch.tensor([torch.inf if v is None else v for v in lists[name]], dtype=torch.float64)
+            for name in ("item_rank", "credit", "token_rank")
+        }
+        return cls(**fields)
+
+
+def evaluate(recommender: Recommender, queries: Queries, ids: Tensor | None = None, k: int = max(CUTOFFS)) -> Scores:
+    """Rank the whole catalogue for every query, and find the ranks of the targets.
+
+    Args:
+        recommender: what ranks.
+        queries: what is asked, such as `Histories.queries("test")`.
+        ids: (N,) int64, the ID of each item without a suffix, as `SemanticIds.groups` numbers them, for the token
+            level; by default the recommender's names.
+        k: names that are asked for; no metric can look further.
+
+    Returns:
+        The scores.
+
+    Raises:
+        ValueError: k is below 1, histories hold something else than the recommender's items, or items of one name have
+            several IDs.
+    """
+    if k < 1:
+        raise ValueError(f"evaluate: k must be at least 1, got {k}. Use 10, a common value.")
+    names = recommender.names
+    check_histories("evaluate", "queries.histories", queries.histories, len(names))
+    ids = names if ids is None else ids
+    id_of = torch.empty(int(names.max()) + 1, dtype=torch.int64)
+    id_of[names] = ids
+    if not torch.equal(id_of[names], ids):
+        row = int((id_of[names] != ids).nonzero()[0, 0])
+        raise ValueError(
+            f"evaluate: ids must be equal where names are, got {int(ids[row])} for item {row} and "
+            f"{int(id_of[names[row]])} for another of its name. Pass the IDs that the recommender knows."
+        )
+    ranked = recommender.rank(queries.histories, k)
+    tokens = torch.where(ranked >= 0, id_of[ranked], -1)
+    item_rank, credit = ranks(ranked, queries.targets, names, what="evaluate")
+    return Scores(item_rank, credit, ranks(tokens, queries.targets, ids, "token", "evaluate")[0])
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How one recommender differs from another on the same queries.
+
+    Attributes:
+        mean: of the differences.
+        low: of the 95 % interval.
+        high: of the 95 % interval.
+        p: two-sided, of the mean being 0; at least 1 / resamples.
+    """
+
+    mean: float
+    low: float
+    high: float
+    p: float
+
+
+def paired_bootstrap(differences: Tensor, resamples: int = _RESAMPLES, seed: int = 0) -> Difference:
+    """Estimate how certain a mean difference is, by resampling the queries.
+
+    A resample is Q draws with replacement; p = 2 min(share of resampled means <= 0, share >= 0).
+
+    Args:
+        differences: (Q,) float64, of a metric between two recommenders, query by query.
+        resamples: B.
+        seed: of the draws.
+
+    Returns:
+        The mean, the interval between the 2.5th and the 97.5th percentile of the resampled means, and p.
+
+    Raises:
+        ValueError: no queries, or no resamples.
+
+    Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993; Koehn, EMNLP 2004.
+    """
+    return _paired_bootstrap("paired_bootstrap", differences, resamples, seed)
+
+
+def _paired_bootstrap(what: str, differences: Tensor, resamples: int, seed: int) -> Difference:
+    if not len(differences) or resamples < 1:
+        got = f"{len(differences)} and {resamples}"
+        raise ValueError(f"{what}: queries and resamples must be at least 1, got {got}. Pass some of each.")
+    # Most differences are 0, so a resample is a multinomial draw of how often each distinct value occurs.
+    values, counts = np.unique(differences.numpy(), return_counts=True)
+    generator, total = np.random.default_rng(seed), len(differences)
+    at_once = max(1, _DRAWN_AT_ONCE // len(values))
+    blocks = [min(at_once, resamples - done) for done in range(0, resamples, at_once)]
+    means = np.concatenate([generator.multinomial(total, counts / total, size) @ values for size in blocks]) / total
+    low, high = np.quantile(means, (0.025, 0.975))
+    p = 2 * min((means <= 0).sum(), (means >= 0).sum()) / resamples
+    return Difference(float(differences.mean()), float(low), float(high), float(np.clip(p, 1 / resamples, 1)))
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Several recommenders on one domain's queries, each with the scores of all its seeds.
+
+    Args:
+        domain: name of the domain that was asked about.
+        runs: the scores of each recommender by name, one per seed; only one if there is no randomness.
+        baselines: the recommenders that all others are compared with.
+
+    Raises:
+        ValueError: no scores, scores of other queries, or a baseline that isn't among the runs.
+    """
+
+    domain: str
+    runs: Mapping[str, Sequence[Scores]]
+    baselines: Iterable[str] = field(default=())
+
+    def __post_init__(self) -> None:
+        """Check that all can be compared."""
+        sizes = {name: {len(scores) for scores in seeds} for name, seeds in self.runs.items()}
+        if len(set().union(*sizes.values())) != 1 or not all(sizes.values()):
+            raise ValueError(f"Evaluation: runs must be of the same queries, got {sizes}. Evaluate all on one set.")
+        if missing := [name for name in self.baselines if name not in self.runs]:
+            raise ValueError(f"Evaluation: baselines must be among the runs, got {missing[0]}. Evaluate it as well.")
+
+    def figures(self, name: str, metric: str = "ndcg", k: int = 10, level: str = "item") -> tuple[float, float | None]:
+        """Give mean and standard deviation over seeds.
+
+        Args:
+            name: of the recommender.
+            metric: "recall" | "ndcg".
+            k: names that count.
+            level: "item" | "token"; the latter is inflated by collisions.
+
+        Returns:
+            The mean, and the deviation (n - 1 below; None for one seed).
+        """
+        means = torch.stack([scores._values("figures", metric, k, level).mean() for scores in self.runs[name]])
+        return float(means.mean()), float(means.std()) if len(means) > 1 else None
+
+    def against(self, name: str, baseline: str, metric: str = "ndcg", k: int = 10, seed: int = 0) -> Difference:
+        """Compare two recommenders at the item level, query by query, each averaged over its seeds.
+
+        Args:
+            name: of the one.
+            baseline: of the other.
+            metric: "recall" | "ndcg".
+            k: names that count.
+            seed: of the bootstrap.
+
+        Returns:
+            The difference, above 0 where `name` is better.
+
+        Raises:
+            ValueError: an unknown metric, k below 1, or scores of no queries.
+        """
+        return self._against("against", name, baseline, metric, k, seed)
+
+    def _against(
+        self, what: str, name: str, baseline: str, metric: str = "ndcg", k: int = 10, seed: int = 0
+    ) -> Difference:
+        """`against`, for the operation that a message names."""
+        one, other = (
+            torch.stack([scores._values(what, metric, k, "item") for scores in self.runs[n]]).mean(0)
+            for n in (name, baseline)
+        )
+        return _paired_bootstrap(what, one - other, _RESAMPLES, seed)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Write all figures as plain data.
+
+        Returns:
+            For JSON: the figures by recommender and level, the differences from the baselines, and the warning.
+
+        Raises:
+            ValueError: the scores are of no queries.
+        """
+        return {
+            "domain": self.domain,
+            "queries": len(next(iter(self.runs.values()))[0]),
+            "warning": WARNING,
+            "figures": {
+                name: {
+                    level: {
+                        f"{metric}@{k}": dict(
+                            zip(("mean", "deviation"), self.figures(name, metric, k, level), strict=True)
+                        )
+                        for metric in METRICS
+                        for k in CUTOFFS
+                    }
+                    for level in LEVELS
+                }
+                | {"seeds": len(seeds)}
+                for name, seeds in self.runs.items()
+            },
+            "against": {
+                name: {
+                    baseline: {
+                        f"{metric}@10": vars(self._against("to_dict", name, baseline, metric)) for metric in METRICS
+                    }
+                    for baseline in self.baselines
+                    if baseline != name
+                }
+                for name in self.runs
+            },
+        }
+
+    def to_table(self) -> Table:
+        """Return the figures as a table for the terminal; `rich.print` shows it.
+
+        Returns:
+            One row per recommender, best NDCG@10 by item first, and the warning below.
+        """
+        from rich.table import Table
+
+        table = Table(title=self.domain, caption=WARNING)
+        table.add_column("recommender")
+        for level in LEVELS:
+            for metric in METRICS:
+                for k in CUTOFFS:
+                    title = f"{'NDCG' if metric == 'ndcg' else 'Recall'}@{k}"
+                    table.add_column(f"{title}\nby {level}", justify="right", style="dim" if level == "token" else "")
+        for name in sorted(self.runs, key=lambda n: -self.figures(n)[0]):
+            cells = [
+                written(*self.figures(name, metric, k, level))
+                for level in LEVELS
+                for metric in METRICS
+                for k in CUTOFFS
+            ]
+            table.add_row(name, *cells)
+        return table
+
+
+def written(mean: float, deviation: float | None) -> str:
+    """Write a figure: .0472, or .0472 ± .0003 if there are several seeds."""
+    parts = [f"{value:.4f}".removeprefix("0") for value in (mean, deviation) if value is not None]
+    return " ± ".join(parts)

@@ -1,0 +1,1 @@
+"""Fitting a tokenizer: batches, losses, initialisation, the training loop, and alarms."""

@@ -1,0 +1,1 @@
+"""What the launchers of native kernels share: one file for each native module."""
