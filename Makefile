@@ -20,7 +20,7 @@ help: ## show this list
 	@echo "UniTok. Each target makes its own environment in .venv when that is missing or out of date:"
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-19s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
-	@echo "Start with make demo. One test file: $(BIN)/pytest tests/unitok/test_folder.py"
+	@echo "Start with make demo. One test file: $(BIN)/pytest tests/unitok/data/test_folder.py"
 	@echo "Another interpreter: make test PYTHON=python3.12. Real data for the tests: UNITOK_DATA=folder make test"
 
 demo: $(BUILT) ## generate a catalogue, fit a tokenizer, show the IDs; everything lands in runs/demo

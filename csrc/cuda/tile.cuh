@@ -26,8 +26,9 @@ struct Terms {
         levels(chains.levels),
         width(static_cast<int>(call.rows.width)),
         tiles(layout.codewords / 32),
-        tile_bits(tiles > 1 ? (1 << (32 - __clz(tiles - 1))) - 1 : 0),
-        width_root(sqrtf(static_cast<float>(width))) {}
+        width_root(sqrtf(static_cast<float>(width))) {
+    tile_bits = tiles > 1 ? (1 << (32 - __clz(tiles - 1))) - 1 : 0;  // here, since g++ sees what initialises members
+  }
 };
 
 // The items of a tile, in the order by group.

@@ -18,6 +18,7 @@ OPERATIONS = [
     "pack_codebooks",
     "residual_decode",
     "residual_encode",
+    "residual_loss",
     "sinkhorn_assign",
 ]
 

@@ -50,7 +50,7 @@ def test_a_file_that_the_wheel_lacks_is_told(name: str, tree: Path, names: list[
         "unitok/ids/test_trie.py",
         "tools/house.py",
         "benchmarks/beam.py",
-        "csrc/cpu/isa.h",
+        "csrc/cpu/simd/isa.h",
     ],
 )
 def test_a_file_for_development_is_told_even_where_the_tree_has_it(name: str, tree: Path, names: list[str]) -> None:

@@ -22,7 +22,7 @@ PREDICTED = {"encode<32, Warp>": MAIN, "encode<128, Warp>": AUDIO, "encode<128, 
 # Share of rows that are searched again on a level: the bound of csrc/cuda/packed.cuh, held against scores of normal
 # rows and codewords in numpy, 16 rows a step.
 RESCORED = {32: 0.0095, 128: 0.0186}
-_WARPS = {32: 16, 128: 8}  # of a block, as kWarps in chain.cuh
+_WARPS = {32: 16, 128: 8}  # of a block, as kWarps in room.cuh
 
 
 def missing() -> str | None:

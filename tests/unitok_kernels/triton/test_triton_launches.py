@@ -95,6 +95,7 @@ ARGUMENTS: dict[str, list[Callable[[int], tuple[Any, ...]]]] = {
         lambda n: (rows(n, 20, dtype=torch.float16), rows(3, 100, 20), "fast", False, True),
         lambda n: (rows(n, 1000, dtype=torch.float16), rows(3, 100, 1000), "exact", None, False),
     ],
+    "residual_loss": [lambda n: (rows(n, *Z), integers(n, 4), rows(*BOOKS), 1.0, 0.25, None, True)],
     "residual_straight_through": [
         lambda n: (rows(n, *Z), integers(n, 4), rows(*BOOKS), "rotation", False, True),
         lambda n: (rows(n, *Z), integers(n, 4), rows(*BOOKS), "straight", True, False),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,4 +52,6 @@ def moe_residual_loss(
     return loss, by_z, by_codebooks
 
 
-residual_loss = partial(one_chain, moe_residual_loss)
+def residual_loss(z: Tensor, codes: Tensor, codebooks: Tensor, *options: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Launch the kernel for a single chain."""
+    return one_chain(moe_residual_loss, z, codes, codebooks, *options)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from typing import Any
 
 import torch
 import triton
@@ -114,4 +114,6 @@ def moe_residual_loss(
     return loss, by_z, add_slots(sums, segments, -2 * codebook_weight, rows, config).view(codebooks.shape)
 
 
-residual_loss = partial(one_chain, moe_residual_loss)
+def residual_loss(z: Tensor, codes: Tensor, codebooks: Tensor, *options: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Launch the kernels for a single chain."""
+    return one_chain(moe_residual_loss, z, codes, codebooks, *options)
