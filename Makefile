@@ -28,7 +28,7 @@ demo: $(BUILT) ## generate a catalogue, fit a tokenizer, show the IDs; everythin
 
 test: $(BUILT) ## every test that needs no GPU
 	$(BIN)/pytest -q -m "not gpu"
-	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist worksteal -k triton tests/unitok_kernels
+	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist worksteal -k "triton-cpu or _triton_" tests/unitok_kernels
 
 lint: $(STAMP) ## ruff, mypy, clang-format, and the house rules that tools/house.py can see
 	$(BIN)/ruff check .
@@ -65,7 +65,7 @@ prove-oldest-triton: $(STAMP) ## the Triton kernels by the oldest Triton that is
 
 prove-emulated: $(BUILT) ## the backend cuda on a CPU: its tests, on the emulator
 	$(MAKE) -C tests/cuda_emulator -j$(shell nproc) module PYTHON=$(CURDIR)/$(BIN)/python
-	UNITOK_CUDA_EMULATED=build/cuda_emulator/module/_cuda.so $(BIN)/pytest -q -n 2 --dist worksteal -k cuda tests/unitok_kernels
+	UNITOK_CUDA_EMULATED=build/cuda_emulator/module/_cuda.so $(BIN)/pytest -q -n 2 --dist worksteal -k "cuda and not backend_records" tests/unitok_kernels
 
 prove-sanitizers: ## csrc under address, undefined-behaviour and thread sanitizers: the quick part
 	$(MAKE) -C tests/native -j$(shell nproc) quick

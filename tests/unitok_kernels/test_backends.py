@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import os
 import re
@@ -48,7 +47,7 @@ def pretend(monkeypatch) -> Callable[..., None]:
         found = lambda name: real(name) if name == "reference" else frozenset(built.get(name, ()))  # noqa: E731
         monkeypatch.setattr(backends, "operations_of", cache(found))
         for name, record in backends.records().items():
-            monkeypatch.setitem(backends.records(), name, dataclasses.replace(record, missing=lambda: None))
+            monkeypatch.setitem(backends.records(), name, record._replace(missing=lambda: None))
         backends.forget()
 
     return install

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import zipfile
@@ -47,13 +49,21 @@ def wheel(pip: Path, source: Path, folder: Path, variables: Mapping[str, str], s
     command: list[str | Path] = [pip, "wheel", "-v", "--no-deps", "--no-cache-dir", "-w", folder, source]
     log = folder / "build.log"
     with log.open("w") as file:
+        # In a session of its own, so that compilers don't outlive a pip that took too long.
+        build = subprocess.Popen(
+            command, cwd=ROOT, env=variables, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+        )
         try:
-            subprocess.run(
-                command, cwd=ROOT, env=variables, stdout=file, stderr=subprocess.STDOUT, timeout=seconds, check=True
-            )
-        except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-            print("\n".join(log.read_text().splitlines()[-30:]), file=sys.stderr)
-            raise SystemExit(f"{folder.name}: the build failed. {error}") from error
+            status: object = build.wait(seconds)
+        except subprocess.TimeoutExpired:
+            status = f"over {seconds:.0f} s"
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(build.pid, signal.SIGKILL)
+            build.wait()
+    if status != 0:
+        print("\n".join(log.read_text().splitlines()[-30:]), file=sys.stderr)
+        raise SystemExit(f"{folder.name}: the build failed: {status}.")
     return one(folder, "*.whl"), log.read_text()
 
 

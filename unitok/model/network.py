@@ -177,8 +177,8 @@ class UniTokModel(nn.Module):
 
         A BLAS matrix product rounds differently for different batch sizes. Here each sum has a fixed order, whatever
         the batch, the instruction set and the number of threads, and z is rounded once, from float64; the router reads
-        the rounded z. See `unitok_kernels.ops.ordered_linear`. Without the native module, padded blocks of one size are
-        used. That this works is tested, not proven; `unitok doctor` checks it with this machine's BLAS.
+        the rounded z. See `unitok_kernels.ops.ordered_linear`. Without the native module, the reference's sums are
+        exact, so that their order can't matter.
 
         Args:
             x: (N, D_in) float32 or float64.

@@ -1,9 +1,11 @@
-"""What the library knows of a backend: all that tells one from another stands in its record."""
+"""What the library knows of a backend: all that tells one from another stands in its record.
+
+Records are named tuples, since importing `dataclasses` takes as long as everything else in `backends`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 
@@ -41,8 +43,7 @@ def _no_details(operations: frozenset[str]) -> str:
     return ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Backend:
+class Backend(NamedTuple):
     """One backend. Its kernels are in `ops/<operation>/<name>.py`.
 
     Attributes:

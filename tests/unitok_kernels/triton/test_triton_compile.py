@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Callable
 from typing import Any
@@ -43,7 +42,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A GPU that is there for all but running a kernel."""
     for name in ("UNITOK_BACKEND", "TRITON_INTERPRET"):
         monkeypatch.delenv(name, raising=False)
-    found = dataclasses.replace(backends.records()["triton"], missing=lambda: None)
+    found = backends.records()["triton"]._replace(missing=lambda: None)
     monkeypatch.setitem(backends.records(), "triton", found)
     monkeypatch.setattr(launch, "device_target", lambda device: TARGETS["sm_90"])
     monkeypatch.setattr(triton.runtime.driver, "_active", Driver())
@@ -241,7 +240,7 @@ def test_arguments_that_do_not_fit_are_refused_while_tracing():
 def test_a_graph_with_launches_is_not_kept_for_other_processes(monkeypatch):
     with pytest.raises(BypassAOTAutogradCache):
         list(get_triton_kernels_for_op("unitok_kernels::residual_encode"))
-    missing = dataclasses.replace(backends.records()["triton"], missing=lambda: "there is no CUDA device")
+    missing = backends.records()["triton"]._replace(missing=lambda: "there is no CUDA device")
     monkeypatch.setitem(backends.records(), "triton", missing)
     backends.forget()
     assert list(get_triton_kernels_for_op("unitok_kernels::residual_encode")) == []
