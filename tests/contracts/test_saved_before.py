@@ -1,7 +1,7 @@
 """What the commit e010821 saved is read as before: equal IDs, equal text, equal rankings, runs resumed to equal ends.
 
-`saved_before/` was made by `make.py` with the code of that commit (torch 2.13.0 and transformers 5.23.0 on a CPU, two
-threads): tokenizer/, ids.parquet, recommenders of every kind, runs that were interrupted after the second of three
+`make_saved_before.py` made `saved_before/` with the code of that commit (torch 2.13.0 and transformers 5.23.0 on a CPU,
+two threads): tokenizer/, ids.parquet, recommenders of every kind, runs that were interrupted after the second of three
 epochs, and expected.npz, which holds their inputs and what that code answered. Weights were drawn so that noise of a
 millionth changes no answer, be it on the weights or on those that a run goes on from; so equality hangs on no last bit.
 """

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from unitok.data.catalogue import CatalogueError
 from unitok.data.files import fault, integers, read_table
+from unitok.ids.collisions import RESOLVERS
 from unitok.ids.semantic_ids import SemanticIds
 from unitok.storage.whole import whole_file
 
@@ -140,10 +141,13 @@ class IdTable:
             resolver: the resolver that made the IDs distinct, as in `SemanticIds.assign`.
 
         Raises:
+            ValueError: an unknown resolver.
             OSError: the file can't be written.
 
         Source: UniTok.
         """
+        if resolver not in RESOLVERS:
+            raise ValueError(f"write: resolver must be one of {', '.join(RESOLVERS)}, got {resolver!r}. Choose one.")
         note = {"tokenizer": {name: fingerprint[name] for name in ("base", "experts")}, "resolver": resolver}
         with whole_file(file) as partial:
             pq.write_table(self.table.replace_schema_metadata({_NOTE: json.dumps(note)}), partial)

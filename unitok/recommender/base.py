@@ -62,6 +62,8 @@ class SequenceRecommender(ABC):
     """
 
     kind: ClassVar[str]
+    _rows: Tensor | None = None  # here, so that objects pickled by an older release have them
+    _placed: tuple[torch.device, Tensor, CatalogueTrie] | None = None
 
     def __init_subclass__(cls, kind: str | None = None, **options: Any) -> None:
         """Have `from_pretrained` make this class of what was saved under the name of its kind."""
@@ -90,12 +92,12 @@ class SequenceRecommender(ABC):
                 raise ValueError(f"{type(self).__name__}: {name} must be at least 1, got {value}. Take 20.")
         self.model, self.table, self.history, self.beam, self.about = model, table, history, beam, about or {}
         self._rows = None if rows is None else _checked(type(self).__name__, rows, torch.arange(len(table)))
-        self._placed: tuple[torch.device, Tensor, CatalogueTrie] | None = None
+        self._placed = None
 
     @property
     def rows(self) -> Tensor | None:
         """The items that are ranked, (M,) int64 on the CPU; None where all are. `within` makes another choice."""
-        return self._rows
+        return None if self._rows is None else self._rows.clone()
 
     @property
     def names(self) -> Tensor:
@@ -129,9 +131,15 @@ class SequenceRecommender(ABC):
         known = torch.arange(len(self.table)) if self.rows is None else self.rows
         return self._like(self.model, _checked("within", rows, known))
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what is built again when it is needed."""
+        return {**self.__dict__, "_placed": None}
+
     def _like(self, model: Any, rows: Tensor | None) -> Self:
         options = {name: getattr(self, name) for name in _OPTIONS}
-        return type(self)(model, self.table, rows=rows, **options)
+        if rows is not None:  # which a subclass of an older release doesn't take
+            options["rows"] = rows
+        return type(self)(model, self.table, **options)
 
     @property
     def _tokens(self) -> Tensor:
@@ -151,7 +159,7 @@ class SequenceRecommender(ABC):
         return self._trie
 
     def _on_device(self) -> tuple[Tensor, CatalogueTrie]:
-        """The tokens and the trie where the model is now, whoever moved it."""
+        """The tokens and the trie where the model is now."""
         device = self.model.device
         if self._placed is None or self._placed[0] != device:
             ranked = slice(None) if self.rows is None else self.rows
@@ -336,7 +344,8 @@ class SequenceRecommender(ABC):
         model, info = kind._load_model(base)
         if info["missing_keys"]:
             raise ValueError(f"no weights for {min(info['missing_keys'])}")
-        return kind(model.eval(), table, rows=rows, **{name: settings[name] for name in _OPTIONS})
+        options = {name: settings[name] for name in _OPTIONS} | ({} if rows is None else {"rows": rows})
+        return kind(model.eval(), table, **options)
 
 
 KINDS: dict[str, type[SequenceRecommender]] = {}  # each kind of recommender by its name, as its module is imported

@@ -12,14 +12,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from unitok.recommender.token_table import TokenTable
-from unitok.storage.saved import RECOMMENDER, WEIGHTS, check_holds, missing
+from unitok.storage.saved import RECOMMENDER, SHARDS, WEIGHTS, check_holds, missing
 from unitok.storage.tensors import contiguous, write_tensors
 from unitok.storage.whole import current, whole_files
 
 SETTINGS, ITEMS, HEAD = RECOMMENDER.settings, "items.safetensors", "head.safetensors"
 FORMAT = 1
 _OF_TABLE = ("vocab_size", "start", "pad")
-_SHARDS = "model-*-of-*.safetensors"
 
 
 class Read(NamedTuple):
@@ -42,7 +41,7 @@ def write(folder: Path, model: Any, table: TokenTable, rows: Tensor | None, sett
     The settings have a digest of every other file, so that files of two saves are never taken for one.
 
     Args:
-        folder: is made where it is missing.
+        folder: created if it is missing.
         model: of transformers, or one that saves itself as those do.
         table: the items.
         rows: (M,) int64, the items that are ranked; None where all are.
@@ -80,7 +79,7 @@ def read(what: str, directory: Path, base: Path) -> Read:
     settings = json.loads((base / SETTINGS).read_text(encoding="utf-8"))
     if settings["format"] > FORMAT:
         raise ValueError(f"format {settings['format']} of a later release")
-    digests = settings.get("files", {})  # recommenders of before have none
+    digests = settings.get("files", {})  # older releases wrote none
     for name in digests or _always(base):
         if not (base / name).is_file():
             raise missing(what, RECOMMENDER, name, directory)
@@ -95,13 +94,15 @@ def read(what: str, directory: Path, base: Path) -> Read:
 
 def _always(base: Path) -> list[str]:
     """The files that every recommender has."""
-    return ["config.json", ITEMS, *([] if any(base.glob(_SHARDS)) else [WEIGHTS])]
+    return ["config.json", ITEMS, *([] if any(base.glob(SHARDS)) else [WEIGHTS])]
 
 
 def _before(base: Path) -> set[str]:
     """What an earlier save left, which a model of another kind or size may not write anew."""
-    names = {*RECOMMENDER.files, *(path.name for path in base.glob(_SHARDS))}
-    with suppress(OSError, ValueError, KeyError, TypeError):  # none there, or one of before
+    if not (base / SETTINGS).exists():
+        return set()  # nothing here was written by a save
+    names = {*RECOMMENDER.files, *(path.name for path in base.glob(SHARDS))}
+    with suppress(OSError, ValueError, KeyError, TypeError):  # written by an older release
         names |= set(json.loads((base / SETTINGS).read_text(encoding="utf-8"))["files"])
     return names
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load, save_file
 
 from unitok.storage.saved import TOKENIZER, WEIGHTS, check_holds, missing
-from unitok.storage.whole import whole_files, whole_read
+from unitok.storage.whole import current, whole_files, whole_read
 
 SETTINGS = TOKENIZER.settings
 FORMAT = 1
@@ -33,7 +33,8 @@ def write_pair(folder: Path, state: Mapping[str, NDArray[Any]], settings: dict[s
     Raises:
         OSError: the folder can't be written to.
     """
-    with whole_files(folder, drop=(_UNFINISHED, f"{WEIGHTS}.partial")) as staging:
+    left = (_UNFINISHED, f"{WEIGHTS}.partial") if (current(folder) / SETTINGS).exists() else ()  # by an older release
+    with whole_files(folder, drop=left) as staging:
         # safetensors takes an array's memory as it lies, strides or not.
         packed = {name: value if value.flags.c_contiguous else value.copy("C") for name, value in state.items()}
         save_file(packed, staging / WEIGHTS)

@@ -16,6 +16,7 @@ from unitok.storage.whole import current
 
 NOT_WHOLE = (ValueError, KeyError, TypeError, RuntimeError, SafetensorError)  # what reading broken files raises
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+SHARDS = "model-*-of-*.safetensors"  # as transformers names the parts of large weights
 
 
 @dataclass(frozen=True)
@@ -142,8 +143,10 @@ def _holds(base: Path, kind: Kind) -> bool:
 
 def _foreign(base: Path, kind: Kind) -> str | None:
     """Name what isn't ours in a folder that holds nothing of a kind and would be lost by saving one."""
-    if (name := next((name for name in (kind.settings, *kind.files) if (base / name).exists()), None)) is not None:
-        return f"a {name} that isn't a {kind.name}'s"
+    ours = (name for name in (kind.settings, *kind.files) if (base / name).exists())
+    parts = (path.name for path in base.glob(SHARDS) if WEIGHTS in kind.files)
+    if (name := next(ours, next(parts, None))) is not None:
+        return f"the file {name}, which isn't a {kind.name}'s or is broken"
     return "a model of transformers" if _is_of_transformers(base) else None
 
 

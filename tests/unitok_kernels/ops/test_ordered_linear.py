@@ -134,3 +134,18 @@ def test_what_does_not_fit_is_refused():
         ordered_linear(x, weight, [0.0] * 4)
     with raises("ordered_linear: relu must be a bool, got int", TypeError):
         ordered_linear(x, weight, bias, relu=1)
+
+
+@pytest.mark.parametrize(
+    ("x", "weight", "expected"),
+    [
+        ([1e15, 1e-5, 0.25], [0.0, 1.0, 2.0**-10], 1e-5 + 2.0**-12),
+        ([0.0, 1.0], [1e10, 1e-12], 1e-12),
+        ([1e30, 1.0], [0.0, 1.0], 1.0),
+        ([float("inf"), 1.0], [1.0, 1.0], float("inf")),
+    ],
+)
+def test_small_values_beside_large_ones_count(run, x, weight, expected):
+    x, weight = torch.tensor([x]), torch.tensor([weight])
+    found = run(ordered_linear, x, weight, torch.zeros(1))
+    torch.testing.assert_close(found, torch.tensor([[expected]], dtype=torch.float64), rtol=1e-6, atol=0)
