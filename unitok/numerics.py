@@ -16,7 +16,7 @@ def embeddings(what: str, name: str, x: object) -> NDArray[np.float32]:
     Args:
         what: the operation that a message names.
         name: the argument that it names.
-        x: (N, D_in) float16, float32 or float64.
+        x: (N, D_in) float16, float32 or float64; or a list of rows, or a table of pandas or polars, of numbers.
 
     Returns:
         ndarray: (N, D_in) float32; x itself if it is float32, in the machine's byte order, contiguous and aligned.
@@ -25,11 +25,25 @@ def embeddings(what: str, name: str, x: object) -> NDArray[np.float32]:
         ValueError: not a matrix; NaN or infinity (with the row).
         TypeError: not an array of floats.
     """
-    given = arrays.floating(what, name, x, "(N, D_in)", (2, 4, 8))
+    given = arrays.floating(what, name, _as_array(what, name, x), "(N, D_in)", (2, 4, 8))
     with np.errstate(over="ignore"):  # values beyond float32 become infinite, and are refused below
         rows = given.astype(np.float32, copy=False)
     arrays.finite(what, name, rows, "Remove or repair that row.")
     return rows
+
+
+def _as_array(what: str, name: str, x: object) -> object:
+    """Turn a list of rows or a table into an array; what is neither is left to the check of arrays."""
+    if not isinstance(x, list | tuple) and not hasattr(x, "to_numpy"):
+        return x
+    try:
+        found = np.asarray(x.to_numpy() if hasattr(x, "to_numpy") else x)
+    except (ValueError, TypeError):  # rows of several lengths, which numpy makes no array of
+        found = np.empty(0, object)
+    if found.dtype.kind not in "iuf":
+        step = f"Pass an (N, D_in) array, such as numpy.asarray({name}, dtype='float32')."
+        rules.fail(what, name, "rows of numbers, all of one length", type(x).__name__, step, TypeError)
+    return found if found.dtype.kind == "f" else found.astype(np.float64)
 
 
 def check_latents(what: str, z: NDArray[np.float32]) -> None:

@@ -8,16 +8,16 @@ The IDs are those of `Tokenizer.from_pretrained(directory).tokenize(x, domain)`.
 
 from __future__ import annotations
 
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from unitok.config import PRESETS, UniTokConfig
+from unitok.config import PRESETS
 from unitok.ids.text import token_text
 from unitok.numerics import check_latents, embeddings, softmax, top_experts
+from unitok.storage.layout import checked_config
 from unitok.storage.pair import read_pair
 from unitok.storage.saved import NOT_WHOLE, TOKENIZER, not_whole
 from unitok_kernels import rules
@@ -94,32 +94,18 @@ class ServingTokenizer:
     """
 
     def __init__(self, settings: dict[str, Any], state: dict[str, NDArray[Any]], threads: int | None) -> None:
-        self.config, self.threads = UniTokConfig.from_dict(settings["config"]), threads
+        self.config, self.threads = checked_config(settings, state), threads
         self.preset = PRESETS[self.config.preset]
-        self.experts = {
-            domain["name"]: domain["expert"] for domain in settings["domains"]
-        }  # own expert of each added domain
-        self.input_dim, routed = settings["input_dim"], settings["router_experts"]
-        width = self.config.codebook_dim
-        chain = (self.config.num_levels, self.config.codebook_size, width)
+        self.experts = {domain["name"]: domain["expert"] for domain in settings["domains"]}  # own ones of those added
+        self.input_dim = settings["input_dim"]
 
-        def weights(name: str, *shape: int | None) -> NDArray[Any]:
-            found = state[name]
-            if found.dtype != np.float32 or any(
-                size not in (None, there) for size, there in zip(shape, found.shape, strict=True)
-            ):
-                raise ValueError(f"{name} is {found.dtype} of {found.shape}, not float32 of {shape}")
-            return found
+        def layer(name: str) -> tuple[NDArray[Any], NDArray[Any]]:
+            return state[f"{name}.weight"], state[f"{name}.bias"]
 
-        def layer(name: str, wide: int, narrow: int) -> tuple[NDArray[Any], NDArray[Any]]:
-            return weights(f"{name}.weight", narrow, wide), weights(f"{name}.bias", narrow)
-
-        sizes = pairwise((self.input_dim, *self.config.encoder_widths, width))
-        self.encoder = [layer(f"encoder.{2 * depth}", *size) for depth, size in enumerate(sizes)]
-        self.router = layer("router", width, routed) if routed else None
-        self.codebooks = weights("quantizer.codebooks", None, *chain)
-        shared = routed and self.preset.shared != "none"
-        self.shared_codebooks = weights("quantizer.shared_codebooks", *chain) if shared else None
+        self.encoder = [layer(f"encoder.{2 * depth}") for depth in range(len(self.config.encoder_widths) + 1)]
+        self.router = layer("router") if "router.weight" in state else None
+        self.codebooks = state["quantizer.codebooks"]
+        self.shared_codebooks = state.get("quantizer.shared_codebooks")
 
     def tokenize(self, x: NDArray[Any], domain: str | None = None) -> ItemIds:
         """Give each item its semantic ID; an item's ID depends only on its own embedding and domain.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,16 @@ from unitok.config import UniTokConfig
 from unitok.data.catalogue import EmbeddingInfo
 from unitok.evaluation.domain_check import DomainCheck, Familiarity, check_domain, familiarity
 from unitok.evaluation.report import Report, make_report
-from unitok.ids.semantic_ids import SemanticIds
+from unitok.ids.semantic_ids import AssignedIds, SemanticIds
 from unitok.ids.table import Fingerprint
 from unitok.model.encoding import Encoded, encode_items
-from unitok.model.inputs import Rows, check_experts, checked_domains, checked_rows
+from unitok.model.inputs import Rows, check_experts, check_settings, checked_domains, checked_ids, checked_rows
 from unitok.model.mixture import DenseMixtureVQ
 from unitok.model.network import UniTokModel
 from unitok.numerics import check_latents
+from unitok.storage.layout import checked_config
 from unitok.storage.pair import read_pair, write_pair
-from unitok.storage.saved import NOT_WHOLE, TOKENIZER, check_free, not_whole
+from unitok.storage.saved import NOT_WHOLE, TOKENIZER, free_to_save, not_whole
 from unitok.training.initialisation import kmeans_chain
 from unitok.training.monitor import snapshot
 from unitok.training.trainer import Progress, Trainer
@@ -100,11 +101,13 @@ class Tokenizer:
         Raises:
             ValueError: no domain, an empty one, other widths, NaN; `directory` holds another run.
             TypeError: an entry is neither a tensor nor an array of floats.
+            BusyError: another process or thread fits in `directory`.
 
         Source:
             UniTok, arXiv 2511.12922.
         """
-        config = config or UniTokConfig()
+        config = UniTokConfig() if config is None else config
+        check_settings("fit", config, embedding)
         parts = checked_domains(domains)
         x = torch.cat(list(parts.values()))
         labels = torch.repeat_interleave(torch.tensor([len(p) for p in parts.values()]))
@@ -137,7 +140,8 @@ class Tokenizer:
         """Give each item its semantic ID; an item's ID depends only on its own embedding and domain.
 
         Args:
-            x: (N, D_in) float embeddings. N = 0 works.
+            x: (N, D_in) float embeddings: a tensor, an array, a list of rows, or a table of pandas or polars. N may
+                be 0.
             domain: a domain that the tokenizer knows; needed only for domains that were added with a new expert.
             embedding: what made x; refused if the tokenizer was fitted on other embeddings.
 
@@ -152,18 +156,21 @@ class Tokenizer:
         return encode_items("tokenize", self.model, self._input("tokenize", x), self._expert("tokenize", domain)).ids
 
     @torch.no_grad()
-    def decode(self, ids: SemanticIds) -> Tensor:
+    def decode(self, ids: SemanticIds | AssignedIds | Sequence[str]) -> Tensor:
         """Rebuild item embeddings from IDs.
 
         Args:
-            ids: semantic IDs of this tokenizer; missing shared codes or slots are replaced by the top expert's.
+            ids: semantic IDs of this tokenizer, or their texts; missing shared codes or slots are replaced by the top
+                expert's, and a suffix is ignored.
 
         Returns:
             Tensor: (N, D_in) float32.
 
         Raises:
             ValueError: the IDs have another number of levels, codewords, experts or slots.
+            TypeError: they are no IDs.
         """
+        ids = checked_ids("decode", ids, self.config, self.model.num_experts)
         levels, size, slots = self.config.num_levels, self.config.codebook_size, self.config.top_k
         has = (ids.num_levels, ids.codebook_size, slots if ids.slot_codes is None else ids.experts.shape[1])
         if has != (levels, size, slots) or ids.num_experts > self.model.num_experts:
@@ -233,6 +240,8 @@ class Tokenizer:
         """
         checks.one_of("add_domain", "mode", mode, ADD_MODES)
         self.check_embedding("add_domain", embedding)
+        if not isinstance(name, str):
+            checks.fail("add_domain", "name", "a text", type(name).__name__, "Name the domain first.", TypeError)
         if name in self.domains:
             checks.fail("add_domain", "name", "a new domain's name", repr(name), "Choose another name.")
         rows = self._input("add_domain", x)
@@ -265,10 +274,9 @@ class Tokenizer:
         Raises:
             FileExistsError: a tokenizer is there and `force` is off.
             ValueError: the folder holds something else that would be lost, such as a recommender.
-            OSError: the folder can't be written to; what was there stays.
+            OSError: the folder can't be written to, or another process works there; what was there stays.
         """
         folder = Path(directory)
-        check_free("save_pretrained", TOKENIZER, folder, force=force)
         settings = {
             "config": self.config.to_dict(),
             "input_dim": self.model.input_dim,
@@ -279,7 +287,8 @@ class Tokenizer:
             "familiar": {name: dataclasses.asdict(figures) for name, figures in self.familiar.items()},
         }
         state = {name: value.cpu().numpy() for name, value in self.model.state_dict().items()}
-        write_pair(folder, state, settings)
+        with free_to_save("save_pretrained", TOKENIZER, folder, force=force):
+            write_pair(folder, state, settings)
 
     @classmethod
     def from_pretrained(cls, directory: str | Path) -> Tokenizer:
@@ -298,10 +307,10 @@ class Tokenizer:
         folder = Path(directory)
         try:
             settings, arrays = read_pair("from_pretrained", folder)
+            config = checked_config(settings, arrays)
             state = {name: torch.from_numpy(value) for name, value in arrays.items()}
             domains = [DomainInfo(**domain) for domain in settings["domains"]]
             embedding = settings["embedding"] and EmbeddingInfo(**settings["embedding"])
-            config = UniTokConfig.from_dict(settings["config"])
             with torch.random.fork_rng(devices=[]):
                 model = UniTokModel(settings["input_dim"], settings["router_experts"], config)
             grown, own = len(state["quantizer.codebooks"]), model.quantizer.codebooks  # by domains added
@@ -325,7 +334,9 @@ class Tokenizer:
 
         Raises:
             ValueError: both are known and differ.
+            TypeError: it is no EmbeddingInfo.
         """
+        check_settings(what, self.config, embedding)
         if embedding is not None and self.embedding is not None and embedding != self.embedding:
             step = "Embed the items as the tokenizer's were, or fit a new one."
             checks.fail(what, "embedding", str(self.embedding), embedding, step)
@@ -373,7 +384,7 @@ class Tokenizer:
 
     def _expert(self, what: str, domain: str | None) -> int | None:
         """The own expert of an added domain; None if the router decides."""
-        if domain is not None and domain not in self.domains:
+        if domain is not None and (not isinstance(domain, str) or domain not in self.domains):
             names = ", ".join(self.domains)
             checks.fail(what, "domain", f"one of {names}", repr(domain), "Add it with add_domain.")
         return None if domain is None else self.domains[domain].expert

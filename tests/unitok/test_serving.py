@@ -21,6 +21,7 @@ from torch import Tensor
 from unitok import Tokenizer
 from unitok.config import PRESETS
 from unitok.numerics import embeddings, softmax, top_experts
+from unitok.storage.digest import sealed
 from unitok.storage.pair import SETTINGS, WEIGHTS
 from unitok_kernels import backends
 
@@ -149,13 +150,15 @@ def _reseal(folder: Path, state: dict[str, Tensor]) -> None:
 
 
 def _change(folder: Path, **changes: object) -> None:
-    (folder / SETTINGS).write_text(json.dumps(json.loads((folder / SETTINGS).read_text()) | changes))
+    settings = json.loads((folder / SETTINGS).read_text()) | changes
+    del settings["digest"]
+    (folder / SETTINGS).write_text(json.dumps(sealed(settings)))
 
 
 BREAKS: dict[str, Callable[[Path], object]] = {
     "settings: empty": lambda f: (f / SETTINGS).write_text(""),
     "settings: no object": lambda f: (f / SETTINGS).write_text("[1, 2]"),
-    "settings: later format": lambda f: _change(f, format=2),
+    "settings: later format": lambda f: _change(f, format=3),
     "settings: wrong setting": lambda f: _change(f, config={"preset": "papre"}),
     "settings: wrong domain": lambda f: _change(f, domains=[{"title": "books"}]),
     "settings: other width": lambda f: _change(f, input_dim=33),
@@ -183,8 +186,8 @@ def test_a_missing_file_is_named(plain: Path) -> None:
 
 def test_what_a_crash_between_the_renames_left_is_read(plain: Path, x: Tensor) -> None:
     expected = serving.load(plain).tokenize(x.numpy())
-    (plain / SETTINGS).rename(plain / f"{SETTINGS}.partial")
-    (plain / SETTINGS).write_text(json.dumps({"format": 1, "weights": "of the pair before"}))
+    (plain / SETTINGS).rename(plain / "tokenizer.json.partial")  # as an older release called it
+    (plain / "tokenizer.json").write_text(json.dumps({"format": 1, "weights": "of the pair before"}))
     assert np.array_equal(serving.load(plain).tokenize(x.numpy()).codes, expected.codes)
 
 

@@ -55,13 +55,16 @@ def demo(
     """
     import torch
 
+    from unitok.storage.lock import only_writer
+
     began = time.perf_counter()
     torch.set_num_threads(1)  # a second thread is no faster on matrices this small, and much slower on a busy machine
     if out.is_dir() and any(out.iterdir()) and not force:
         raise Refusal(f"{out}: the folder must be empty, got files in it. Choose another, or pass --force.")
-    parts = _generate(out / "catalogue", items, seed, force)
-    tokenizer, report = _fit(parts, out / "tokenizer", seed)
-    found = _tokenize(tokenizer, parts, out / "ids.parquet")
+    with only_writer("demo", out):
+        parts = _generate(out / "catalogue", items, seed, force)
+        tokenizer, report = _fit(parts, out / "tokenizer", seed)
+        found = _tokenize(tokenizer, parts, out / "ids.parquet")
     tour = Tour.of(found, [title for part in parts.values() for title in part.titles or []])
     if as_json:
         print_json({"out": str(out), "report": report.to_dict(), **tour.to_dict()})

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,12 @@ import torch
 from torch import Tensor
 
 from unitok.config import UniTokConfig
+from unitok.data.catalogue import EmbeddingInfo
+from unitok.ids.semantic_ids import AssignedIds, SemanticIds
 from unitok.numerics import embeddings
 from unitok_kernels import checks
 
-Rows = Tensor | np.ndarray[Any, Any]
+Rows = Tensor | np.ndarray[Any, Any] | Sequence[Sequence[float]]  # or a table of pandas or polars
 
 
 def checked_domains(domains: Mapping[str, Rows]) -> dict[str, Tensor]:
@@ -27,8 +30,13 @@ def checked_domains(domains: Mapping[str, Rows]) -> dict[str, Tensor]:
 
     Raises:
         ValueError: no domain, an empty one, different widths, NaN or infinity.
-        TypeError: an entry is neither a tensor nor an array of floats.
+        TypeError: no mapping, or an entry that is neither a tensor nor an array of floats.
     """
+    if not isinstance(domains, Mapping):
+        step = "Name each domain: Tokenizer.fit({'items': x})."
+        checks.fail("fit", "domains", "a mapping of names to embeddings", type(domains).__name__, step, TypeError)
+    if odd := [name for name in domains if not isinstance(name, str)]:
+        checks.fail("fit", "domains", "named by texts", repr(odd[0]), "Use str(name).", TypeError)
     if not domains:
         checks.fail("fit", "domains", "at least one domain", 0, "Pass a dict of name -> embeddings.")
     parts = {name: checked_rows("fit", f"domains[{name!r}]", x) for name, x in domains.items()}
@@ -37,6 +45,16 @@ def checked_domains(domains: Mapping[str, Rows]) -> dict[str, Tensor]:
         checks.at_least("fit", f"domains[{name!r}]'s rows", len(x), 1, "Leave empty domains out.")
         checks.same("fit", f"domains[{name!r}]", x.shape[1], f"domains[{first!r}]", width, "width")
     return parts
+
+
+def check_settings(what: str, config: UniTokConfig, embedding: EmbeddingInfo | None) -> None:
+    """Refuse settings that are no `UniTokConfig`, and what made the embeddings if it is no `EmbeddingInfo`."""
+    if not isinstance(config, UniTokConfig):
+        step = "Make one with UniTokConfig.from_dict."
+        checks.fail(what, "config", "a UniTokConfig", type(config).__name__, step, TypeError)
+    if embedding is not None and not isinstance(embedding, EmbeddingInfo):
+        step = "Make one with EmbeddingInfo(model, template)."
+        checks.fail(what, "embedding", "an EmbeddingInfo", type(embedding).__name__, step, TypeError)
 
 
 def check_experts(config: UniTokConfig, num_experts: int, num_items: int) -> None:
@@ -54,7 +72,7 @@ def checked_rows(what: str, name: str, x: Rows) -> Tensor:
     Args:
         what: the operation that a message names.
         name: the argument that it names.
-        x: (N, D_in) float embeddings, a tensor or an array.
+        x: (N, D_in) float embeddings: a tensor, an array, a list of rows, or a table of pandas or polars.
 
     Returns:
         Tensor: (N, D_in) float32 on the CPU.
@@ -63,11 +81,39 @@ def checked_rows(what: str, name: str, x: Rows) -> Tensor:
         ValueError: not a matrix; NaN or infinity (with the row).
         TypeError: neither a tensor nor an array of floats.
     """
-    if isinstance(x, np.ndarray):
+    if not isinstance(x, Tensor):
         array = embeddings(what, name, x)
         return torch.from_numpy(array if array.flags.writeable else array.copy())  # a file's memory map is not
-    checks.tensors(what, **{name: x})
     checks.floating(what, name, x, "(N, D_in)")
     rows = x.detach().float().cpu()
     checks.finite(what, name, rows, "Remove or repair that row.")
     return rows
+
+
+def checked_ids(
+    what: str, ids: SemanticIds | AssignedIds | Sequence[str], config: UniTokConfig, num_experts: int
+) -> SemanticIds:
+    """Take semantic IDs in any of their forms.
+
+    Args:
+        what: the operation that a message names.
+        ids: IDs, assigned IDs, or their texts.
+        config: the tokenizer's settings.
+        num_experts: E of the tokenizer.
+
+    Returns:
+        SemanticIds: the IDs.
+
+    Raises:
+        TypeError: they are none of these.
+        ValueError: a text is not one of this tokenizer's IDs.
+    """
+    if isinstance(ids, AssignedIds):
+        ids = ids.ids
+    if isinstance(ids, SemanticIds):
+        return ids
+    if not isinstance(ids, list | tuple) or not all(isinstance(text, str) for text in ids):
+        step = "Pass what tokenize() gave, or a list of texts."
+        checks.fail(what, "ids", "SemanticIds, or a list of their texts", type(ids).__name__, step, TypeError)
+    sizes = {"codebook_size": config.codebook_size, "num_experts": num_experts}
+    return replace(SemanticIds.from_text(ids, num_levels=config.num_levels, **sizes), suffix=None)

@@ -13,15 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_model
+from safetensors import SafetensorError
 from torch import Tensor
 
 from unitok.recommender.base import SequenceRecommender
 from unitok.recommender.evaluation.item_level import evaluate
-from unitok.recommender.histories import Histories, Queries
+from unitok.recommender.histories import Histories, Queries, check_is_histories
+from unitok.recommender.saving import as_folder
 from unitok.storage.checkpoint import load_checkpoint, read_progress, save_checkpoint
-from unitok.storage.tensors import write_model
+from unitok.storage.lock import only_writer
+from unitok.storage.tensors import read_model, write_model
 from unitok.storage.whole import whole_file
+from unitok_kernels import checks
+from unitok_kernels.rules import fail, typed
 
 CHECKPOINT, BEST = "checkpoint.safetensors", "best.safetensors"
 _PROGRESS = ("epoch", "step", "sum", "history")
@@ -53,6 +57,7 @@ class TrainingConfig:
         seed: seed of batches, dropout and the sample of users, at least 0; `create` takes the seed of the weights.
 
     Raises:
+        TypeError: a setting is of another type.
         ValueError: a setting is out of its range.
     """
 
@@ -71,6 +76,11 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         """Check every setting."""
+        whole = ("epochs", "batch_size", "patience", "validation_users", "validation_beam", "seed")
+        checks.whole("TrainingConfig", **{name: getattr(self, name) for name in whole})
+        real = ("learning_rate", "warmup", "weight_decay", "gradient_clip", "checkpoint_seconds")
+        checks.number("TrainingConfig", **{name: getattr(self, name) for name in real})
+        typed("TrainingConfig", "precision", self.precision, (str,), "a str")
         for name in ("epochs", "batch_size", "validation_users", "validation_beam"):
             if (value := getattr(self, name)) < 1:
                 raise ValueError(f"TrainingConfig: {name} must be at least 1, got {value}. Raise it.")
@@ -114,12 +124,27 @@ def fit(
         seconds.
 
     Raises:
+        TypeError: an argument of another type.
         ValueError: a recommender that ranks some items alone, no history long enough, or the directory holds a run of
-            other settings or data.
+            other settings or data, or a damaged one.
+        BusyError: another process or thread trains in the directory.
         RuntimeError: the loss became NaN or infinite.
     """
-    run = _Run(recommender, histories, config or TrainingConfig(), None if directory is None else Path(directory))
-    with torch.random.fork_rng(devices=[recommender.model.device] if recommender.model.device.type == "cuda" else []):
+    for name, value, kind in (("recommender", recommender, SequenceRecommender), ("config", config, TrainingConfig)):
+        if not isinstance(value, kind) and (name, value) != ("config", None):
+            fail("fit", name, f"a {kind.__name__}", type(value).__name__, f"Pass a {kind.__name__}.", TypeError)
+    check_is_histories("fit", histories)
+    folder = None if directory is None else as_folder("fit", directory)
+    run = _Run(recommender, histories, config or TrainingConfig(), folder)
+    with nullcontext() if folder is None else only_writer("fit", folder):
+        return _train(run, progress, on_epoch)
+
+
+def _train(
+    run: _Run, progress: Progress | None, on_epoch: Callable[[dict[str, Any]], None] | None
+) -> list[dict[str, Any]]:
+    device = run.model.device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         return run.train(progress or (lambda *_: None), on_epoch or (lambda _: None))
 
 
@@ -240,7 +265,6 @@ class _Run:
     def _resume(self) -> None:
         if self.directory is None:
             return
-        self.directory.mkdir(parents=True, exist_ok=True)
         if not (self.directory / CHECKPOINT).exists():
             self._checkpoint()
             return
@@ -251,12 +275,21 @@ class _Run:
                     f"fit: directory must hold a run of the same {key} to be resumed, got another in {self.directory}. "
                     "Choose another folder, or empty it to start over."
                 )
+        if missing := [name for name in _PROGRESS if name not in progress]:
+            raise _damaged(self.directory / CHECKPOINT, f"one without {missing[0]}")
         if progress["history"]:
-            load_model(self.model, self.directory / BEST)
+            try:
+                read_model(self.directory / BEST, self.model)
+            except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+                raise _damaged(self.directory / BEST, " ".join(str(error).split())) from error
             self.best_weights = _copy(self.model)
         load_checkpoint(self.directory / CHECKPOINT, self.model, self.optimizer)
         for name in _PROGRESS:
             setattr(self, name, progress[name])
+
+
+def _damaged(file: Path, got: str) -> ValueError:
+    return ValueError(f"fit: {file} must be as it was written, got {got}. Empty the folder to start over.")
 
 
 def _copy(model: torch.nn.Module) -> dict[str, Tensor]:

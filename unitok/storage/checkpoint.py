@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
-from unitok.storage.tensors import write_tensors
+from unitok.storage.tensors import read_notes, read_tensors, write_tensors
 from unitok.storage.whole import whole_file
 
 _STATE = ("exp_avg", "exp_avg_sq", "step")
@@ -52,14 +52,12 @@ def read_progress(path: Path) -> dict[str, Any]:
         ValueError: the file isn't a checkpoint of this library.
     """
     try:
-        with safe_open(path, "pt") as file:
-            progress: dict[str, Any] = json.loads((file.metadata() or {})["progress"])
-            return progress
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise ValueError(
-            f"fit: {path} must be a checkpoint of a UniTok fit, got a broken or foreign file ({error}). "
-            "Delete it to start over."
-        ) from error
+        progress = json.loads(read_notes(path)["progress"])
+    except (SafetensorError, KeyError, ValueError, RecursionError) as error:
+        raise _broken(path, error) from error
+    if not isinstance(progress, dict):
+        raise _broken(path, "its progress is no JSON object")
+    return progress
 
 
 def load_checkpoint(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -71,10 +69,12 @@ def load_checkpoint(path: Path, model: torch.nn.Module, optimizer: torch.optim.O
         optimizer: receives its state.
 
     Raises:
-        ValueError: the file's tensors aren't those of the model.
+        ValueError: the file is damaged, or its tensors aren't those of the model.
     """
-    with safe_open(path, "pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
+    try:
+        tensors = read_tensors(path)
+    except (SafetensorError, ValueError) as error:
+        raise _broken(path, error) from error
     weights = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
     try:
         model.load_state_dict(weights)
@@ -84,3 +84,8 @@ def load_checkpoint(path: Path, model: torch.nn.Module, optimizer: torch.optim.O
         kept = {key: tensors[f"optimizer.{key}.{name}"] for key in _STATE if f"optimizer.{key}.{name}" in tensors}
         if kept:
             optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in kept.items()}
+
+
+def _broken(path: Path, why: object) -> ValueError:
+    rule = f"fit: {path} must be a whole checkpoint of a UniTok fit"
+    return ValueError(f"{rule}, got a damaged or foreign file ({why}). Delete it to start over.")

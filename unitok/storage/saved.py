@@ -6,17 +6,21 @@ A folder holds one of them or none. What another program, or the user, put there
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
+from unitok.storage.lock import only_writer
 from unitok.storage.whole import current
 
 NOT_WHOLE = (ValueError, KeyError, TypeError, RuntimeError, SafetensorError)  # what reading broken files raises
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 SHARDS = "model-*-of-*.safetensors"  # as transformers names the parts of large weights
+_SAVES = 10.0  # seconds that a save waits for another
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,7 @@ class Kind:
         files: other files that a save may write.
         made_by: what makes one.
         loaded_by: what loads one.
+        formerly: what that file was called by older releases.
     """
 
     name: str
@@ -38,10 +43,22 @@ class Kind:
     files: tuple[str, ...]
     made_by: str
     loaded_by: str
+    formerly: str | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the settings may be called, the present name first."""
+        return (self.settings,) if self.formerly is None else (self.settings, self.formerly)
 
 
 TOKENIZER = Kind(
-    "tokenizer", "tokenizer.json", ("format", "weights"), (WEIGHTS,), "`unitok fit`", "Tokenizer.from_pretrained"
+    "tokenizer",
+    "unitok.json",
+    ("format", "weights"),
+    (WEIGHTS,),
+    "`unitok fit`",
+    "Tokenizer.from_pretrained",
+    formerly="tokenizer.json",  # which is what transformers calls the tokenizer of a language model
 )
 RECOMMENDER = Kind(
     "recommender",
@@ -96,6 +113,29 @@ def check_free(what: str, kind: Kind, directory: str | Path, *, force: bool) -> 
         raise ValueError(f"{what}: {rule}, got {folder} with {found}. Choose another, or move that away.")
 
 
+@contextmanager
+def free_to_save(what: str, kind: Kind, directory: str | Path, *, force: bool) -> Iterator[None]:
+    """Hold a folder that something may be saved in.
+
+    Args:
+        what: the operation that a message names.
+        kind: what is to be saved.
+        directory: the folder; made where it is missing.
+        force: whether one of the same kind may be replaced.
+
+    Yields:
+        None: while no other process saves there.
+
+    Raises:
+        FileExistsError, ValueError: as `check_free` does.
+        BusyError: another process or thread works there.
+    """
+    check_free(what, kind, directory, force=force)
+    with only_writer(what, directory, wait=_SAVES):
+        check_free(what, kind, directory, force=force)  # another may have saved meanwhile
+        yield
+
+
 def check_holds(what: str, kind: Kind, directory: Path, base: Path) -> None:
     """Refuse a folder that holds nothing of a kind.
 
@@ -136,14 +176,22 @@ def not_whole(what: str, kind: Kind, directory: Path, error: Exception) -> Value
     return ValueError(f"{what}: directory must hold a whole {kind.name}, got {directory}: {why}. {step}.")
 
 
+def settings_file(base: Path, kind: Kind) -> Path | None:
+    """Find the settings of what a folder holds of a kind; None where it holds none."""
+    for name in kind.names:
+        found = _read(base / name)
+        if isinstance(found, dict) and all(mark in found for mark in kind.marks):
+            return base / name
+    return None
+
+
 def _holds(base: Path, kind: Kind) -> bool:
-    found = _read(base / kind.settings)
-    return isinstance(found, dict) and all(mark in found for mark in kind.marks)
+    return settings_file(base, kind) is not None
 
 
 def _foreign(base: Path, kind: Kind) -> str | None:
     """Name what isn't ours in a folder that holds nothing of a kind and would be lost by saving one."""
-    ours = (name for name in (kind.settings, *kind.files) if (base / name).exists())
+    ours = (name for name in (*kind.names, *kind.files) if (base / name).exists())
     parts = (path.name for path in base.glob(SHARDS) if WEIGHTS in kind.files)
     if (name := next(ours, next(parts, None))) is not None:
         return f"the file {name}, which isn't a {kind.name}'s or is broken"
@@ -156,8 +204,10 @@ def _is_of_transformers(base: Path) -> bool:
 
 
 def _read(file: Path) -> Any:
-    """Read JSON; None where there is none."""
+    """Read JSON; None where there is none, or what is there is no file: a pipe would be waited for without end."""
+    if not file.is_file():
+        return None
     try:
         return json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return None

@@ -1,13 +1,24 @@
-"""Tensors in safetensors files, whatever their layout: what is strided is packed, what is shared is written apart."""
+"""Tensors in safetensors files, whatever their layout: what is strided is packed, what is shared is written apart.
+
+The notes in a file's header hold a digest of the tensors and one of themselves, which reading compares. Older releases
+wrote none.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file, save_model
+from safetensors import safe_open
+from safetensors.torch import load_model, save_file
 from torch import Tensor
+
+from unitok.storage.digest import check_seal, sealed
+
+_OF_TENSORS = "tensors"  # the note with their digest
 
 
 def saveable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -48,7 +59,7 @@ def contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: packed(tensor) for name, tensor in tensors.items()}
 
 
-def write_tensors(partial: Path, tensors: Mapping[str, Tensor], notes: dict[str, str] | None = None) -> None:
+def write_tensors(partial: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, str] | None = None) -> None:
     """Write tensors into a file that `whole_file` or `whole_files` gave.
 
     Args:
@@ -56,14 +67,84 @@ def write_tensors(partial: Path, tensors: Mapping[str, Tensor], notes: dict[str,
         tensors: of any device and layout.
         notes: texts for the file's header.
     """
-    save_file(saveable(tensors), partial, notes)
+    packed = saveable(tensors)
+    save_file(packed, partial, sealed({**(notes or {}), _OF_TENSORS: _digest(packed)}))
+
+
+def read_notes(file: Path) -> dict[str, str]:
+    """Read the notes in a file's header.
+
+    Args:
+        file: that `write_tensors` wrote.
+
+    Returns:
+        dict: the notes, with those about digests.
+
+    Raises:
+        SafetensorError: the file is broken.
+        ValueError: the notes aren't those that were written, or what is there is no file.
+    """
+    if not file.is_file():  # a pipe would be waited for without end
+        raise ValueError(f"{file.name} isn't a file")
+    with safe_open(file, "pt") as opened:
+        notes: dict[str, str] = opened.metadata() or {}
+    check_seal(f"the header of {file.name}", notes, needed=False)
+    return notes
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """Read the tensors of a file, and see that they are those that were written.
+
+    Args:
+        file: that `write_tensors` wrote.
+
+    Returns:
+        dict: the tensors, on the CPU.
+
+    Raises:
+        SafetensorError: the file is broken.
+        ValueError: the tensors or the notes aren't those that were written.
+    """
+    notes = read_notes(file)
+    with safe_open(file, "pt") as opened:
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  (no mapping)
+    if _OF_TENSORS in notes and notes[_OF_TENSORS] != _digest(tensors):
+        raise ValueError(f"the tensors of {file.name} aren't those that were written: the file is damaged")
+    return tensors
 
 
 def write_model(partial: Path, model: torch.nn.Module) -> None:
-    """Write a model's weights for safetensors' `load_model` into a file that `whole_file` gave; tied ones once.
+    """Write a model's weights into a file that `whole_file` gave.
 
     Args:
         partial: the file.
         model: of any device and layout.
     """
-    save_model(model, str(partial))
+    write_tensors(partial, model.state_dict())
+
+
+def read_model(file: Path, model: torch.nn.Module) -> None:
+    """Read weights that `write_model` wrote.
+
+    Args:
+        file: the file.
+        model: receives the weights, strictly.
+
+    Raises:
+        SafetensorError: the file is broken.
+        ValueError: the weights aren't those that were written.
+        RuntimeError: they are another model's.
+    """
+    if _OF_TENSORS in read_notes(file):
+        model.load_state_dict(read_tensors(file))
+    else:  # an older release wrote tied weights once
+        load_model(model, file)
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """Return a digest of the names, types, shapes and values of contiguous tensors."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        found.update(json.dumps([name, str(tensor.dtype), tensor.shape]).encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()

@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from unitok.config import UniTokConfig
 from unitok.metrics.dependence import equal_hsic
 from unitok.model.network import UniTokModel
 from unitok.storage.checkpoint import load_checkpoint, read_progress, save_checkpoint
+from unitok.storage.digest import digest
+from unitok.storage.lock import only_writer
 from unitok.storage.whole import whole_file
 from unitok.training.batches import StratifiedBatches
 from unitok.training.initialisation import place_router, revive_codewords, start_codebooks
@@ -28,6 +30,7 @@ from unitok.training.monitor import alarms, describe, snapshot
 CHECKPOINT = "checkpoint.safetensors"
 HISTORY = "history.jsonl"
 CHECKPOINT_STEPS = 50  # after so many a checkpoint is written, besides the one that ends an epoch
+_LARGEST = 1e4  # of embeddings; models give far smaller values, and the squares of far larger ones overflow
 
 Progress = Callable[[int, int, str], None]
 
@@ -99,7 +102,12 @@ class Trainer:
         Raises:
             ValueError: the checkpoint belongs to other settings or data.
             RuntimeError: the loss or the latents became NaN or infinite.
+            BusyError: another process or thread fits in the directory.
         """
+        with nullcontext() if self.directory is None else only_writer("fit", self.directory):
+            return self._run()
+
+    def _run(self) -> list[dict[str, Any]]:
         self._resume()
         while self.step < self.total_steps:
             epoch, offset = divmod(self.step, len(self.batches))
@@ -166,8 +174,12 @@ class Trainer:
             self.progress(self.step + 1, self.total_steps, f"loss {loss:.4f}")
 
     def _diverged(self, what: str) -> RuntimeError:
-        advice = "Lower learning_rate; the last checkpoint is unchanged."
-        return RuntimeError(f"fit: {what} became NaN or infinite at step {self.step}. {advice}")
+        largest = float(self.x.abs().max())
+        advice = "Lower learning_rate"
+        if largest > _LARGEST:
+            advice = f"Scale the embeddings, whose largest value is {largest:.1g}, such as to rows of length 1"
+        kept = "; the last checkpoint is unchanged" if self.directory else ""
+        return RuntimeError(f"fit: {what} became NaN or infinite at step {self.step}. {advice}{kept}.")
 
     @contextmanager
     def _diverging(self, x: Tensor) -> Iterator[None]:
@@ -199,7 +211,8 @@ class Trainer:
             record["validation_reconstruction"] = float(reconstruction_loss(held_out, x_hat))
         if warm:
             record["hsic"] = {name: means.get(f"hsic {name}") for name in self.names}
-            record["equal_hsic"] = equal_hsic(self.x, seen.z, self.domains, self.names)
+            for key, normalised in (("equal_hsic", False), ("normalised_hsic", True)):
+                record[key] = equal_hsic(self.x, seen.z, self.domains, self.names, normalised=normalised)
             size = self.config.codebook_size
             record |= describe(seen, self.domains, self.names, self.model.num_experts, size)
             if epoch + 1 < self.config.epochs:
@@ -218,20 +231,21 @@ class Trainer:
     @cached_property
     def _identity(self) -> dict[str, Any]:
         """What a checkpoint must have in common with this run to be resumed."""
-        digest = hashlib.sha256(self.x.contiguous().numpy().data)
-        digest.update(self.domains.numpy().data)
+        found = hashlib.sha256(self.x.contiguous().numpy().data)
+        found.update(self.domains.numpy().data)
         settings = json.loads(json.dumps(self.config.to_dict()))
-        return {"config": settings, "names": self.names, "data": digest.hexdigest()}
+        return {"config": settings, "names": self.names, "data": found.hexdigest()}
 
     def _write_history(self) -> None:
         """Write all records, before the checkpoint that counts their epochs as done."""
         if self.directory:
             with whole_file(self.directory / HISTORY) as partial:
-                partial.write_text("".join(json.dumps(record) + "\n" for record in self.history), encoding="utf-8")
+                partial.write_text(_lines(self.history), encoding="utf-8")
 
     def _checkpoint(self) -> None:
         if self.directory:
             progress = {**self._identity, "step": self.step, "sums": self.sums}
+            progress["history"] = digest(_lines(self.history).encode())
             save_checkpoint(self.directory / CHECKPOINT, self.model, self.optimizer, progress)
 
     def _resume(self) -> None:
@@ -254,6 +268,35 @@ class Trainer:
         load_checkpoint(path, self.model, self.optimizer)
         self.step, self.sums = progress["step"], progress["sums"]
         finished = self.step // len(self.batches)
-        lines = history.read_text(encoding="utf-8").splitlines() if history.exists() else []
-        self.history = [json.loads(line) for line in lines[:finished]]
+        self.history = _read_history(history, finished, progress.get("history"))
         self._write_history()
+
+
+def _lines(history: list[dict[str, Any]]) -> str:
+    return "".join(json.dumps(record) + "\n" for record in history)
+
+
+def _read_history(file: Path, epochs: int, known: str | None) -> list[dict[str, Any]]:
+    """Read the records of the first epochs; none where there is no file.
+
+    Args:
+        file: the history; what a kill left of later epochs is of no matter.
+        epochs: how many to read.
+        known: their digest; None in a checkpoint of an older release.
+
+    Returns:
+        list[dict]: the records.
+
+    Raises:
+        ValueError: they aren't those that were written.
+    """
+    if not file.is_file():
+        return []
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines(keepends=True)[:epochs]
+        if known not in (None, digest("".join(lines).encode())):
+            raise ValueError("other lines than its run wrote")
+        return [json.loads(line) for line in lines]
+    except (ValueError, RecursionError) as error:
+        step = "Delete it to go on without the records before"
+        raise ValueError(f"fit: {file} must hold a run's records, got {error}. {step}.") from error

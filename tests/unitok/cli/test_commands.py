@@ -72,7 +72,7 @@ def test_options_name_what_the_library_takes(fitted: Path, catalogue: Path, tmp_
 def test_fit_leaves_a_tokenizer_and_says_where(home: Path, catalogue: Path) -> None:
     out = home / "talkative"
     result = unitok("fit", catalogue, "--out", out, "--epochs", 2, *TINY, "--domains", "kitchen, beauty")
-    assert {path.name for path in out.iterdir()} == {"tokenizer.json", "model.safetensors", HISTORY, "report.json"}
+    assert {path.name for path in out.iterdir()} == {"unitok.json", "model.safetensors", HISTORY, "report.json"}
     assert "epoch 1/2  loss" in result.stderr
     assert "epoch 2/2  loss" in result.stderr
     assert "collisions" in result.stderr.splitlines()[1]

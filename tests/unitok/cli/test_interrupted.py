@@ -47,7 +47,7 @@ def test_an_interrupted_fit_ends_where_it_would_have(
         assert "resumes from there" in stderr.splitlines()[-1]
         assert "Traceback" not in stderr
     assert (out / CHECKPOINT).exists()
-    assert not (out / "tokenizer.json").exists()
+    assert not (out / "unitok.json").exists()
 
     assert "same settings" in refused("fit", catalogue, "--out", out, *LONG, "--seed", "1")
     result = unitok("fit", catalogue, "--out", out, *LONG)

@@ -100,10 +100,10 @@ def test_broken_items_are_refused_and_leave_nothing_half_written(
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("tokenizer.json", b"[]"),
-        ("tokenizer.json", b'{"format": 1}'),
-        ("tokenizer.json", b"\xff\xfe\x00"),
-        ("tokenizer.json", b'{"format": 99}'),
+        ("unitok.json", b"[]"),
+        ("unitok.json", b'{"format": 1}'),
+        ("unitok.json", b"\xff\xfe\x00"),
+        ("unitok.json", b'{"format": 99}'),
         ("model.safetensors", b"no weights"),
         ("model.safetensors", None),
     ],
@@ -176,7 +176,7 @@ def test_paths_that_lead_nowhere_are_refused(tmp_path: Path, catalogue: Path, fi
     assert "no domain to read" in refused("fit", tmp_path, "--out", tmp_path / "x")
     assert "got zoo. There: beauty, kitchen" in refused("fit", catalogue, "--domains", "zoo", "--out", nowhere)
     assert "must be a folder, got a file" in refused("fit", catalogue, "--out", file)
-    assert "must hold tokenizer.json" in refused("report", nowhere, catalogue)
+    assert "must hold unitok.json" in refused("report", nowhere, catalogue)
     assert "nothing there" in refused("decode", fitted, nowhere, "--json")
     assert "must be a file, got a folder" in refused("tokenize", fitted, catalogue, "--out", tmp_path)
     assert str(file) in refused("tokenize", fitted, catalogue, "--out", file / "ids.parquet")

@@ -17,7 +17,7 @@ def test_parts_of_somebody_else_s_weights_are_not_removed(tmp_path):
     assert parts.read_bytes() == b"weights"
 
 
-@pytest.mark.parametrize("name", ["model.safetensors.partial", "tokenizer.json.partial"])
+@pytest.mark.parametrize("name", ["model.safetensors.partial", "tokenizer.json.partial", "tokenizer.partial"])
 def test_a_partial_file_of_another_program_is_not_removed(name, tmp_path, fitted):
     (tmp_path / name).write_text("kept")
     fitted().save_pretrained(tmp_path)

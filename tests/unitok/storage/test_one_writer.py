@@ -16,8 +16,8 @@ WRITES = {"save_file", "save_model", "write_table", "write_text", "write_bytes",
 # Where a file is written whose path a writer gave, or which grows over several calls.
 GIVEN = {
     ("storage/whole.py", "whole_files"),
+    ("storage/lock.py", "only_writer"),  # who holds it, in a file of its own
     ("storage/tensors.py", "write_tensors"),
-    ("storage/tensors.py", "write_model"),
     ("data/files.py", "write_embedding_info"),
     ("data/embedding.py", "embed_domain"),
     ("evaluation/figure.py", "draw_report"),

@@ -135,7 +135,7 @@ FOREIGN = {
     "a model of transformers": {"config.json": '{"model_type": "bert"}', "model-00001-of-00002.safetensors": "x"},
     "its tokenizer": {"tokenizer.json": HUGGING_FACE, "config.json": '{"architectures": ["A"]}', WEIGHTS: "x"},
     "weights alone": {WEIGHTS: "x"},
-    "settings of another program": {"tokenizer.json": HUGGING_FACE, "recommender.json": "[]"},
+    "settings of another program": {"unitok.json": "{}", "tokenizer.json": HUGGING_FACE, "recommender.json": "[]"},
 }
 
 
@@ -259,7 +259,7 @@ def test_all_that_is_saved_has_the_permissions_of_the_umask(umask: str, tmp_path
     modes = {name: stat.S_IMODE(path.stat().st_mode) for name, path in found.items() if path.is_file()}
     assert {name.rpartition("/")[2] for name in modes} == {
         *("embeddings.npy", "embeddings.json", "items.parquet", "interactions.parquet", "SOURCE.md"),
-        *("tokenizer.json", WEIGHTS, "history.jsonl", "report.json", "checkpoint.safetensors", "best.safetensors"),
+        *("unitok.json", WEIGHTS, "history.jsonl", "report.json", "checkpoint.safetensors", "best.safetensors"),
         *("ids.parquet", "decoded.npy", "report.png"),
         *("recommender.json", "config.json", "generation_config.json", "items.safetensors", "head.safetensors"),
     }

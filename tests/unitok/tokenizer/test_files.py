@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tests.unitok.tokenizer.made import WIDTH, bytes_of
 from unitok import Tokenizer
+from unitok.storage.digest import sealed
 from unitok.storage.pair import SETTINGS, WEIGHTS
 
 
@@ -58,8 +59,10 @@ def test_a_missing_file_is_named(name: str, tokenizer: Tokenizer, tmp_path: Path
 
 
 def change(folder: Path, **changes: object) -> None:
-    settings = json.loads((folder / SETTINGS).read_text())
-    (folder / SETTINGS).write_text(json.dumps(settings | changes))
+    """Settings that their digest vouches for, whatever they are."""
+    settings = json.loads((folder / SETTINGS).read_text()) | changes
+    del settings["digest"]
+    (folder / SETTINGS).write_text(json.dumps(sealed(settings)))
 
 
 def reseal(folder: Path, state: dict[str, Tensor]) -> None:
@@ -70,8 +73,8 @@ def reseal(folder: Path, state: dict[str, Tensor]) -> None:
 
 def _without_history(folder: Path) -> None:
     settings = json.loads((folder / SETTINGS).read_text())
-    del settings["history"]
-    (folder / SETTINGS).write_text(json.dumps(settings))
+    del settings["history"], settings["digest"]
+    (folder / SETTINGS).write_text(json.dumps(sealed(settings)))
 
 
 def _flip(folder: Path) -> None:
@@ -102,7 +105,7 @@ BREAKS: dict[str, Callable[[Path], object]] = {
     "settings: not text": lambda f: (f / SETTINGS).write_bytes(b"\x80\x04\xff"),
     "settings: foreign": lambda f: (f / SETTINGS).write_text('{"model_type": "bert"}'),
     "settings: no history": _without_history,
-    "settings: later format": lambda f: change(f, format=2),
+    "settings: later format": lambda f: change(f, format=3),
     "settings: unknown setting": lambda f: change(f, config={"presets": "paper"}),
     "settings: wrong setting": lambda f: change(f, config={"preset": "papre"}),
     "settings: wrong domain": lambda f: change(f, domains=[{"title": "books"}]),

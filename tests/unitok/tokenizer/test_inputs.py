@@ -103,7 +103,7 @@ def test_a_row_that_is_not_finite_is_named(bad: float, tokenizer: Tokenizer, x: 
 
 
 def test_what_is_no_matrix_of_items_is_refused(tokenizer: Tokenizer, x: Tensor, refuses) -> None:
-    for value in ([[0.0] * WIDTH], None, x.long(), x.long().numpy(), np.array([["a"]]), np.array([[object()]])):
+    for value in ([["a"] * WIDTH], None, x.long(), x.long().numpy(), np.array([["a"]]), np.array([[object()]])):
         with refuses("tokenize", "x", TypeError):
             tokenizer.tokenize(value)
     for value in (x[0], x[None], x[:, :-1], torch.zeros(3, WIDTH + 1)):
@@ -144,7 +144,7 @@ def test_a_fit_refuses_what_it_cannot_be_fitted_on(small_domains, make_config, r
     with refuses("fit", "domains['narrow']"):
         Tokenizer.fit({"books": books, "narrow": books[:, :-1]}, config)
     with refuses("fit", "domains['list']", TypeError):
-        Tokenizer.fit({"list": [[1.0]]}, config)
+        Tokenizer.fit({"list": [["a"]]}, config)
     broken = books.clone()
     broken[7, 0] = torch.nan
     with refuses("fit", "domains['books']") as caught:

@@ -110,19 +110,22 @@ def fit(
         )
 
     from unitok.data import read_catalogue
+    from unitok.storage.lock import only_writer
 
     _check_output(out, force)
     use_threads(threads)
     parts = read_catalogue(data, split_names(domains))
     embedding = _embedding(data, parts, embedding_model, text_template)
     _check_top_k(config, len(parts))  # before anything is deleted
-    if force:
-        start_over(out)
     again = "the same command" + (" without --force" if force else "")
     began = time.perf_counter()
-    tokenizer = fit_and_save(parts, config, out, embedding=embedding, again=f"{again} resumes from there")
-    seconds = time.perf_counter() - began
-    report = report_and_save(tokenizer, parts, out)
+    with only_writer("fit", out):
+        _check_output(out, force)  # another may have written there meanwhile
+        if force:
+            start_over(out)
+        tokenizer = fit_and_save(parts, config, out, embedding=embedding, again=f"{again} resumes from there")
+        seconds = time.perf_counter() - began
+        report = report_and_save(tokenizer, parts, out)
     alarms = tokenizer.history[-1]["alarms"]
     if as_json:
         print_json({"out": str(out), "seconds": round(seconds, 3), "alarms": alarms, "report": report.to_dict()})

@@ -1,0 +1,117 @@
+"""What a saved tokenizer consists of: settings of known types, and the weights that they describe, held together.
+
+Nothing is built from either before both fit: a size in the settings costs no memory unless the weights have it too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unitok.config import PRESETS, UniTokConfig
+
+_TYPES = {"config": dict, "input_dim": int, "router_experts": int, "domains": list, "history": list, "familiar": dict}
+
+
+def checked_config(settings: Mapping[str, Any], weights: Mapping[str, NDArray[Any]]) -> UniTokConfig:
+    """Check the settings of a saved tokenizer, and that its weights are those that they describe.
+
+    Args:
+        settings: as `Tokenizer.save_pretrained` wrote them.
+        weights: arrays by name.
+
+    Returns:
+        UniTokConfig: the settings of its fit.
+
+    Raises:
+        ValueError: a setting is missing, or of another type or value; weights are missing, or of other shapes.
+    """
+    for name, kind in _TYPES.items():
+        if name not in settings and name == "familiar":  # older tokenizers have none
+            continue
+        if type(settings.get(name)) is not kind:
+            raise ValueError(f"{name} must be a {kind.__name__}, got {_shown(settings.get(name))}")
+    config = UniTokConfig.from_dict(settings["config"])
+    routed = settings["router_experts"]
+    allowed = routed if config.num_experts is None else config.num_experts
+    if routed != allowed or not 0 <= config.top_k <= max(routed, 1):
+        raise ValueError(f"router_experts must be {allowed} and at least top_k = {config.top_k}, got {_shown(routed)}")
+    codebooks = weights.get("quantizer.codebooks")
+    experts = len(codebooks) if codebooks is not None and codebooks.ndim else 0
+    _check_weights(_shapes(config, settings["input_dim"], routed, experts), weights)
+    if experts < max(routed, 1):
+        raise ValueError(f"quantizer.codebooks must be of at least {max(routed, 1)} experts, got {experts}")
+    _check_domains(settings["domains"], routed, experts)
+    _check_embedding(settings.get("embedding"))
+    for name, figures in settings.get("familiar", {}).items():
+        if not isinstance(figures, dict) or not all(_is_figure(value) for value in figures.values()):
+            raise ValueError(f"familiar must hold numbers for {name!r}, got {_shown(figures)}")
+    return config
+
+
+def _shapes(config: UniTokConfig, input_dim: int, routed: int, experts: int) -> dict[str, tuple[int, ...]]:
+    """The shape of each weight."""
+    width = config.codebook_dim
+    chain = (config.num_levels, config.codebook_size, width)
+    widths = (input_dim, *config.encoder_widths, width)
+    shapes: dict[str, tuple[int, ...]] = {"mean_weights": (config.top_k,), "mean_shared": (experts, width)}
+    for part, sizes in (("encoder", widths), ("decoder", widths[::-1])):
+        for depth, (wide, narrow) in enumerate(pairwise(sizes)):
+            shapes |= {f"{part}.{2 * depth}.weight": (narrow, wide), f"{part}.{2 * depth}.bias": (narrow,)}
+    shapes["quantizer.codebooks"] = (experts, *chain)
+    if routed:
+        shapes |= {"router.weight": (routed, width), "router.bias": (routed,)}
+        if PRESETS[config.preset].shared != "none":
+            shapes["quantizer.shared_codebooks"] = chain
+    return shapes
+
+
+def _check_weights(shapes: Mapping[str, tuple[int, ...]], weights: Mapping[str, NDArray[Any]]) -> None:
+    if shapes.keys() != weights.keys():
+        odd = ", ".join(sorted(shapes.keys() ^ weights.keys()))
+        raise ValueError(f"the weights must be those that the settings describe, got more or fewer: {odd}")
+    for name, shape in shapes.items():
+        found = weights[name]
+        if found.dtype != np.float32 or found.shape != shape:
+            raise ValueError(f"{name} must be float32 of {_shown(shape)}, got {found.dtype} of {found.shape}")
+
+
+def _check_domains(domains: list[Any], routed: int, experts: int) -> None:
+    """Check each domain: its name, its number of items, and its own expert if it was added with one."""
+    for domain in domains:
+        if not isinstance(domain, dict) or domain.keys() != {"name", "num_items", "expert"}:
+            raise ValueError(f"domains must have name, num_items and expert each, got {_shown(domain)}")
+        if not isinstance(domain["name"], str) or type(domain["num_items"]) is not int or domain["num_items"] < 0:
+            raise ValueError(f"domains must have a text as name and a count as num_items, got {_shown(domain)}")
+        own = domain["expert"]
+        if own is not None and (type(own) is not int or not routed <= own < experts):
+            rule = f"null, or the number of an added expert, from {routed} to {experts - 1}"
+            raise ValueError(f"the expert of the domain {domain['name']!r} must be {rule}, got {_shown(own)}")
+    names = [domain["name"] for domain in domains]
+    if len(set(names)) < len(names):
+        raise ValueError(f"domains must have distinct names, got {_shown(names)}")
+
+
+def _check_embedding(embedding: Any) -> None:
+    if embedding is None:
+        return
+    fits = isinstance(embedding, dict) and embedding.keys() == {"model", "template"}
+    if not fits or not all(isinstance(text, str) for text in embedding.values()):
+        raise ValueError(f"embedding must be null, or texts model and template, got {_shown(embedding)}")
+
+
+def _is_figure(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _shown(value: object) -> str:
+    """Write a value on one line of a message, cut where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # an int of too many digits to be written
+        text = "a number of thousands of digits"
+    return text if len(text) <= 80 else f"{text[:80]}..."

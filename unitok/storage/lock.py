@@ -1,0 +1,78 @@
+"""One writer of a folder at a time, for work that takes long: the second is refused and told who holds it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from unitok.storage.whole import BusyError
+
+LOCK = ".unitok-lock"
+_SETTLES = 0.2  # seconds in which a lock that is being released is gone
+
+
+@contextmanager
+def only_writer(what: str, folder: str | Path, *, wait: float = 0.0) -> Iterator[None]:
+    """Hold a folder for one piece of work, in this process and among all others.
+
+    The lock ends with its process, however that ends. A thread may take a lock again that it holds already. Where the
+    file system knows no locks, as some networks' don't, nothing is held.
+
+    Args:
+        what: the operation that a message names.
+        folder: is made where it is missing, and removed again if it stays empty.
+        wait: seconds that another may still need, for work that is short itself.
+
+    Yields:
+        None: while the folder is held.
+
+    Raises:
+        BusyError: another process or thread holds it; the message names it.
+        OSError: the folder can't be made or written to.
+    """
+    folder = Path(folder)
+    made = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    file = Path(os.path.realpath(folder)) / LOCK
+    lock = FileLock(file, is_singleton=True)
+    try:
+        lock.acquire(timeout=max(wait, _SETTLES), poll_interval=_SETTLES / 4)
+    except Timeout as error:
+        step = "Wait until it is done, or choose another folder."
+        raise BusyError(f"{what}: {folder} must be free to write to, got {_holder(file)}. {step}") from error
+    except NotImplementedError:  # the file system knows no locks
+        yield
+        return
+    try:
+        if lock.lock_counter == 1:
+            file.write_text(_self(), encoding="utf-8")
+        yield
+    finally:
+        if lock.lock_counter == 1:
+            file.unlink(missing_ok=True)  # still held: whoever has it open sees that it is gone, and makes another
+            if made:
+                with contextlib.suppress(OSError):  # not empty
+                    folder.rmdir()
+        lock.release()
+
+
+def _self() -> str:
+    """Describe this process, for whoever finds the folder held."""
+    command = " ".join([os.path.basename(sys.argv[0] or "python"), *sys.argv[1:]])
+    return f"process {os.getpid()} on {platform.node()}, {command[:200]!r}, there since {time.strftime('%H:%M:%S')}"
+
+
+def _holder(file: Path) -> str:
+    try:
+        said = file.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        said = ""
+    return said if said.startswith("process ") else "another process there"
