@@ -1,0 +1,75 @@
+"""A flipped bit anywhere in a parquet file of ours is an error or changes nothing; files saved again are theirs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from unitok.storage.parquet import read_parquet, write_parquet
+
+TABLE = pa.table(
+    {
+        "item_id": np.arange(12, dtype=np.int32),
+        "title": [f"title {i % 5}" for i in range(12)],
+        "suffix": pa.array([None, 1, 2] * 4, pa.int32()),
+        "time": np.linspace(0, 1, 12),
+        "flag": [True, None, False] * 4,
+    },
+    metadata={"template": "{title}"},
+)
+REFUSALS = (OSError, pa.ArrowException, ValueError)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    write_parquet(TABLE, tmp_path / "t.parquet")
+    return tmp_path / "t.parquet"
+
+
+def test_a_table_comes_back(file: Path) -> None:
+    assert read_parquet(file).equals(TABLE, check_metadata=True)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 7])
+def test_slices_and_chunks_come_back(rows: int, tmp_path: Path) -> None:
+    for number, table in enumerate([TABLE.slice(3, rows), pa.concat_tables([TABLE.slice(5, rows), TABLE.slice(1, 2)])]):
+        write_parquet(table, tmp_path / f"{number}.parquet")
+        assert read_parquet(tmp_path / f"{number}.parquet").equals(table, check_metadata=True)
+
+
+def test_a_flipped_bit_is_an_error_or_changes_nothing(file: Path) -> None:
+    whole = file.read_bytes()
+    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    rng = np.random.default_rng(0)
+    names = [whole.index(b"title", footer), whole.index(b"template", footer), whole.index(b"unitok.digest", footer)]
+    places = np.concatenate([rng.integers(footer, len(whole), 700), rng.integers(0, footer, 100), names])
+    refused = 0
+    for place in places.tolist():
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << int(rng.integers(7))
+        file.write_bytes(flipped)
+        try:
+            found = read_parquet(file)
+        except REFUSALS:
+            refused += 1
+        else:
+            same = found.equals(TABLE)
+            notes = {key: value for key, value in (found.schema.metadata or {}).items() if len(value) < 60}
+            assert same, place
+            assert notes == TABLE.schema.metadata, place
+    assert refused > 300
+
+
+def test_a_table_that_was_changed_and_saved_again_is_read(file: Path) -> None:
+    with_notes = pq.read_table(file)
+    assert b"unitok.digest" in with_notes.schema.metadata
+    fewer = with_notes.slice(0, 5)
+    pq.write_table(fewer, file)
+    assert read_parquet(file).equals(TABLE.slice(0, 5))
+    large = pa.schema([f.with_type(pa.large_string()) if f.name == "title" else f for f in TABLE.schema])
+    pq.write_table(with_notes.cast(large), file)
+    assert read_parquet(file)["title"].to_pylist() == TABLE["title"].to_pylist()
