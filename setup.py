@@ -75,7 +75,7 @@ cpu = Pybind11Extension(
     "unitok_kernels._cpu",
     ["csrc/bindings_cpu.cpp", *sorted(map(str, Path("csrc/cpu").rglob("*.cpp")))],
     include_dirs=["csrc/cpu"],
-    depends=sorted(map(str, Path("csrc/cpu").rglob("*.h"))),
+    depends=sorted(map(str, [*Path("csrc").glob("*.h"), *Path("csrc/cpu").rglob("*.h")])),
     cxx_std=17,
     extra_compile_args=[*FLAGS, *os.environ.get("UNITOK_CXXFLAGS", "").split()],
     extra_link_args=["-pthread"],
@@ -84,7 +84,8 @@ cpu = Pybind11Extension(
 cuda = Extension(
     "unitok_kernels._cuda",
     ["csrc/bindings_cuda.cpp", *sorted(map(str, Path("csrc/cuda").rglob("*.cu")))],
-    depends=sorted(map(str, Path("csrc/cuda").rglob("*.*h"))),  # which goes into the source archive by this
+    # which goes into the source archive by this
+    depends=sorted(map(str, [*Path("csrc").glob("*.h"), *Path("csrc/cuda").rglob("*.*h")])),
     optional=True,  # as is the other
 )
 ParallelCompile("MAX_JOBS").install()

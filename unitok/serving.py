@@ -1,13 +1,17 @@
 """Tokenize with a saved tokenizer, without torch: needs only numpy, so a new process is ready at once.
 
-    tokenizer = unitok.serving.load(directory)
-    ids = tokenizer.tokenize(x, domain)
+    tokenizer = unitok.serving.load(directory, ids="ids.parquet")
+    ids = tokenizer.tokenize(x, domain)              # of new items
+    tokenizer.assigned.texts("beauty", [17, 18])     # of items in the table, as it has them
+    tokenizer.assigned.items(["<a_1><b_7><c_0><f_0>"])
+    tokenizer.decode(ids)
 
 The IDs are those of `Tokenizer.from_pretrained(directory).tokenize(x, domain)`. The native module must be built.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unitok.config import PRESETS
-from unitok.ids.text import token_text
+from unitok.ids.lookup import AssignedTexts
+from unitok.ids.text import read_tokens, token_text
 from unitok.numerics import check_latents, embeddings, softmax, top_experts
-from unitok.storage.layout import checked_config
+from unitok.storage.layout import checked_config, fingerprint_of
 from unitok.storage.pair import read_pair
 from unitok.storage.saved import NOT_WHOLE, TOKENIZER, not_whole
 from unitok_kernels import rules
@@ -49,33 +54,40 @@ class ItemIds(NamedTuple):
     def to_text(self) -> list[str]:
         """Write each ID as one string, as `SemanticIds.to_text` does: `<a_12><b_7><c_3><d_9><e_2>`.
 
+        It has no suffix, which is given to an item when its ID is assigned: see `ServingTokenizer.assigned`.
+
         Returns:
             list[str]: N strings.
         """
         return token_text(np.concatenate([self.codes, self.experts[:, :1]], axis=1))
 
 
-def load(directory: str | Path, *, threads: int | None = None) -> ServingTokenizer:
+def load(directory: str | Path, *, threads: int | None = None, ids: str | Path | None = None) -> ServingTokenizer:
     """Read what `Tokenizer.save_pretrained` wrote.
 
     Args:
         directory: the folder.
         threads: number of threads; None uses OMP_NUM_THREADS, or every processor that this process may use.
+        ids: the table that `unitok tokenize` wrote, for `ServingTokenizer.assigned`; reading it needs pyarrow.
 
     Returns:
         ServingTokenizer: ready to tokenize.
 
     Raises:
         FileNotFoundError: nothing is there, or one of its files is missing.
-        ValueError: its files are broken, or of a later release; or the folder holds something else.
+        ValueError: its files are broken, or of a later release; or the folder holds something else; or the table is
+            damaged or of another tokenizer.
     """
     folder = Path(directory)
     rules.threads("load", threads)
     try:
         settings, state = read_pair("load", folder)
-        return ServingTokenizer(settings, state, threads)
+        tokenizer = ServingTokenizer(settings, state, threads)
     except NOT_WHOLE as error:
         raise not_whole("load", TOKENIZER, folder, error) from error
+    if ids is not None:
+        tokenizer.assigned = AssignedTexts.read(ids, fingerprint_of(tokenizer.config, state))
+    return tokenizer
 
 
 class ServingTokenizer:
@@ -86,6 +98,10 @@ class ServingTokenizer:
         state: its weights by name.
         threads: as in `load`.
 
+    Attributes:
+        domains: the names of the domains that it knows.
+        assigned: the IDs of items as a table has them, and the items of IDs; None if none was loaded.
+
     Raises:
         ValueError: the weights aren't those that the settings describe.
 
@@ -93,16 +109,22 @@ class ServingTokenizer:
         UniTok, arXiv 2511.12922.
     """
 
+    assigned: AssignedTexts | None = None
+
     def __init__(self, settings: dict[str, Any], state: dict[str, NDArray[Any]], threads: int | None) -> None:
         self.config, self.threads = checked_config(settings, state), threads
         self.preset = PRESETS[self.config.preset]
         self.experts = {domain["name"]: domain["expert"] for domain in settings["domains"]}  # own ones of those added
-        self.input_dim = settings["input_dim"]
+        self.domains = tuple(self.experts)
+        self.input_dim, self._state = settings["input_dim"], state
 
         def layer(name: str) -> tuple[NDArray[Any], NDArray[Any]]:
             return state[f"{name}.weight"], state[f"{name}.bias"]
 
-        self.encoder = [layer(f"encoder.{2 * depth}") for depth in range(len(self.config.encoder_widths) + 1)]
+        depths = range(len(self.config.encoder_widths) + 1)
+        self.encoder, self.decoder = (
+            [layer(f"{part}.{2 * depth}") for depth in depths] for part in ("encoder", "decoder")
+        )
         self.router = layer("router") if "router.weight" in state else None
         self.codebooks = state["quantizer.codebooks"]
         self.shared_codebooks = state.get("quantizer.shared_codebooks")
@@ -142,16 +164,77 @@ class ServingTokenizer:
         shared = encode(z, self.shared_codebooks, threads=self.threads)
         return self._items(experts, z - shared.quantized, None)._replace(shared_codes=shared.codes)
 
+    def decode(self, ids: ItemIds | Sequence[str]) -> Floats:
+        """Rebuild item embeddings from IDs, as `Tokenizer.decode` does, up to the rounding of sums.
+
+        Args:
+            ids: what `tokenize` gave, or the texts of IDs, whose suffix is ignored.
+
+        Returns:
+            ndarray: (N, D_in) float32.
+
+        Raises:
+            ValueError: a text isn't an ID of this tokenizer.
+            TypeError: they are no IDs.
+        """
+        return self._through(self.decoder, self._quantized(self._as_ids(ids)))
+
+    def _as_ids(self, ids: ItemIds | Sequence[str]) -> ItemIds:
+        if isinstance(ids, ItemIds):
+            return ids
+        if not isinstance(ids, list | tuple) or not all(isinstance(text, str) for text in ids):
+            step = "Pass what tokenize() gave, or a list of texts."
+            rules.fail("decode", "ids", "ItemIds, or a list of their texts", type(ids).__name__, step, TypeError)
+        levels = self.config.num_levels
+        suffixed = bool(ids) and ids[0].count("<") == levels + 2
+        tokens = read_tokens("decode", ids, levels + 1 + suffixed)[:, : levels + 1]
+        most = np.array([self.config.codebook_size] * levels + [len(self.codebooks)])
+        if (odd := np.flatnonzero((tokens >= most).any(1))).size:
+            got = f"{ids[odd[0]]!r} in row {odd[0]}"
+            rules.fail("decode", "ids", f"of codes below {most[0]} and experts below {most[-1]}", got, "Check them.")
+        return ItemIds(tokens[:, :levels], tokens[:, levels:], None, None)
+
+    def _quantized(self, ids: ItemIds) -> Floats:
+        """z_hat of IDs; `unitok.model.network.UniTokModel.latents` says what stands for what they don't contain."""
+
+        def chain(codes: Codes, experts: Codes) -> Floats:
+            found = self.codebooks[experts[:, None], np.arange(codes.shape[1]), codes]
+            return np.asarray(found.sum(1, dtype=np.float32))
+
+        def shared_chain(codes: Codes, codebooks: Floats) -> Floats:
+            return np.asarray(codebooks[np.arange(codes.shape[1]), codes].sum(1, dtype=np.float32))
+
+        weights, experts = self._state["mean_weights"], ids.experts
+        top = chain(ids.codes, experts[:, 0])
+        routed = weights.sum() * top
+        if ids.slot_codes is not None:
+            slots = range(ids.slot_codes.shape[1])
+            mixed = sum(weights[slot] * chain(ids.slot_codes[:, slot], experts[:, slot]) for slot in slots)
+            added = experts[:, :1] >= (0 if self.router is None else len(self.router[0]))
+            routed = np.where(added & (self.router is not None), routed, mixed)
+        if self.shared_codebooks is None:
+            return routed
+        told = ids.shared_codes is not None
+        shared = shared_chain(ids.shared_codes, self.shared_codebooks) if ids.shared_codes is not None else top
+        if self.preset.shared == "first":
+            return routed + (shared if told else self._state["mean_shared"][experts[:, 0]])
+        return np.asarray(routed + self.preset.shared_weight * shared)
+
     def _latents(self, rows: Floats) -> Floats:
-        z = np.empty((len(rows), self.config.codebook_dim), np.float32)
-        for start in range(0, len(rows), _BLOCK_ROWS):
-            hidden: NDArray[Any] = rows[start : start + _BLOCK_ROWS]
-            for depth, layer in enumerate(self.encoder, 1):
-                hidden = ordered_linear(hidden, *layer, relu=depth < len(self.encoder), threads=self.threads)
-            with np.errstate(over="ignore"):  # checked below
-                z[start : start + _BLOCK_ROWS] = hidden
+        z = self._through(self.encoder, rows)
         check_latents("tokenize", z)
         return z
+
+    def _through(self, layers: list[tuple[NDArray[Any], NDArray[Any]]], rows: Floats) -> Floats:
+        """Send rows through an MLP, block by block."""
+        found = np.empty((len(rows), len(layers[-1][1])), np.float32)
+        for start in range(0, len(rows), _BLOCK_ROWS):
+            hidden: NDArray[Any] = rows[start : start + _BLOCK_ROWS]
+            for depth, layer in enumerate(layers, 1):
+                hidden = ordered_linear(hidden, *layer, relu=depth < len(layers), threads=self.threads)
+            with np.errstate(over="ignore"):  # the caller checks
+                found[start : start + _BLOCK_ROWS] = hidden
+        return found
 
     def _dense(self, z: Floats, experts: Codes, probs: Floats) -> tuple[Codes, Codes]:
         """The chain of `unitok.model.mixture.DenseMixtureVQ`: slot codes (N, S, L) and shared codes (N, L)."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +16,12 @@ from unitok.data.catalogue import EmbeddingInfo
 from unitok.evaluation.domain_check import DomainCheck, Familiarity, check_domain, familiarity
 from unitok.evaluation.report import Report, make_report
 from unitok.ids.semantic_ids import AssignedIds, SemanticIds
-from unitok.ids.table import Fingerprint
 from unitok.model.encoding import Encoded, encode_items
 from unitok.model.inputs import Rows, check_experts, check_settings, checked_domains, checked_ids, checked_rows
 from unitok.model.mixture import DenseMixtureVQ
 from unitok.model.network import UniTokModel
 from unitok.numerics import check_latents
-from unitok.storage.layout import checked_config
+from unitok.storage.layout import Fingerprint, checked_config, fingerprint_of
 from unitok.storage.pair import read_pair, write_pair
 from unitok.storage.saved import NOT_WHOLE, TOKENIZER, free_to_save, not_whole
 from unitok.training.initialisation import kmeans_chain
@@ -32,7 +30,6 @@ from unitok.training.trainer import Progress, Trainer
 from unitok_kernels import checks, residual_encode
 
 ADD_MODES = ("new_expert", "frozen")
-_OF_EXPERTS = ("quantizer.codebooks", "mean_shared")  # the weights with one row per expert
 
 
 @dataclass(frozen=True)
@@ -368,19 +365,8 @@ class Tokenizer:
             dict: `base`, a digest of the weights that adding a domain never changes; `experts`, a digest of each
             expert's weights; `num_levels` and `codebook_size`.
         """
-        base, experts = hashlib.sha256(), [hashlib.sha256() for _ in range(self.model.num_experts)]
-        for name, value in sorted(self.model.state_dict().items()):
-            if name in _OF_EXPERTS:
-                for digest, own in zip(experts, value, strict=True):
-                    digest.update(own.cpu().numpy().tobytes())
-            else:
-                base.update(value.cpu().numpy().tobytes())
-        return {
-            "base": base.hexdigest()[:16],
-            "experts": [digest.hexdigest()[:16] for digest in experts],
-            "num_levels": self.config.num_levels,
-            "codebook_size": self.config.codebook_size,
-        }
+        weights = {name: value.cpu().numpy() for name, value in self.model.state_dict().items()}
+        return fingerprint_of(self.config, weights)
 
     def _expert(self, what: str, domain: str | None) -> int | None:
         """The own expert of an added domain; None if the router decides."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 
@@ -45,6 +46,26 @@ def test_a_submodule_is_reached_by_its_name():
     assert fresh("import unitok_kernels as uk; print(uk.nn.MoEResidualVQ.__name__, uk.ops.__name__)") == (
         "MoEResidualVQ unitok_kernels.ops"
     )
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "unitok",
+        "unitok.data",
+        "unitok.metrics",
+        "unitok.model",
+        "unitok.recommender",
+        "unitok_kernels",
+        "unitok_kernels.backends",
+        "unitok_kernels.nn",
+        "unitok_kernels.ops",
+    ],
+)
+def test_dir_lists_public_names_alone(name):
+    module = importlib.import_module(name)
+    assert {*module.__all__} <= {*dir(module)} <= {*module.__all__, "__version__", "nn", "ops"}
+    assert all(hasattr(module, public) for public in dir(module))
 
 
 def test_dir_lists_the_public_names():

@@ -23,6 +23,7 @@ from unitok import EmbeddingInfo, Tokenizer
 from unitok.cli.app import app
 from unitok.data import Interactions, write_domain
 from unitok.recommender import Histories, SequenceRecommender, TrainingConfig, fit
+from unitok.storage.parquet import read_parquet
 
 SAVED = Path(__file__).parent / "saved_before"
 ITEMS = {"books": 68, "games": 60, "toys": 64, "music": 62}
@@ -92,7 +93,7 @@ def test_a_table_of_the_commit_before_is_written_anew_to_the_letter_and_kept_by_
         args = ["tokenize", str(SAVED / "tokenizer"), str(tmp_path / "catalogue"), "--out", str(out), *existing]
         result = CliRunner().invoke(app, args)
         assert result.exit_code == 0, result.output
-        anew.append(pq.read_table(out).sort_by([("domain", "ascending"), ("item_id", "ascending")]))
+        anew.append(read_parquet(out).sort_by([("domain", "ascending"), ("item_id", "ascending")]))
     assert anew[0].equals(before, check_metadata=True)
     assert anew[1].equals(before, check_metadata=True)
 

@@ -105,6 +105,48 @@ void several_callers_at_once(Effort effort) {
   for (std::thread& caller : callers) caller.join();
 }
 
+// What the caller's watch throws ends the job on every thread, in short tasks and in long ones that check.
+void an_interrupt_ends_the_job() {
+  struct Interrupt {};
+  context = "interrupt";
+  const auto ends = [](int threads, const std::function<void()>& task) {
+    const unitok::Interruptible watch([] { throw Interrupt(); });
+    try {
+      parallel(int64_t{1} << 40, threads, [&](int64_t, int) { task(); });
+    } catch (const Interrupt&) {
+      return true;
+    }
+    return false;
+  };
+  for (int threads : {1, 3}) {
+    CHECK(ends(threads, [] { std::this_thread::yield(); }));
+    CHECK(ends(threads, [] {
+      for (;;) unitok::check_interrupt();
+    }));
+    CHECK(sum_of_squares(20, 3) == expected_sum(20));
+    unitok::check_interrupt();  // nobody watches now
+  }
+}
+
+// The caller, which has nothing left to do, is asked while it waits for another thread's task.
+void a_waiting_caller_is_interrupted() {
+  struct Interrupt {};
+  context = "interrupt while waiting";
+  const std::thread::id caller = std::this_thread::get_id();
+  const unitok::Interruptible watch([] { throw Interrupt(); });
+  std::atomic<int> inside{0};
+  bool caught = false;
+  try {
+    parallel(2, 2, [&](int64_t, int) {
+      for (++inside; inside.load() < 2;) unitok::check_interrupt();
+      while (std::this_thread::get_id() != caller) unitok::check_interrupt();
+    });
+  } catch (const Interrupt&) {
+    caught = true;
+  }
+  CHECK(caught);
+}
+
 // All threads of a job take the caller's rounding mode, even if it has changed since they were started.
 void threads_take_over_the_rounding_mode() {
   context = "rounding mode";
@@ -174,6 +216,8 @@ void check_pool(Effort effort) {
   calls_nest(effort);
   several_callers_at_once(effort);
   threads_take_over_the_rounding_mode();
+  an_interrupt_ends_the_job();
+  a_waiting_caller_is_interrupted();
 #ifndef __SANITIZE_THREAD__
   a_forked_child_has_a_pool_of_its_own(effort);
   fork_while_another_thread_has_the_pool(effort);

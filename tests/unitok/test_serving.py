@@ -20,6 +20,7 @@ from torch import Tensor
 
 from unitok import Tokenizer
 from unitok.config import PRESETS
+from unitok.ids.table import IdTable
 from unitok.numerics import embeddings, softmax, top_experts
 from unitok.storage.digest import sealed
 from unitok.storage.pair import SETTINGS, WEIGHTS
@@ -136,8 +137,8 @@ def test_what_does_not_fit_is_refused_in_the_words_of_the_tokenizer(plain: Path,
         with pytest.raises(type(expected.value)) as found:
             server.tokenize(value)
         assert str(found.value) == str(expected.value)
-    with pytest.raises(TypeError, match=r"^tokenize: x must be a numpy\.ndarray, got list\. "):
-        server.tokenize(rows.tolist())
+    with pytest.raises(TypeError, match=r"^tokenize: x must be rows of numbers, all of one length, got list\. "):
+        server.tokenize([["a"]])
     with pytest.raises(ValueError, match=r"^tokenize: domain must be one of books, games, toys, got 'typo'\. "):
         server.tokenize(rows, "typo")
     with pytest.raises(ValueError, match=r"^load: threads must be at least 1, got 0\. "):
@@ -176,6 +177,61 @@ def test_a_broken_folder_is_refused_in_one_line(how: str, plain: Path) -> None:
     with pytest.raises(ValueError, match=r"^load: directory must hold a whole tokenizer, got [^\n]*\.$") as caught:
         serving.load(plain)
     assert type(caught.value) is ValueError
+
+
+def test_ids_are_decoded_as_the_tokenizer_does(saved: tuple[Tokenizer, Path], x: Tensor, make_items) -> None:
+    tokenizer, folder = saved
+    strangers = make_items(30, seed=11)
+    if tokenizer.model.router is not None and not tokenizer.model.preset.dense:
+        tokenizer.add_domain("new", strangers)
+        tokenizer.save_pretrained(folder, force=True)
+    server = serving.load(folder)
+    assert server.domains == tuple(tokenizer.domains)
+    for rows, domain in ((x, None), (x[:0], None), (strangers, list(tokenizer.domains)[-1])):
+        ids, expected = server.tokenize(rows.numpy(), domain), tokenizer.tokenize(rows, domain)
+        np.testing.assert_allclose(server.decode(ids), tokenizer.decode(expected), rtol=1e-4, atol=1e-5)
+        texts = ids.to_text()
+        np.testing.assert_allclose(server.decode(texts), tokenizer.decode(texts), rtol=1e-4, atol=1e-5)
+
+
+def test_assigned_ids_are_those_of_the_table(plain: Path, x: Tensor, tmp_path: Path, refuses) -> None:
+    tokenizer = Tokenizer.from_pretrained(plain)
+    rows = x[:5].repeat(2, 1)  # each twice: IDs that only their suffix tells apart
+    assigned = tokenizer.tokenize(rows).assign(range(10))
+    for ending in (".parquet", ".csv", ".jsonl"):
+        file = tmp_path / f"ids{ending}"
+        IdTable.of(["books"] * 10, range(10), assigned).write(file, tokenizer.fingerprint())
+        server = serving.load(plain, ids=file)
+        texts = server.assigned.texts("books", [9, 3])
+        assert texts == [assigned.to_text()[9], assigned.to_text()[3]]
+        assert {text.count("<") for text in texts} == {server.config.num_levels + 2}
+        assert server.assigned.items([texts[0].replace("><", "> <"), "<a_0>"]) == [("books", 9), None]
+        np.testing.assert_allclose(server.decode(texts), tokenizer.decode(texts), rtol=1e-4, atol=1e-5)
+    assert len(server.assigned) == 10
+    with refuses("texts", "items") as caught:
+        server.assigned.texts("games", [3])
+    assert "of domain 'games', got 3" in str(caught.value)
+    assert serving.load(plain).assigned is None
+    other = copy.deepcopy(tokenizer)
+    other.model.router.bias.data += 1
+    IdTable.of(["books"] * 10, range(10), assigned).write(tmp_path / "ids.parquet", other.fingerprint())
+    with pytest.raises(ValueError, match=r"ids\.parquet: IDs must be of tokenizer"):
+        serving.load(plain, ids=tmp_path / "ids.parquet")
+    unresolved = tokenizer.tokenize(rows)
+    IdTable.of(["books"] * 10, range(10), unresolved).write(tmp_path / "ids.parquet", tokenizer.fingerprint(), "none")
+    with pytest.raises(ValueError, match=r"IDs must be distinct, got \d+ in 10 rows"):
+        serving.load(plain, ids=tmp_path / "ids.parquet")
+
+
+def test_what_is_no_id_is_not_decoded(plain: Path) -> None:
+    server = serving.load(plain)
+    for ids, kind in (("<a_1>", TypeError), (None, TypeError), (["<a_1>"], ValueError), (["<a_1><b_0>"], ValueError)):
+        with pytest.raises(kind, match=r"^decode: "):
+            server.decode(ids)
+    with pytest.raises(
+        ValueError, match=r"^decode: ids must be of codes below \d+ and experts below 3, got '.*' in row 0"
+    ):
+        server.decode(["".join(f"<{letter}_9999>" for letter in "abcdefgh"[: server.config.num_levels + 1])])
 
 
 def test_a_missing_file_is_named(plain: Path) -> None:

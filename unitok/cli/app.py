@@ -21,6 +21,7 @@ from unitok.cli.tokenizer.decode import decode
 from unitok.cli.tokenizer.fit import fit
 from unitok.cli.tokenizer.report import report
 from unitok.cli.tokenizer.tokenize import tokenize
+from unitok.cli.verify import verify
 
 DEBUG = "UNITOK_DEBUG"
 
@@ -49,7 +50,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, import_, embed, fit, tokenize, decode, check_domain, add_domain, report, doctor):
+for command in (demo, import_, embed, fit, tokenize, decode, check_domain, add_domain, report, verify, doctor):
     app.command(command.__name__.strip("_").replace("_", "-"))(command)
 app.add_typer(recommend, name="recommend")
 

@@ -44,6 +44,16 @@ def check_fits(tokenizer: Tokenizer, data: Path, parts: Mapping[str, Domain]) ->
     check_embedding(data, tokenizer.embedding, stated_embedding(parts))
 
 
+def one_domain(folder: Path) -> Domain:
+    """Read the folder of one domain; a catalogue of several is refused by name."""
+    from unitok.data import find_domains, read_domain
+
+    if folder.is_dir() and (domains := find_domains(folder)) and list(domains.values()) != [folder]:
+        step = f"Name one of them, such as {next(iter(domains.values()))}."
+        raise Refusal(f"{folder}: must be the folder of one domain, got a catalogue of {', '.join(domains)}. {step}")
+    return read_domain(folder)
+
+
 def say_routed(tokenizer: Tokenizer, names: Iterable[str]) -> list[str]:
     """Say which domains the tokenizer doesn't know, so that its router decides, and return their names."""
     routed = [name for name in names if name not in tokenizer.domains]

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from unitok_kernels.rules import MOST_THREADS
+
 TokenizerFolder = Annotated[
     Path, typer.Argument(metavar="TOKENIZER", help="Folder of a fitted tokenizer.", show_default=False)
 ]
@@ -23,7 +25,9 @@ Beam = Annotated[
     typer.Option(min=1, metavar="N", help="Prefixes that the beam search keeps.", show_default="as trained"),
 ]
 Device = Annotated[str, typer.Option(metavar="NAME", help="Where the model runs: cpu, cuda, cuda:1, mps.")]
-Threads = Annotated[int | None, typer.Option(min=1, metavar="N", help="CPU threads.", show_default="torch's choice")]
+Threads = Annotated[
+    int | None, typer.Option(min=1, max=MOST_THREADS, metavar="N", help="CPU threads.", show_default="torch's choice")
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing file.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, for scripts.")]
 

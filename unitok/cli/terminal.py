@@ -52,13 +52,13 @@ class StepBar:
         self.done, self._kept = 0, kept
         screen = console(stderr=True)
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn(unit),
             TimeRemainingColumn(),
             TextColumn("left"),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=screen,
             transient=True,
             disable=not screen.is_terminal,

@@ -93,7 +93,7 @@ class Tour:
         table = _table("Items and their semantic IDs", "domain")
         for rows in self.samples:
             for row in rows:
-                table.add_row(self.domain(row), Text(self.titles[row]), self.text(row))
+                table.add_row(Text(self.domain(row)), Text(self.titles[row]), self.text(row))
             table.add_section()
         screen.print(table)
         screen.print(_ID_KEY, style="dim", markup=False)

@@ -53,10 +53,11 @@ class Interactions:
         user_ids: (M,) int64, the user of each event.
         item_ids: (M,) int64, each the key of an item.
         positions: (M,) int64, each event's position in its user's history.
-        timestamps: (M,) int64, seconds since 1970 in UTC, or None if the source has none.
+        timestamps: (M,) seconds since 1970 in UTC, or None if the source has none. They are int64 where all are whole,
+            else float64, which rounds to a microsecond or less; `positions` keep the exact order.
     """
 
     user_ids: NDArray[np.int64]
     item_ids: NDArray[np.int64]
     positions: NDArray[np.int64]
-    timestamps: NDArray[np.int64] | None = None
+    timestamps: NDArray[np.int64] | NDArray[np.float64] | None = None

@@ -1,28 +1,31 @@
-"""Embed a domain's items block by block; an interrupted run can be resumed.
+"""Embed a domain's items block by block; an interrupted run can be resumed, and unchanged texts keep their rows.
 
 Rows are appended to a partial file, named by a digest of everything that they depend on: the same work resumes there,
-and any other starts anew. The complete file becomes embeddings.npy, in one step with embeddings.json.
+and any other starts anew. The complete file becomes embeddings.npy, in one step with embeddings.json. It gets a second
+name, beside the digests of its texts (`unitok.data.embedded`): there the next run finds the rows of texts that it has
+again, even if the items were imported anew or in another order since.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from unitok.data.catalogue import EmbeddingInfo
-from unitok.data.files import fault, read_items, texts, write_embedding_info
+from unitok.data.embedded import EmbeddedRows, check_width, digests_of
+from unitok.data.files import fault, open_embeddings, read_items, read_note, texts, write_embedding_info
 from unitok.data.folder import EMBEDDING_INFO, EMBEDDINGS, ITEMS, TEXT_TEMPLATE
 from unitok.data.template import Template
+from unitok.storage.lock import only_writer
 from unitok.storage.whole import current, link_or_copy, whole_files
 
 Encode = Callable[[list[str]], NDArray[Any]]
-_PARTIAL = ".partial-embeddings-{}.npy"
+_PARTIAL, _KEPT = ".partial-embeddings-", ".embedded.npy"
 _AS_IMPORTED = "{text}"
 
 
@@ -36,56 +39,107 @@ def embed_domain(
     unit_length: bool = True,
     block_rows: int = 1024,
     force: bool = False,
+    anew: bool = False,
     progress: Callable[[int, int], object] | None = None,
+    on_kept: Callable[[int], object] | None = None,
 ) -> EmbeddingInfo:
     """Embed the items of a domain's folder; the same call resumes an interrupted one.
+
+    A text that the last call for this folder embedded with the same model, dtype and lengths keeps its row to the bit.
 
     Args:
         path: the domain's folder, with items.parquet.
         encode: turns n texts into (n, D) numbers; each row depends only on its own text.
-        model: the encoder's name, for embeddings.json.
+        model: the encoder's name, for embeddings.json; equal names must mean equal embeddings.
         template: an item's text, made from the columns of items.parquet; see `Template`.
         dtype: float16 or float32.
         unit_length: scale each row to length 1.
-        block_rows: texts per call of `encode`; an interruption loses at most one call.
+        block_rows: texts per call of `encode`, at most; an interruption loses at most one call.
         force: replace existing embeddings.
+        anew: embed every text, even if its row could be kept.
         progress: called with the number of items done, including those of an earlier call, and their total.
+        on_kept: called with the number of items whose rows are kept.
 
     Returns:
         EmbeddingInfo: the content of embeddings.json.
 
     Raises:
-        CatalogueError: items.parquet can't be read or has no such column, embeddings are there already, or an
-            embedding isn't finite.
+        CatalogueError: items.parquet can't be read or has no such column, embeddings are there already, an embedding
+            isn't finite or of another width than those kept, or the partial file was changed while it grew.
+        BusyError: another process or thread works in the folder.
     """
-    path = Path(path)
-    items = current(path) / ITEMS
-    _check_free(path, force)
-    rows, info = _read_texts(items, template, model if unit_length else f"{model}, lengths kept")
-    settings = (info.model, info.template, np.dtype(dtype).name, unit_length, block_rows, len(rows), *rows)
-    digest = hashlib.sha256("\0".join(map(str, settings)).encode()).hexdigest()[:16]
-    partial = path / _PARTIAL.format(digest)
-    for other in set(path.glob(_PARTIAL.format("*"))) - {partial}:
-        other.unlink()
-    with partial.open("ab+") as out:
-        done = _done(out, len(rows), block_rows)
+    path, dtype = Path(path), np.dtype(dtype)
+    if not path.is_dir():
+        got = "a file" if path.exists() else "nothing there"
+        raise fault(path, "path must be a domain's folder", got, "Check the path")
+    with only_writer("embed_domain", path):
+        _check_free(path, force)
+        items = current(path) / ITEMS
+        rows, info = _read_texts(items, template, model if unit_length else f"{model}, lengths kept")
+        made_by = f"{info.model}, {dtype.name}"
+        partial = _partial(path, made_by, dtype, (info.template, unit_length, block_rows, anew, *rows))
+        kept, digests = EmbeddedRows(current(path) / _KEPT, made_by, dtype).read(), digests_of(rows)
+        places = np.full(len(rows), -1) if anew else kept.places_of(digests)
+        if on_kept is not None:
+            on_kept(int((places >= 0).sum()))
+        done = _resume(partial, digests, block_rows)
         while done < len(rows):
             if progress is not None:
                 progress(done, len(rows))
-            block = np.asarray(encode(rows[done : done + block_rows]), dtype=np.float32)
-            block = _scaled(block, unit_length, dtype)
+            end = min(done + block_rows, len(rows))
+            new = done + np.flatnonzero(places[done:end] < 0)
+            block = kept.rows[places[done:end]] if len(kept.rows) else np.zeros((end - done, 0), dtype)
+            if len(new):
+                made = np.asarray(encode([rows[row] for row in new]), dtype=np.float32)
+                block = _filled(items, block, new - done, _scaled(made, unit_length, dtype))
             if (bad := np.flatnonzero(~np.isfinite(block).all(axis=1))).size:
                 got = f"NaN or infinity for item {done + bad[0]}"
                 raise fault(items, "embeddings must be finite", got, "Check its text, or use another model or dtype")
-            _append(out, block, len(rows), first=done == 0)
-            done += len(block)
-    if progress is not None:
-        progress(done, len(rows))
-    with whole_files(path) as staging:
-        link_or_copy(partial, staging / EMBEDDINGS)  # after a crash it is still there under its old name
-        write_embedding_info(staging / EMBEDDING_INFO, info)
-    partial.unlink()
+            partial.append(digests[done:end], block, len(rows))
+            done = end
+        if progress is not None:
+            progress(done, len(rows))
+        found = partial.read()
+        if not (np.array_equal(found.texts, digests) and found.whole.all()):
+            rule = "embeddings must stay as they were written until all are there"
+            raise fault(partial.file, rule, "other bytes", "Let nothing else write there, and run it again")
+        with whole_files(path) as staging:
+            named = EmbeddedRows(staging / _KEPT, made_by, dtype)
+            for file, name in ((partial.file, staging / EMBEDDINGS), (partial.file, named.file)):
+                link_or_copy(file, name)  # after a crash it is still there under its old name
+            link_or_copy(partial.digests, named.digests)
+            write_embedding_info(staging / EMBEDDING_INFO, info, open_embeddings(staging / EMBEDDINGS))
+        partial.remove()
     return info
+
+
+def _partial(path: Path, made_by: str, dtype: np.dtype[Any], work: tuple[object, ...]) -> EmbeddedRows:
+    """Name the partial file of a piece of work; those of others are removed."""
+    content = "\0".join(map(str, (made_by, *work))).encode("utf-8", "surrogatepass")
+    partial = EmbeddedRows(path / f"{_PARTIAL}{hashlib.sha256(content).hexdigest()[:16]}.npy", made_by, dtype)
+    for other in set(path.glob(f"{_PARTIAL}*")) - {partial.file, partial.digests}:
+        other.unlink()
+    return partial
+
+
+def _resume(partial: EmbeddedRows, digests: NDArray[np.bytes_], block_rows: int) -> int:
+    """Count the rows of whole blocks in a partial file that are as they were written, and cut it after them."""
+    found = partial.read()
+    good = np.zeros(len(digests) + 1, bool)
+    good[: len(found.rows)] = found.whole & (found.texts == digests[: len(found.rows)])
+    count = int(good.argmin())
+    done = count if count == len(digests) else count - count % block_rows
+    partial.cut(done)
+    return done
+
+
+def _filled(items: Path, block: NDArray[Any], new: NDArray[np.int64], made: NDArray[Any]) -> NDArray[Any]:
+    """Put new rows into a block between those that are kept."""
+    if len(made) == len(block):
+        return made
+    check_width(items, block.shape[1], made.shape[1])
+    block[new] = made
+    return block
 
 
 def _check_free(path: Path, force: bool) -> None:
@@ -99,16 +153,6 @@ def _scaled(block: NDArray[np.float32], unit_length: bool, dtype: DTypeLike) -> 
         return (block / np.linalg.norm(block, axis=1, keepdims=True) if unit_length else block).astype(dtype)
 
 
-def _append(out: IO[bytes], block: NDArray[Any], num_rows: int, *, first: bool) -> None:
-    """Append a block to the partial file, safely on disk; the first one comes after the header of all rows."""
-    if first:
-        header = {"descr": block.dtype.str, "fortran_order": False, "shape": (num_rows, block.shape[1])}
-        np.lib.format.write_array_header_1_0(out, header)
-    out.write(block.tobytes())
-    out.flush()
-    os.fsync(out.fileno())
-
-
 def _read_texts(file: Path, template: str, model: str) -> tuple[list[str], EmbeddingInfo]:
     """Read the items' texts, and describe them and the model for embeddings.json."""
     table = read_items(file)
@@ -119,27 +163,8 @@ def _read_texts(file: Path, template: str, model: str) -> tuple[list[str], Embed
         step = "Choose columns with a template, such as {title}"
         raise fault(file, "table must have a column text, or a template", ", ".join(columns), step)
     filled = Template(template, columns)
-    fields = [texts(table, name) for name in filled.names]
+    fields = [texts(file, table, name) for name in filled.names]
     rows = [filled.fill(dict(zip(filled.names, row, strict=True))) for row in zip(*fields, strict=True)]
     if template == _AS_IMPORTED:  # the template that made the column says more
-        template = (table.schema.metadata or {}).get(TEXT_TEMPLATE, template.encode()).decode()
+        template = read_note(file, table, TEXT_TEMPLATE) or template
     return rows, EmbeddingInfo(model, template)
-
-
-def _done(out: IO[bytes], num_rows: int, block_rows: int) -> int:
-    """Count the rows of whole blocks in a partial file, and truncate it after them."""
-    out.seek(0)
-    try:
-        np.lib.format.read_magic(out)
-        (_, width), _, dtype = np.lib.format.read_array_header_1_0(out)
-    except ValueError:  # nothing yet, or not even a whole header
-        out.truncate(0)
-        return 0
-    start, size = out.tell(), width * dtype.itemsize
-    found = (out.seek(0, os.SEEK_END) - start) // size
-    done = found if found >= num_rows else found - found % block_rows
-    if done == 0:
-        out.truncate(0)
-    else:
-        out.truncate(start + done * size)
-    return int(done)

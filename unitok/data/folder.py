@@ -5,7 +5,12 @@ A domain's folder holds
     embeddings.npy         (N, D) float16 or float32; row i is item i
     embeddings.json        {"model": ..., "template": ...}: what made the embeddings, and from which text; optional
     items.parquet          item_id (0 to N - 1), title, text, and any other column; optional
-    interactions.parquet   user_id, item_id, position (order in time), timestamp (optional); optional
+    interactions.parquet   user_id, item_id, position and timestamp; optional, as are the last two
+
+A column of text may be of any of Arrow's types for it. In interactions.parquet user_id is whole numbers or names, and
+item_id and position are whole numbers, which may be floats. position is the order of a user's events; without it, that
+of timestamp counts, or else that of the rows. timestamp is in seconds since 1970 in UTC, whole or with a fraction;
+dates with or without a zone are read, too.
 
 `unitok import` writes a folder without embeddings; it counts as incomplete until `unitok embed` has made them. Reading
 needs only numpy and pyarrow, and no file can run code: pickled arrays are refused.
@@ -14,27 +19,27 @@ needs only numpy and pyarrow, and no file can run code: pickled arrays are refus
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from unitok.data.catalogue import Domain, EmbeddingInfo, Interactions
+from unitok.data.events import read_events
 from unitok.data.files import (
     check_finite,
     fault,
-    integers,
     open_embeddings,
     read_embedding_info,
-    read_table,
     read_titles,
     write_embedding_info,
 )
-from unitok.storage.whole import current, is_hidden, whole_files, whole_read
+from unitok.storage.parquet import write_parquet
+from unitok.storage.whole import current, whole_files, whole_read
 
 EMBEDDINGS, EMBEDDING_INFO, ITEMS = "embeddings.npy", "embeddings.json", "items.parquet"
 INTERACTIONS, SOURCE = "interactions.parquet", "SOURCE.md"
@@ -49,7 +54,7 @@ def find_domains(path: str | Path) -> dict[str, Path]:
         path: a catalogue, or one domain's folder.
 
     Returns:
-        Each domain's folder by name, sorted by name.
+        Each domain's folder by name, sorted by name; hidden ones, whose names begin with a dot, are left out.
 
     Raises:
         CatalogueError: `path` is not a folder.
@@ -58,7 +63,7 @@ def find_domains(path: str | Path) -> dict[str, Path]:
     if not path.is_dir():
         got = "a file" if path.exists() else "nothing there"
         raise fault(path, "catalogue must be a folder", got, "Check the path")
-    children = [path] if _is_domain(path) else [child for child in path.iterdir() if not is_hidden(child)]
+    children = [path] if _is_domain(path) else [child for child in path.iterdir() if not child.name.startswith(".")]
     folders = [child for child in children if _is_domain(child)]
     return {_name(folder): folder for folder in sorted(folders)}
 
@@ -115,7 +120,7 @@ def read_domain(path: str | Path) -> Domain:
             embeddings=embeddings,
             keys=np.arange(len(embeddings), dtype=np.int64),
             titles=read_titles(items, len(embeddings)) if items.exists() else None,
-            embedding=read_embedding_info(info) if info.exists() else None,
+            embedding=read_embedding_info(info, embeddings) if info.exists() else None,
         )
 
     return whole_read(path, FILES, read)
@@ -128,7 +133,9 @@ def read_interactions(path: str | Path) -> Interactions:
         path: the domain's folder.
 
     Returns:
-        The events, sorted by user and then by position.
+        The events, sorted by user and then by position. Users with names are numbered from 0 on in the order of their
+        names; where there is no position, it is counted from 0 on, in the order of time and, at equal times, of the
+        rows. Times whose size shows that they are in milliseconds, microseconds or nanoseconds become seconds.
 
     Raises:
         CatalogueError: the file is missing or malformed, or names an item that the domain doesn't have.
@@ -137,18 +144,7 @@ def read_interactions(path: str | Path) -> Interactions:
 
 
 def _read_interactions(base: Path) -> Interactions:
-    file = base / INTERACTIONS
-    num_items = len(open_embeddings(base / EMBEDDINGS))
-    columns = ("user_id", "item_id", "position")
-    table = read_table(file, columns)
-    users, items, positions = (integers(file, table, column) for column in columns)
-    if (strangers := np.flatnonzero((items < 0) | (items >= num_items))).size:
-        got = f"{items[strangers[0]]} in row {strangers[0]}"
-        step = f"Drop the events of items that {EMBEDDINGS} doesn't hold"
-        raise fault(file, f"item_id must be between 0 and {num_items - 1}", got, step)
-    order = np.lexsort((positions, users))
-    timestamps = integers(file, table, "timestamp")[order] if "timestamp" in table.column_names else None
-    return Interactions(users[order], items[order], positions[order], timestamps)
+    return read_events(base / INTERACTIONS, len(open_embeddings(base / EMBEDDINGS)))
 
 
 def write_domain(
@@ -182,28 +178,51 @@ def write_domain(
     check_free(path, force=force)
     with whole_files(path, drop=FILES) as staging:
         if interactions is not None:
-            pq.write_table(_columns(interactions), staging / INTERACTIONS)
+            with _named(path / INTERACTIONS):
+                write_parquet(_columns(interactions), staging / INTERACTIONS)
         if embedding is not None:
-            write_embedding_info(staging / EMBEDDING_INFO, embedding)
+            with _named(path / EMBEDDING_INFO):
+                write_embedding_info(staging / EMBEDDING_INFO, embedding, embeddings)
         if source is not None:
-            (staging / SOURCE).write_text(source, encoding="utf-8")
+            with _named(path / SOURCE):
+                (staging / SOURCE).write_text(source, encoding="utf-8")
         if items is not None:
             ids = np.arange(len(next(iter(items.values()))), dtype=np.int32)
             note = None if text_template is None else {TEXT_TEMPLATE: text_template}
-            pq.write_table(pa.table({"item_id": ids, **items}, metadata=note), staging / ITEMS)
+            with _named(path / ITEMS):
+                write_parquet(pa.table({"item_id": ids, **items}, metadata=note), staging / ITEMS)
         if embeddings is not None:
-            np.save(staging / EMBEDDINGS, embeddings)
+            with _named(path / EMBEDDINGS):
+                np.save(staging / EMBEDDINGS, embeddings)
+
+
+@contextmanager
+def _named(file: Path) -> Iterator[None]:
+    """Have an error of writing name the file: those of a full disk name none."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        step = "Free space there, or mend its rights"
+        raise OSError(f"{file}: the output must be writable, got {str(error).rstrip('.')}. {step}.") from error
 
 
 def _columns(interactions: Interactions) -> pa.Table:
-    columns: dict[str, NDArray[Any]] = {
-        "user_id": interactions.user_ids.astype(np.int32),
-        "item_id": interactions.item_ids.astype(np.int32),
-        "position": interactions.positions.astype(np.int32),
+    columns = {
+        "user_id": _narrow(interactions.user_ids),
+        "item_id": _narrow(interactions.item_ids),
+        "position": _narrow(interactions.positions),
     }
     if interactions.timestamps is not None:
         columns["timestamp"] = interactions.timestamps
     return pa.table(columns)
+
+
+def _narrow(numbers: NDArray[Any]) -> NDArray[Any]:
+    """Return numbers as int32 where all fit: such as users' own ids may not."""
+    narrow = numbers.astype(np.int32)
+    return narrow if (narrow == numbers).all() else numbers
 
 
 def check_free(path: Path, *, force: bool) -> None:

@@ -117,6 +117,7 @@ class Report:
             Table: one row per domain, and one for all together.
         """
         from rich.table import Table
+        from rich.text import Text
 
         columns: dict[str, Callable[[DomainReport], str]] = {
             "items": lambda d: f"{d.items:,}",
@@ -136,7 +137,7 @@ class Report:
         for name in chosen:
             table.add_column(name, justify="right")
         for name, figures in self.domains.items():
-            table.add_row(name, *(columns[heading](figures) for heading in chosen))
+            table.add_row(Text(str(name)), *(columns[heading](figures) for heading in chosen))
         table.add_section()
         table.add_row("all", *(columns[heading](self.overall) for heading in chosen))
         return table

@@ -15,6 +15,7 @@ from unitok.ids.rows import row_groups
 Key = int | str
 
 RESOLVERS = ("suffix", "reassign", "none")
+CHANGED = ("fail", "keep", "renew")
 DISTANCES_AT_ONCE = 2**20  # elements of the (movers, K) table that "reassign" holds at a time: 8 MiB
 
 
@@ -57,7 +58,9 @@ def _rank_in_group(groups: Tensor, keys: Sequence[Key]) -> Tensor:
     return ranks
 
 
-def resolve(ids: Chains, keys: list[Key], resolver: str, known: Chains, known_keys: list[Key]) -> tuple[Tensor, Tensor]:
+def resolve(
+    ids: Chains, keys: list[Key], resolver: str, known: Chains, known_keys: list[Key], changed: str
+) -> tuple[Tensor, Tensor, Tensor]:
     """Give items that share an ID distinct ones; see `SemanticIds.assign`.
 
     Args:
@@ -66,9 +69,10 @@ def resolve(ids: Chains, keys: list[Key], resolver: str, known: Chains, known_ke
         resolver: "suffix" or "reassign".
         known: an earlier assignment to keep; no rows if there is none.
         known_keys: the keys of its items, from `checked_keys`.
+        changed: "fail", "keep" or "renew".
 
     Returns:
-        codes (N, L) and suffix (N,), int64.
+        codes (N, L), top experts (N,) and suffix (N,), int64.
 
     Raises:
         ValueError: as `SemanticIds.assign` does.
@@ -78,10 +82,17 @@ def resolve(ids: Chains, keys: list[Key], resolver: str, known: Chains, known_ke
     """
     _check_known(ids, keys, known, known_keys)
     levels, known_ids, own_ids = ids.codes.shape[1], known.top1, ids.top1
-    row_of = {key: row for row, key in enumerate(known_keys)}
-    match = torch.tensor([row_of.get(key, -1) for key in keys], dtype=torch.int64)
+    match, moved = matches(ids, keys, resolver, known, known_keys)
+    if changed == "fail" and len(moved):
+        row, count = int(moved[0]), f"{len(moved)} that differ" if len(moved) > 1 else "one that differs"
+        raise ValueError(
+            f"assign: codes of existing items must be those of `existing`, got {count}: item {keys[row]!r} had "
+            f"{tuple(known_ids[match[row]].tolist())} and has {tuple(own_ids[row].tolist())}. Use the tokenizer and "
+            "the embeddings that they were made with, or pass changed='keep' or 'renew'."
+        )
+    if changed == "renew":  # what they had stays taken
+        match[moved] = -1
     seen, new = (match >= 0).nonzero()[:, 0], (match < 0).nonzero()[:, 0]
-    _check_unchanged(own_ids[seen], known_ids, match[seen], [keys[row] for row in seen.tolist()], resolver)
     new_keys = [keys[row] for row in new.tolist()]
 
     # From here on one table holds everything that has an ID: the known rows first, then the newcomers.
@@ -97,17 +108,44 @@ def resolve(ids: Chains, keys: list[Key], resolver: str, known: Chains, known_ke
     free.scatter_reduce_(0, groups[: len(known_ids)], known_suffix + 1, reduce="amax")
     new_groups = groups[len(known_ids) :]
 
-    codes, suffix = ids.codes.clone(), torch.empty(len(keys), dtype=torch.int64)
-    codes[seen], suffix[seen] = known.codes[match[seen]], known_suffix[match[seen]]
+    codes, experts, suffix = ids.codes.clone(), ids.experts.clone(), torch.empty(len(keys), dtype=torch.int64)
+    codes[seen], experts[seen] = known.codes[match[seen]], known.experts[match[seen]]
+    suffix[seen] = known_suffix[match[seen]]
     codes[new] = table[len(known_ids) :, :levels]
     suffix[new] = free[new_groups] + _rank_in_group(new_groups, new_keys)
-    return codes, suffix
+    return codes, experts, suffix
 
 
-def checked_keys(name: str, keys: Sequence[Key] | np.ndarray | Tensor, count: int) -> list[Key]:
+def matches(
+    ids: Chains, keys: Sequence[Key], resolver: str | None, known: Chains, known_keys: Sequence[Key]
+) -> tuple[Tensor, Tensor]:
+    """Find each item among the known ones, and the items whose codes aren't the known ones any more.
+
+    Args:
+        ids: the IDs of N items.
+        keys: their keys.
+        resolver: "reassign" gave items other last-level codes than their own, so those aren't compared.
+        known: an earlier assignment.
+        known_keys: the keys of its items.
+
+    Returns:
+        match (N,) int64, the known row of each item or -1, and moved (M,) int64, the rows whose codes changed.
+    """
+    row_of = {key: row for row, key in enumerate(known_keys)}
+    match = torch.tensor([row_of.get(key, -1) for key in keys], dtype=torch.int64)
+    seen = (match >= 0).nonzero()[:, 0]
+    same = ids.top1[seen] == known.top1[match[seen]]
+    if resolver == "reassign":
+        # A reassigned item comes with its own last-level code again; the item that held that ID may be gone by now.
+        same[:, -2] = True
+    return match, seen[~same.all(dim=1)]
+
+
+def checked_keys(what: str, name: str, keys: Sequence[Key] | np.ndarray | Tensor, count: int) -> list[Key]:
     """Return item keys as plain Python values, which sort and hash alike whatever sequence they came in.
 
     Args:
+        what: the operation that a message names.
         name: the argument that a message names.
         keys: distinct integers, or distinct strings.
         count: how many there must be.
@@ -121,22 +159,27 @@ def checked_keys(name: str, keys: Sequence[Key] | np.ndarray | Tensor, count: in
     """
     plain: list[Key] = keys.tolist() if isinstance(keys, np.ndarray | Tensor) else list(keys)
     if len(plain) != count:
-        raise ValueError(f"assign: {name} must be one for each of {count} rows, got {len(plain)}. Pass theirs.")
+        raise ValueError(f"{what}: {name} must be one for each of {count} rows, got {len(plain)}. Pass theirs.")
     kinds = {type(key) for key in plain}
     integers = all(issubclass(kind, int | np.integer) and kind is not bool for kind in kinds)
     if not (integers or all(issubclass(kind, str) for kind in kinds)):
         names = ", ".join(sorted(kind.__name__ for kind in kinds))
-        raise TypeError(f"assign: {name} must be all integers or all strings, got {names}. Convert them to one.")
+        raise TypeError(f"{what}: {name} must be all integers or all strings, got {names}. Convert them to one.")
     if len(set(plain)) < count:
         key = Counter(plain).most_common(1)[0][0]
-        raise ValueError(f"assign: {name} must be distinct, got {key!r} more than once. Give each item its own.")
+        raise ValueError(f"{what}: {name} must be distinct, got {key!r} more than once. Give each item its own.")
     return plain
 
 
-def _check_known(ids: Chains, keys: list[Key], known: Chains, known_keys: list[Key]) -> None:
+def check_sizes(what: str, ids: Chains, known: Chains) -> None:
+    """Refuse an earlier assignment of other sizes."""
     want, got = (ids.codes.shape[1], ids.codebook_size), (known.codes.shape[1], known.codebook_size)
     if want != got:
-        raise ValueError(f"assign: existing must have (L, K) = {want}, got {got}. Pass one of the same tokenizer.")
+        raise ValueError(f"{what}: existing must have (L, K) = {want}, got {got}. Pass one of the same tokenizer.")
+
+
+def _check_known(ids: Chains, keys: list[Key], known: Chains, known_keys: list[Key]) -> None:
+    check_sizes("assign", ids, known)
     if keys and known_keys and isinstance(keys[0], str) != isinstance(known_keys[0], str):
         raise TypeError(
             f"assign: item_keys must be of the kind of the existing ones, got {keys[0]!r} beside "
@@ -145,21 +188,6 @@ def _check_known(ids: Chains, keys: list[Key], known: Chains, known_keys: list[K
     tokens = known.top1 if known.suffix is None else torch.cat([known.top1, known.suffix[:, None]], dim=1)
     if len(tokens) and int(row_groups(tokens).max()) + 1 < len(tokens):
         raise ValueError("assign: existing must hold distinct IDs, got one twice. Pass what assign returned.")
-
-
-def _check_unchanged(own: Tensor, known: Tensor, match: Tensor, keys: list[Key], resolver: str) -> None:
-    """Refuse an existing item whose codes changed: its old ID would mean something else."""
-    same = own == known[match]
-    if resolver == "reassign":
-        # A reassigned item comes with its own last-level code again; the item that held that ID may be gone by now.
-        same[:, -2] = True
-    changed = ~same.all(dim=1)
-    if changed.any():
-        row = int(changed.nonzero()[0, 0])
-        raise ValueError(
-            f"assign: the ID of the existing item {keys[row]!r} must be {tuple(known[match[row]].tolist())}, "
-            f"got {tuple(own[row].tolist())}. Use its tokenizer, or leave the item out of `existing`."
-        )
 
 
 def _reassigned(table: Tensor, num_known: int, new_keys: Sequence[Key], ids: Chains, new: Tensor) -> Tensor:

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unitok.ids.collisions import RESOLVERS, Chains, Key, checked_keys, resolve
+from unitok.ids.collisions import CHANGED, RESOLVERS, Chains, Key, check_sizes, checked_keys, matches, resolve
 from unitok.ids.fields import CODE_FIELDS, check_fields
 from unitok.ids.token_forms import LAYOUTS, TokenForms
+from unitok_kernels.rules import one_of
 
 __all__ = ["LAYOUTS", "RESOLVERS", "AssignedIds", "SemanticIds"]
 
@@ -126,6 +127,7 @@ class SemanticIds(TokenForms):
         item_keys: Sequence[Key] | np.ndarray | Tensor,
         resolver: str | None = "suffix",
         existing: AssignedIds | None = None,
+        changed: str = "fail",
     ) -> SemanticIds:
         """Make IDs distinct where items share one; the result depends on item keys, never on the order of the rows.
 
@@ -142,33 +144,63 @@ class SemanticIds(TokenForms):
             existing: an earlier assignment by this tokenizer, possibly before domains were added. Its items keep
                 their IDs, even if they are not among these rows; the others take free IDs: the next suffixes in the
                 order of their keys, or free codewords.
+            changed: what becomes of existing items whose codes differ now, as after a change of their embeddings: they
+                "fail", "keep" their old IDs, or "renew" them: they get free IDs as new items do. The old IDs stay
+                taken.
 
         Returns:
             IDs in the order of the rows; with a suffix (N,), so all are distinct, unless resolver is "none".
 
         Raises:
             ValueError: an unknown resolver, keys that repeat, rows that could not be encoded, an existing
-                item whose ID changed, no residuals or codebooks for "reassign".
+                item whose codes changed, no residuals or codebooks for "reassign".
             TypeError: keys that are neither all integers nor all strings.
 
         Source: the suffix is TIGER's, arXiv 2305.05065; its append-only numbers and "reassign" are UniTok's.
         """
         if resolver not in (None, *RESOLVERS):
             raise ValueError(f"assign: resolver must be one of {', '.join(RESOLVERS)}, got {resolver!r}. Choose one.")
-        keys = checked_keys("item_keys", item_keys, len(self))
+        one_of("assign", "changed", changed, CHANGED)
+        keys = checked_keys("assign", "item_keys", item_keys, len(self))
         if resolver is None or resolver == "none":
             return self
         known, known_keys = replace(self[:0], suffix=None), list[Key]()
         if existing is not None:
             known = existing.ids
-            known_keys = checked_keys("existing.item_keys", existing.item_keys, len(known))
+            known_keys = checked_keys("assign", "existing.item_keys", existing.item_keys, len(known))
         for ids in (self, known):
             ids.check_encoded("assign")
-        codes, suffix = resolve(self._chains(), keys, resolver, known._chains(), known_keys)
+        codes, top, suffix = resolve(self._chains(), keys, resolver, known._chains(), known_keys, changed)
         slot_codes = self.slot_codes
         if slot_codes is not None:
             slot_codes = torch.cat([codes[:, None], slot_codes[:, 1:]], dim=1)
-        return replace(self, codes=codes, slot_codes=slot_codes, suffix=suffix)
+        experts = torch.cat([top[:, None], self.experts[:, 1:]], dim=1)
+        return replace(self, codes=codes, experts=experts, slot_codes=slot_codes, suffix=suffix)
+
+    def changed_rows(
+        self, item_keys: Sequence[Key] | np.ndarray | Tensor, existing: AssignedIds, resolver: str | None = "suffix"
+    ) -> Tensor:
+        """Find the items whose codes aren't those of an earlier assignment any more: what `assign` calls changed.
+
+        Args:
+            item_keys: N distinct integers, or N distinct strings.
+            existing: an earlier assignment by this tokenizer.
+            resolver: the one of `existing`; after "reassign" last-level codes aren't compared.
+
+        Returns:
+            (M, 2) int64: the row of each such item here, and its row in `existing`.
+
+        Raises:
+            ValueError: keys that repeat, or `existing` is of another tokenizer.
+            TypeError: keys that are neither all integers nor all strings.
+
+        Source: UniTok.
+        """
+        keys = checked_keys("changed_rows", "item_keys", item_keys, len(self))
+        known_keys = checked_keys("changed_rows", "existing.item_keys", existing.item_keys, len(existing.ids))
+        check_sizes("changed_rows", self._chains(), existing.ids._chains())
+        match, moved = matches(self._chains(), keys, resolver, existing.ids._chains(), known_keys)
+        return torch.stack([moved, match[moved]], dim=1)
 
     def _chains(self) -> Chains:
         top = self.experts[:, 0]

@@ -1,43 +1,29 @@
-"""Semantic IDs in a parquet file: one row per item, with its ID as text and as numbers."""
+"""Semantic IDs in a file: one row per item, with its ID as text and as numbers."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
 from unitok.data.catalogue import CatalogueError
-from unitok.data.files import fault, integers, read_table
+from unitok.data.files import fault
 from unitok.ids.collisions import RESOLVERS
 from unitok.ids.semantic_ids import SemanticIds
-from unitok.storage.whole import whole_file
+from unitok.ids.table_files import NOTE, check_format, check_note, integers, read_file, texts, write_file
+from unitok.storage.layout import Fingerprint
+from unitok_kernels.rules import fail
 
-_NOTE = b"unitok"
-
-
-class Fingerprint(TypedDict):
-    """What identifies a tokenizer; `Tokenizer.fingerprint` makes it.
-
-    Attributes:
-        base: a digest of the weights that adding a domain never changes.
-        experts: a digest of each expert's weights.
-        num_levels: L, codes per ID.
-        codebook_size: K.
-    """
-
-    base: str
-    experts: list[str]
-    num_levels: int
-    codebook_size: int
+_LARGEST = 2**20  # codes of a level, or experts, that a table without a tokenizer may have; what is built is this large
 
 
 _OTHERS = ("domain", "item_id", "semantic_id", "expert", "suffix")  # the columns that hold no codes
@@ -45,7 +31,7 @@ _OTHERS = ("domain", "item_id", "semantic_id", "expert", "suffix")  # the column
 
 @dataclass(frozen=True, eq=False)
 class IdTable:
-    """Items and their IDs, in the columns of the parquet file; made by `of` or `read`.
+    """Items and their IDs, in the columns of the file; made by `of` or `read`.
 
     Args:
         table: columns domain, item_id, semantic_id, c0 .. c(L-1), expert, suffix (null under resolver none).
@@ -91,57 +77,74 @@ class IdTable:
             The table.
 
         Raises:
-            ValueError: the numbers of domains, items and IDs differ; a row could not be encoded.
+            TypeError: a domain that is no text, an item that is no integer.
+            ValueError: the numbers of domains, items and IDs differ, an item is there twice, or a row has no ID.
 
         Source: UniTok.
         """
         if not len(domains) == len(items) == len(ids):
             got = f"{len(domains)}, {len(items)} and {len(ids)}"
             raise ValueError(f"IdTable.of: domains, items and ids must be of one length, got {got}. Pass one of each.")
+        if (other := next((name for name in domains if not isinstance(name, str)), None)) is not None:
+            fail("IdTable.of", "domains", "texts", repr(other), "Convert them with str().", TypeError)
+        numbers = np.asarray(items)
+        if len(numbers) and numbers.dtype.kind not in "iu":
+            fail("IdTable.of", "items", "integers", numbers.dtype, "Convert them with .astype('int64').", TypeError)
         ids.check_encoded("IdTable.of")
         columns: dict[str, Any] = {
             "domain": pa.array(domains, pa.string()),
-            "item_id": pa.array(items, pa.int64()),
+            "item_id": pa.array(numbers.astype(np.int64)),
             "semantic_id": pa.array(ids.to_text(), pa.string()),
         }
         columns |= {f"c{level}": _small(codes) for level, codes in enumerate(ids.codes.unbind(1))}
         columns["expert"] = _small(ids.experts[:, 0])
         columns["suffix"] = pa.nulls(len(ids), pa.int32()) if ids.suffix is None else _small(ids.suffix)
-        return cls(pa.table(columns), ids.codebook_size, ids.num_experts)
+        found = cls(pa.table(columns), ids.codebook_size, ids.num_experts)
+        if (twice := _twice(found.keys)) is not None:
+            fail("IdTable.of", "items", "distinct within a domain", f"{twice} more than once", "Give each its own.")
+        return found
 
-    def append(self, later: IdTable) -> IdTable:
+    def append(self, later: IdTable, *, renewed: Collection[str] = ()) -> IdTable:
         """Add the items of a later table after those of this one, which stay unchanged.
 
         Args:
             later: a table of the same tokenizer; items that are already in this table are left out.
+            renewed: the keys of items that take their rows from the later table, in the old places.
 
         Returns:
             The joined table.
 
         Raises:
-            ValueError: the tables differ in levels.
+            ValueError: the tables differ in levels, or one of them has an item twice.
 
         Source: UniTok.
         """
         if self.table.column_names != later.table.column_names:
             want, got = ", ".join(self.table.column_names), ", ".join(later.table.column_names)
             raise ValueError(f"append: later must have columns {want}, got {got}. Use IDs of one tokenizer.")
-        kept = set(self.keys)
-        new = later.table.filter(pa.array([key not in kept for key in later.keys], pa.bool_()))
-        joined = pa.concat_tables([self.table.cast(later.table.schema), new])
+        for name, table in (("the table", self), ("later", later)):
+            if (twice := _twice(table.keys)) is not None:
+                fail("append", name, "of distinct items", f"{twice} more than once", "Leave out one of its rows.")
+        row_of = {key: len(self.keys) + row for row, key in enumerate(later.keys)}
+        kept, replaced = set(self.keys), set(renewed)
+        rows = [row_of.get(key, row) if key in replaced else row for row, key in enumerate(self.keys)]
+        rows += [row_of[key] for key in later.keys if key not in kept]
+        both = pa.concat_tables([self.table.cast(later.table.schema), later.table])
+        joined = both.take(pa.array(rows, pa.int64()))
         sizes = (max(self.codebook_size, later.codebook_size), max(self.num_experts, later.num_experts))
         return IdTable(joined, *sizes)
 
     def write(self, file: str | Path, fingerprint: Fingerprint, resolver: str = "suffix") -> None:
-        """Write a parquet file, with a note in its metadata of what made the IDs.
+        """Write a file: parquet, with a note in its metadata of what made the IDs, or CSV or JSON lines, without.
 
         Args:
-            file: where to; a file that is there is replaced, and stays whole until then.
+            file: where to, ending in .parquet, .csv or .jsonl; a file that is there is replaced, and stays whole until
+                then.
             fingerprint: `Tokenizer.fingerprint()` of the tokenizer that made the IDs.
             resolver: the resolver that made the IDs distinct, as in `SemanticIds.assign`.
 
         Raises:
-            ValueError: an unknown resolver.
+            ValueError: an unknown resolver, or a file of another ending.
             OSError: the file can't be written.
 
         Source: UniTok.
@@ -149,65 +152,63 @@ class IdTable:
         if resolver not in RESOLVERS:
             raise ValueError(f"write: resolver must be one of {', '.join(RESOLVERS)}, got {resolver!r}. Choose one.")
         note = {"tokenizer": {name: fingerprint[name] for name in ("base", "experts")}, "resolver": resolver}
-        with whole_file(file) as partial:
-            pq.write_table(self.table.replace_schema_metadata({_NOTE: json.dumps(note)}), partial)
+        check_format("write", Path(file))
+        write_file(self.table.replace_schema_metadata({NOTE: json.dumps(note)}), Path(file))
 
     @classmethod
     def read(cls, file: str | Path, fingerprint: Fingerprint | None = None, resolver: str | None = None) -> IdTable:
-        """Read what `write` wrote, or a table of the same columns.
+        """Read what `write` wrote, or a table of the same columns that another program saved.
+
+        Text may be of any of Arrow's kinds, and integers of any width, or floats that are whole numbers.
 
         Args:
-            file: the parquet file.
+            file: the file; parquet unless it ends in .csv or .jsonl.
             fingerprint: of the tokenizer that made the IDs, possibly after domains were added to it. None reads IDs of
-                any tokenizer; the sizes are then the smallest that hold all codes and experts of the file.
+                any tokenizer; the sizes are then the smallest that hold all codes and experts of the file, up to 2^20.
             resolver: the resolver that must have been used; None accepts any.
 
         Returns:
             The table, with the columns above; further columns are left out.
 
         Raises:
-            CatalogueError: the file is broken, or of another tokenizer or resolver.
-            ValueError: a code, expert or suffix is out of range.
+            CatalogueError: the file is broken, or of another tokenizer or resolver; an item is there twice, or its text
+                isn't that of its numbers; a code, expert or suffix is out of range.
 
         Source: UniTok.
         """
         file = Path(file)
-        table = read_table(file, _names(1 if fingerprint is None else fingerprint["num_levels"]))
+        table = read_file(file, _names(1 if fingerprint is None else fingerprint["num_levels"]))
         if fingerprint is None:
             levels = next(level for level in range(1, table.num_columns + 1) if f"c{level}" not in table.column_names)
-            experts, *codes = (integers(file, table, name) for name in ("expert", *_names(levels)[3:-2]))
-            codebook_size, num_experts = _size(codes), _size([experts])
+            table = _plain(file, table, levels)
+            codebook_size = _size(file, table, [f"c{level}" for level in range(levels)])
+            num_experts = _size(file, table, ["expert"])
         else:
             levels, codebook_size = fingerprint["num_levels"], fingerprint["codebook_size"]
             num_experts = len(fingerprint["experts"])
-            _check_note(file, (table.schema.metadata or {}).get(_NOTE), fingerprint, resolver)
+            check_note(file, table, fingerprint, resolver)
             if f"c{levels}" in table.column_names:
                 rule = f"IDs must have {levels} levels, as the tokenizer's"
                 raise fault(file, rule, "more", "Use the tokenizer that made them")
-        read = cls._checked(file, table, levels, codebook_size, num_experts)
+            table = _plain(file, table, levels)
         if resolver not in (None, "none"):
-            integers(file, table, "suffix")
+            integers(file, table["suffix"], "suffix", pa.int32())
+        read = cls(table, codebook_size, num_experts)
+        read._check_rows(file)
         return read
 
-    @classmethod
-    def _checked(cls, file: Path, table: Any, levels: int, codebook_size: int, num_experts: int) -> IdTable:
-        """Take a table that has the columns, after a check of their types and values."""
-        for name in ("domain", "semantic_id"):
-            column = table[name]
-            if not pa.types.is_string(column.type) or column.null_count:
-                got = f"{column.null_count} nulls" if column.null_count else column.type
-                raise fault(file, f"{name} must be text in every row", got, "Write the column again")
-        for name in ("item_id", *_names(levels)[3:-1]):
-            integers(file, table, name)
-        if not pa.types.is_integer(table["suffix"].type):
-            got = table["suffix"].type
-            raise fault(file, "suffix must be an integer or null in every row", got, "Write the column again")
-        read = cls(table.select(_names(levels)), codebook_size, num_experts)
+    def _check_rows(self, file: Path) -> None:
+        """Refuse numbers out of range, a text that isn't that of its numbers, and an item that is there twice."""
         try:
-            _ = read.ids
+            written = self.ids.to_text()
         except ValueError as error:  # in the place of the inner call, the message names the file
             raise CatalogueError(f"{file}: {str(error).partition(': ')[2]}") from error
-        return read
+        if written != (said := self.table["semantic_id"].to_pylist()):
+            row = next(row for row, pair in enumerate(zip(written, said, strict=True)) if pair[0] != pair[1])
+            rule = f"semantic_id must be the text of the numbers in its row, {written[row]}"
+            raise fault(file, rule, f"{said[row]!r} in row {row}", "Take the file from a copy, or tokenize again")
+        if (twice := _twice(self.keys)) is not None:
+            raise fault(file, "items must be distinct", f"{twice} more than once", "Leave out one of its rows")
 
 
 def _names(levels: int) -> tuple[str, ...]:
@@ -220,27 +221,28 @@ def item_keys(domains: Iterable[str], items: Iterable[int]) -> list[str]:
     return [f"{domain}:{item}" for domain, item in zip(domains, items, strict=True)]
 
 
-def _size(columns: Sequence[NDArray[np.int64]]) -> int:
+def _twice(keys: Sequence[str]) -> str | None:
+    """A key that is there more than once, if there is one."""
+    return None if len(set(keys)) == len(keys) else Counter(keys).most_common(1)[0][0]
+
+
+def _plain(file: Path, table: Any, levels: int) -> Any:
+    """Take the columns of a table, each in the type that `of` gives it."""
+    columns = {name: texts(file, table[name], name) for name in ("domain", "semantic_id")}
+    columns["item_id"] = integers(file, table["item_id"], "item_id", pa.int64())
+    for name in _names(levels)[3:]:
+        columns[name] = integers(file, table[name], name, pa.int32(), nulls=name == "suffix")
+    return pa.table({name: columns[name] for name in _names(levels)}, metadata=table.schema.metadata)
+
+
+def _size(file: Path, table: Any, names: Sequence[str]) -> int:
     """The smallest size that holds all values of some columns."""
-    return 1 + max((int(column.max()) for column in columns if column.size), default=0)
+    largest = max((int(table[name].to_numpy().max()) for name in names), default=0) if table.num_rows else 0
+    if largest >= _LARGEST:
+        rule = f"{' and '.join(names[:: max(1, len(names) - 1)])} must be below {_LARGEST}"
+        raise fault(file, rule, largest, "Pass the tokenizer's fingerprint, or check the file")
+    return 1 + largest
 
 
 def _small(column: torch.Tensor) -> pa.Array:
     return pa.array(column.numpy().astype(np.int32))
-
-
-def _check_note(file: Path, note: bytes | None, own: Fingerprint, resolver: str | None) -> None:
-    """Check the note in the file's metadata, if there is one: another program writes none."""
-    if note is None:
-        return
-    try:
-        said = json.loads(note)
-        base, experts, resolved_by = said["tokenizer"]["base"], list(said["tokenizer"]["experts"]), said["resolver"]
-    except (ValueError, TypeError, KeyError) as error:
-        raise fault(file, "the note 'unitok' in its metadata must be whole", repr(note), "Write it again") from error
-    if base != own["base"] or experts != own["experts"][: len(experts)]:
-        got = f"those of {base} with experts {', '.join(map(str, experts))}"
-        step = "Use the tokenizer that made them, or one that domains were added to since"
-        raise fault(file, f"IDs must be of tokenizer {own['base']} with experts {', '.join(own['experts'])}", got, step)
-    if resolver is not None and resolved_by != resolver:
-        raise fault(file, f"IDs must be resolved by {resolver}", resolved_by, f"Pass --resolver {resolved_by}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from unitok.ids.fields import CODE_FIELDS, check_fields
 from unitok.ids.rows import row_groups
-from unitok.ids.text import letters, token_text
+from unitok.ids.text import read_tokens, token_text
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -216,10 +215,10 @@ class TokenForms:
     def from_text(
         cls, texts: Sequence[str], *, num_levels: int, codebook_size: int, num_experts: int, layout: str = "top1"
     ) -> Self:
-        """Read what `to_text(layout)` wrote.
+        """Read what `to_text(layout)` wrote, also with spaces around the tokens, as language models decode them.
 
         Args:
-            texts: N strings, either all with a suffix or all without.
+            texts: N strings, either all with a suffix or all without, such as `<a_12><b_7>` or `<a_12> <b_7>`.
             num_levels: L of the tokenizer.
             codebook_size: K of the tokenizer.
             num_experts: E of the tokenizer.
@@ -236,16 +235,7 @@ class TokenForms:
         found = texts[0].count("<") if len(texts) else 0
         width = _width("from_text", layout, num_levels, found)
         width += found == width + 1
-        pattern = re.compile("".join(rf"<{letters(column)}_(0|[1-9]\d{{0,8}})>" for column in range(width)), re.A)
-        tokens = np.empty((len(texts), width), dtype=np.int64)
-        for row, text in enumerate(texts):
-            if (match := pattern.fullmatch(text)) is None:
-                example = "".join(f"<{letters(column)}_0>" for column in range(width))
-                raise ValueError(
-                    f"from_text: texts must look like {example}, got {text!r} in row {row}. Name "
-                    "the layout and num_levels that they were written with."
-                )
-            tokens[row] = [int(token) for token in match.groups()]
+        tokens = read_tokens("from_text", texts, width)
         sizes = {"num_levels": num_levels, "codebook_size": codebook_size, "num_experts": num_experts}
         return cls._from_tokens("from_text", torch.from_numpy(tokens), **sizes, layout=layout)
 

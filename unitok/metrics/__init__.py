@@ -38,3 +38,7 @@ __all__ = [
     "token_entropy",
     "utilisation",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -34,8 +34,8 @@ def equal_hsic(
         out.
 
     Source:
-        Gretton et al., "Measuring statistical dependence with Hilbert-Schmidt norms", 2005 (the bias); Kornblith et al.,
-        "Similarity of neural network representations revisited", 2019 (CKA).
+        Gretton et al., "Measuring statistical dependence with Hilbert-Schmidt norms", 2005, for the bias; Kornblith
+        et al., "Similarity of neural network representations revisited", 2019, for CKA.
     """
     members = [rows for k in range(len(names)) if len(rows := (domains == k).nonzero().squeeze(1)) >= _LEAST]
     if not members:

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from unitok.recommender.evaluation.item_level import Evaluation, Scores, evaluate, paired_bootstrap
     from unitok.recommender.histories import Histories, Queries, Recommender
     from unitok.recommender.kinds import SequenceRecommender
+    from unitok.recommender.language.vocabulary import extend_vocabulary
     from unitok.recommender.rq_transformer import RQRecommender
-    from unitok.recommender.token_table import TokenTable, extend_vocabulary
+    from unitok.recommender.token_table import TokenTable
     from unitok.recommender.training import TrainingConfig, fit
 
 _HOME = {
@@ -35,7 +36,7 @@ _HOME = {
     "TokenTable": "token_table",
     "TrainingConfig": "training",
     "evaluate": "evaluation.item_level",
-    "extend_vocabulary": "token_table",
+    "extend_vocabulary": "language.vocabulary",
     "fit": "training",
     "gpt2_config": "backbones",
     "paired_bootstrap": "evaluation.item_level",
@@ -76,4 +77,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted(__all__)

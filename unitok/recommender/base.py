@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -14,10 +14,11 @@ from typing_extensions import Self
 
 from unitok.recommender import saving
 from unitok.recommender.beam import CatalogueTrie
-from unitok.recommender.histories import Histories, check_histories
-from unitok.recommender.token_table import TokenTable
-from unitok.storage.saved import NOT_WHOLE, RECOMMENDER, WrongFolderError, check_free, not_whole
-from unitok.storage.whole import whole_read
+from unitok.recommender.histories import Histories, as_histories, checked_rows
+from unitok.recommender.token_table import TokenTable, check_table
+from unitok.storage.saved import RECOMMENDER, WrongFolderError, free_to_save
+from unitok_kernels import checks
+from unitok_kernels.rules import fail, typed
 
 _BEAMS_AT_ONCE = {"cpu": 2**11}  # queries x beams per batch of `rank`: fits a processor's cache
 _LOGITS_AT_ONCE = 2**26  # queries x beams x vocabulary per batch: 256 MiB
@@ -56,6 +57,7 @@ class SequenceRecommender(ABC):
         rows: (M,) int64, the items that are ranked; None ranks all of them.
 
     Raises:
+        TypeError: an argument of another type.
         ValueError: a size below 1, or rows that aren't items of the table.
 
     Source: TIGER, arXiv 2305.05065.
@@ -87,11 +89,15 @@ class SequenceRecommender(ABC):
         about: dict[str, Any] | None = None,
         rows: Tensor | None = None,
     ) -> None:
+        what = type(self).__name__
+        check_table(what, table)
+        typed(what, "about", about, (dict, type(None)), "a dict or None")
+        checks.whole(what, history=history, beam=beam)
         for name, value in (("history", history), ("beam", beam)):
             if value < 1:
-                raise ValueError(f"{type(self).__name__}: {name} must be at least 1, got {value}. Take 20.")
+                raise ValueError(f"{what}: {name} must be at least 1, got {value}. Take 20.")
         self.model, self.table, self.history, self.beam, self.about = model, table, history, beam, about or {}
-        self._rows = None if rows is None else _checked(type(self).__name__, rows, torch.arange(len(table)))
+        self._rows = None if rows is None else checked_rows(what, rows, torch.arange(len(table)))
         self._placed = None
 
     @property
@@ -112,7 +118,11 @@ class SequenceRecommender(ABC):
 
         Returns:
             A recommender on the same weights, which are moved; it ranks the same items.
+
+        Raises:
+            ValueError: a device that torch can't use here.
         """
+        check_device("to", device)
         return self._like(self.model.to(device), self.rows)
 
     def within(self, rows: Tensor) -> Self:
@@ -129,7 +139,7 @@ class SequenceRecommender(ABC):
             ValueError: no rows, rows that are no items or that this one doesn't rank, or one twice.
         """
         known = torch.arange(len(self.table)) if self.rows is None else self.rows
-        return self._like(self.model, _checked("within", rows, known))
+        return self._like(self.model, checked_rows("within", rows, known))
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what is built again when it is needed."""
@@ -168,23 +178,25 @@ class SequenceRecommender(ABC):
         return self._placed[1:]
 
     @torch.inference_mode()
-    def rank(self, histories: Tensor, k: int) -> Tensor:
+    def rank(self, histories: Tensor | Sequence[Sequence[int]], k: int) -> Tensor:
         """Rank the whole catalogue, or the rows that this one is of, after each history.
 
         A beam search over the tokens of items; exact where `beam` is at least the number of items. Of equal
         probabilities the lexicographically first ID is taken.
 
         Args:
-            histories: (Q, H) int64, rows of items, the latest last; -1 pads on the left.
+            histories: (Q, H) int64, rows of items, the latest last; -1 pads on the left. Or Q lists of items.
             k: how many names to give.
 
         Returns:
             (Q, k) int64 on the CPU: names, best first, none twice; -1 at the end where there are fewer.
 
         Raises:
+            TypeError: histories that are neither a tensor nor lists of integers, or k that is no integer.
             ValueError: another shape, a row that is no item, or k below 1.
         """
         items, lengths = self._left_aligned(histories)
+        checks.whole("rank", k=k)
         if k < 1:
             raise ValueError(f"rank: k must be at least 1, got {k}. Use 10, a common value.")
         width = max(self.beam, k)
@@ -223,11 +235,9 @@ class SequenceRecommender(ABC):
             beams = trie.advance(beams, going, logits, width)
         return trie.named(beams, k)
 
-    def _left_aligned(self, histories: Tensor) -> tuple[Tensor, Tensor]:
+    def _left_aligned(self, histories: object) -> tuple[Tensor, Tensor]:
         """The latest `history` items of each query, padded on the right with -1, and how many they are."""
-        histories = histories[..., -self.history :]
-        check_histories("rank", "histories", histories, len(self.table))
-        histories = histories.cpu()
+        histories = as_histories("rank", "histories", histories, len(self.table), self.history).cpu()
         lengths = (histories >= 0).sum(1)
         places = torch.arange(histories.shape[1])[None] - lengths[:, None]  # counted from the end
         return histories.gather(1, places % max(histories.shape[1], 1)).where(places < 0, -1), lengths
@@ -277,33 +287,42 @@ class SequenceRecommender(ABC):
 
     @staticmethod
     @abstractmethod
-    def _load_model(folder: Path) -> tuple[Any, dict[str, Any]]:
-        """Load the model that is in a folder: the model, and what transformers says of its weights."""
+    def _load_model(saved: saving.Saved) -> tuple[Any, dict[str, Any]]:
+        """Make the model of what was saved: the model, and what transformers says of its weights."""
 
     @abstractmethod
     def _begin(self, items: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Step]:
         """Read histories: logits (B, V) of the first token, which cached tokens all beams see (B, S), and the step."""
 
-    def save_pretrained(self, directory: str | Path, *, force: bool = False) -> None:
+    def save_pretrained(self, directory: str | Path, *, force: bool = False, tokenizer: Any = None) -> None:
         """Save the model as transformers does, with the items' tokens beside it; all at one stroke, or nothing.
 
         Args:
             directory: the folder; made where it is missing.
             force: replace a recommender that is there.
+            tokenizer: a language model's, which `extend_vocabulary` extended. It is saved, too: transformers' own
+                `AutoTokenizer` and `AutoModelForCausalLM` then load both from the folder.
 
         Raises:
             FileExistsError: a recommender is there and `force` is off.
+            TypeError: `about` holds what JSON can't, or the tokenizer is none of transformers'.
             ValueError: the folder holds something else that would be lost, such as a tokenizer or a model of
                 transformers; or the class has no kind of its own to be loaded by.
-            OSError: the folder can't be written to; what was there stays.
+            OSError: the folder can't be written to, or another holds it for long; what was there stays.
         """
+        folder = saving.as_folder("save_pretrained", directory)
         if "kind" not in vars(type(self)):
             name = type(self).__name__
             rule = "class must have a kind, by which it is loaded"
             raise ValueError(f"save_pretrained: {rule}, got {name} without. Write class {name}(..., kind='a name').")
-        check_free("save_pretrained", RECOMMENDER, directory, force=force)
+        if tokenizer is not None and not hasattr(tokenizer, "save_pretrained"):
+            step = "Pass the one that extend_vocabulary extended."
+            got = type(tokenizer).__name__
+            fail("save_pretrained", "tokenizer", "a tokenizer of transformers", got, step, TypeError)
         settings = {"kind": self.kind, "history": self.history, "beam": self.beam, "about": self.about}
-        saving.write(Path(directory), self.model, self.table, self.rows, settings)
+        saving.check_plain("save_pretrained", "about", self.about)
+        with free_to_save("save_pretrained", RECOMMENDER, folder, force=force):
+            saving.write(folder, self.model, self.table, self.rows, settings, tokenizer)
 
     @classmethod
     def from_pretrained(cls, directory: str | Path, device: str = "cpu") -> Self:
@@ -318,34 +337,27 @@ class SequenceRecommender(ABC):
 
         Raises:
             FileNotFoundError: nothing is there, or one of its files is missing.
+            TypeError: a directory that is no path.
             ValueError: its files are broken, or of a later release; or the folder holds something else, be it a
-                recommender of another class than this.
+                recommender of another class than this; or a device that torch can't use here.
         """
-        folder = Path(directory)
-        try:
-            found = whole_read(folder, (saving.SETTINGS,), lambda base: cls._load(folder, base))
-        except FileNotFoundError:
-            raise
-        except (OSError, *NOT_WHOLE) as error:
-            if isinstance(error, OSError) and error.errno is not None:  # the disk's, not transformers' word for broken
-                raise
-            raise not_whole("from_pretrained", RECOMMENDER, folder, error) from error
-        return found.to(device)
+        check_device("from_pretrained", device)
+        return saving.read("from_pretrained", directory, cls._make).to(device)
 
     @classmethod
-    def _load(cls, directory: Path, base: Path) -> Self:
-        settings, table, rows = saving.read("from_pretrained", directory, base)
+    def _make(cls, saved: saving.Saved) -> Self:
+        settings, rows = saved.settings, saved.rows
         kind = KINDS.get(settings["kind"])
         if kind is None:
             why = f"its kind {settings['kind']!r} is none of {', '.join(KINDS)}"
             raise WrongFolderError(why, "Import the module that defines it")
         if not issubclass(kind, cls):
             raise WrongFolderError(f"it holds a {kind.__name__}", f"Load it with {kind.__name__}.from_pretrained")
-        model, info = kind._load_model(base)
+        model, info = kind._load_model(saved)
         if info["missing_keys"]:
             raise ValueError(f"no weights for {min(info['missing_keys'])}")
         options = {name: settings[name] for name in _OPTIONS} | ({} if rows is None else {"rows": rows})
-        return kind(model.eval(), table, **options)
+        return kind(model.eval(), saved.table, **options)
 
 
 KINDS: dict[str, type[SequenceRecommender]] = {}  # each kind of recommender by its name, as its module is imported
@@ -357,22 +369,12 @@ def _where(mask: Tensor) -> Tensor:
     return mask.int().argsort(dim=1, descending=True, stable=True)[:, : int(mask.sum(1).max())]
 
 
-def _checked(what: str, rows: Tensor, known: Tensor) -> Tensor:
-    """Take a copy of rows on the CPU, if each is known and none is there twice."""
-    if rows.ndim != 1 or rows.dtype != torch.int64 or not len(rows):
-        got = f"{rows.dtype} of shape {tuple(rows.shape)}"
-        raise ValueError(f"{what}: rows must be (M,) int64, M at least 1, got {got}. Pass numbers of items.")
-    rows = rows.detach().cpu().clone()
-    if (strange := ~torch.isin(rows, known)).any():
-        got = str(int(rows[strange][0]))
-        step = "Number the items as the table does."
-        raise ValueError(f"{what}: rows must be of the {len(known)} items that are ranked, got {got}. {step}")
-    values, counts = rows.unique(return_counts=True)
-    if (twice := counts > 1).any():
-        raise ValueError(
-            f"{what}: rows must be there once each, got {int(values[twice][0])} twice. Pass rows.unique()."
-        )
-    return rows
+def check_device(what: str, device: Any) -> None:
+    """Refuse a device that torch can't use here, before anything is loaded or moved."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise ValueError(f"{what}: device must be one that torch can use here, got {device!r}. Use 'cpu'.") from error
 
 
 @contextmanager

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from unitok.recommender.backbones import fitted, gpt2_config, positions
+from unitok.recommender.backbones import check_creation, check_embeddings, fitted, gpt2_config, positions
 from unitok.recommender.base import SequenceRecommender, Step
+from unitok.recommender.saving import Saved, model_of
 from unitok.recommender.token_table import TokenTable
 
 
@@ -49,13 +49,10 @@ class CausalRecommender(SequenceRecommender, kind="causal"):
         rows: Tensor | None = None,
     ) -> None:
         super().__init__(model, table, history=history, beam=beam, about=about, rows=rows)
-        if "position_ids" not in inspect.signature(model.forward).parameters:
+        if not hasattr(model, "forward") or "position_ids" not in inspect.signature(model.forward).parameters:
             got = type(model).__name__
             raise ValueError(f"CausalRecommender: model must take position_ids, got {got}. GPT-2 and Llama do.")
-        rows = model.get_input_embeddings().weight.shape[0]
-        if rows < table.vocab_size:
-            step = "Build it with create, or use extend_vocabulary."
-            raise ValueError(f"CausalRecommender: model must have {table.vocab_size} embeddings, got {rows}. {step}")
+        check_embeddings("CausalRecommender", model, table)
         most = getattr(model.config, "max_position_embeddings", None)
         if most is not None and most < positions(table, history):
             step = "Shorten the history, or enlarge the model's positions."
@@ -80,10 +77,12 @@ class CausalRecommender(SequenceRecommender, kind="causal"):
             The recommender, on the CPU.
 
         Raises:
-            ValueError: a model that doesn't fit the search.
+            TypeError: a table or a configuration of another type.
+            ValueError: a size below 1, or a model that doesn't fit the search.
         """
         from transformers import AutoModelForCausalLM
 
+        check_creation("CausalRecommender", table, config, history)
         config = fitted(gpt2_config() if config is None else config, table, positions(table, history))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -91,11 +90,10 @@ class CausalRecommender(SequenceRecommender, kind="causal"):
         return cls(model.eval(), table, history=history, beam=beam)
 
     @staticmethod
-    def _load_model(folder: Path) -> tuple[Any, dict[str, Any]]:
+    def _load_model(saved: Saved) -> tuple[Any, dict[str, Any]]:
         from transformers import AutoModelForCausalLM
 
-        found: Any = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, output_loading_info=True)
-        return found[0], found[1]
+        return model_of(AutoModelForCausalLM, saved)
 
     def loss(self, items: Tensor) -> Tensor:
         """Return the cross-entropy of every item given those before it, each among the items of the catalogue.

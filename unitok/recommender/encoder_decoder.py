@@ -5,15 +5,16 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from unitok.recommender.backbones import check_creation, check_embeddings
 from unitok.recommender.base import SequenceRecommender, Spans, Step
 from unitok.recommender.histories import Histories
+from unitok.recommender.saving import Saved, model_of
 from unitok.recommender.token_table import TokenTable
 
 
@@ -32,10 +33,26 @@ class T5Recommender(SequenceRecommender, kind="t5"):
         rows: (M,) int64, the items that are ranked; None ranks all of them.
 
     Raises:
-        ValueError: a size below 1, or rows that aren't items of the table.
+        ValueError: a size below 1, rows that aren't items of the table, or a model that is no T5 or has too few tokens.
 
     Source: TIGER, arXiv 2305.05065.
     """
+
+    def __init__(
+        self,
+        model: Any,
+        table: TokenTable,
+        *,
+        history: int = 20,
+        beam: int = 50,
+        about: dict[str, Any] | None = None,
+        rows: Tensor | None = None,
+    ) -> None:
+        super().__init__(model, table, history=history, beam=beam, about=about, rows=rows)
+        if not hasattr(model, "encoder") or not hasattr(model, "decoder"):
+            got = type(model).__name__
+            raise ValueError(f"T5Recommender: model must be a T5 of transformers, got {got}. Build it with create.")
+        check_embeddings("T5Recommender", model, table)
 
     @classmethod
     def create(
@@ -53,9 +70,14 @@ class T5Recommender(SequenceRecommender, kind="t5"):
 
         Returns:
             The recommender, on the CPU.
+
+        Raises:
+            TypeError: a table or a configuration of another type.
+            ValueError: a size below 1.
         """
         from transformers import T5Config, T5ForConditionalGeneration
 
+        check_creation("T5Recommender", table, config, history, T5Config)
         if config is None:
             config = T5Config(d_model=128, num_layers=4, num_decoder_layers=4, num_heads=6, d_kv=64, d_ff=1024)
         config = copy.deepcopy(config)  # the caller's stays what it is
@@ -67,11 +89,10 @@ class T5Recommender(SequenceRecommender, kind="t5"):
         return cls(model.eval(), table, history=history, beam=beam)
 
     @staticmethod
-    def _load_model(folder: Path) -> tuple[Any, dict[str, Any]]:
+    def _load_model(saved: Saved) -> tuple[Any, dict[str, Any]]:
         from transformers import AutoModelForSeq2SeqLM
 
-        found: Any = AutoModelForSeq2SeqLM.from_pretrained(folder, local_files_only=True, output_loading_info=True)
-        return found[0], found[1]
+        return model_of(AutoModelForSeq2SeqLM, saved)
 
     def spans(self, histories: Histories, generator: torch.Generator) -> Spans:
         """Take every item after a user's first, with the `history` items before it.

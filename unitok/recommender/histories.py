@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from unitok.data.catalogue import Interactions
+from unitok_kernels import checks
+from unitok_kernels.rules import fail
 
 PARTS = {"validation": 2, "test": 1}  # distance of the target from the end of the history
 HELD_OUT = max(PARTS.values())
@@ -23,11 +27,23 @@ class Queries:
         histories: (Q, H) int64, rows of items, the latest last; -1 pads on the left.
         targets: (Q,) int64, the item that came next.
         users: (Q,) int64, the user of each history.
+
+    Raises:
+        TypeError: a field is no tensor of int64.
+        ValueError: a field of another shape.
     """
 
     histories: Tensor
     targets: Tensor
     users: Tensor
+
+    def __post_init__(self) -> None:
+        """Check that there is one of each per query."""
+        _check_fields("Queries", vars(self), histories=2, targets=1, users=1)
+        for name in ("histories", "users"):
+            if (got := len(getattr(self, name))) != len(self.targets):
+                step = "Pass one history, one target and one user per query."
+                fail("Queries", name, f"of {len(self.targets)} queries, as targets is", got, step)
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -57,17 +73,34 @@ class Recommender(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Histories:
-    """The items of U users in order of time; `Histories.of` makes it from a domain's interactions.
+    """The items of U users in order of time; `of` makes it from a domain's interactions, `from_lists` from lists.
 
     Attributes:
         offsets: (U + 1,) int64; the items of user u are offsets[u] .. offsets[u + 1].
         items: (M,) int64, rows of items.
-        user_ids: (U,) int64, the users' own ids.
+        user_ids: (U,) the users' own ids: a tensor of int64, or a numpy array of texts.
+
+    Raises:
+        TypeError: a field of another type.
+        ValueError: offsets that don't part the items among the users.
     """
 
     offsets: Tensor
     items: Tensor
-    user_ids: Tensor
+    user_ids: Tensor | NDArray[np.str_]
+
+    def __post_init__(self) -> None:
+        """Check that every item is one user's; nothing later has to."""
+        _check_fields("Histories", vars(self), offsets=1, items=1)
+        if isinstance(self.user_ids, Tensor):
+            _check_fields("Histories", vars(self), user_ids=1)
+        elif not isinstance(self.user_ids, np.ndarray) or self.user_ids.dtype.kind != "U":
+            got = getattr(self.user_ids, "dtype", type(self.user_ids).__name__)
+            fail("Histories", "user_ids", "a tensor of int64 or an array of texts", got, _MAKE, TypeError)
+        offsets, users, items = self.offsets, len(self.user_ids), len(self.items)
+        if len(offsets) != users + 1 or offsets[0] != 0 or offsets[-1] != items or bool((offsets.diff() < 0).any()):
+            rule = f"rise from 0 to {items} and be one more than the {users} users"
+            raise ValueError(f"Histories: offsets must {rule}, got {_shown(offsets)}. {_MAKE}")
 
     @classmethod
     def of(cls, interactions: Interactions, num_items: int) -> Histories:
@@ -78,12 +111,27 @@ class Histories:
             num_items: N, the items of the domain.
 
         Returns:
-            The histories, users in the order of their ids.
+            The histories, users in the order of their ids, which are integers or texts.
 
         Raises:
+            TypeError: something else than interactions, or ids and positions of another type.
             ValueError: an item that the domain doesn't have, or events out of order.
         """
-        users, items, positions = interactions.user_ids, interactions.item_ids, interactions.positions
+        if not isinstance(interactions, Interactions):
+            step = "Read them with read_interactions, or use Histories.from_lists."
+            fail("Histories.of", "interactions", "Interactions", type(interactions).__name__, step, TypeError)
+        checks.whole("Histories.of", num_items=num_items)
+        users = _ids("Histories.of", "user_ids", interactions.user_ids)
+        items, positions = np.asarray(interactions.item_ids), np.asarray(interactions.positions)
+        for name, found, kinds, rule in (
+            ("item_ids", items, "iu", "integers"),
+            ("positions", positions, "iuf", "numbers"),
+        ):
+            if found.dtype.kind not in kinds and found.size:
+                step = f"Convert them with {name}.astype('int64')."
+                fail("Histories.of", name, rule, found.dtype, step, TypeError)
+            if found.shape != users.shape:
+                fail("Histories.of", name, f"of {len(users)} events, as user_ids is", found.shape, "Pass one of each.")
         if items.size and not 0 <= items.min() <= items.max() < num_items:
             got = items[(items < 0) | (items >= num_items)][0]
             raise ValueError(f"Histories.of: item_ids must be in [0, {num_items}), got {got}. Pass its own events.")
@@ -96,7 +144,35 @@ class Histories:
             )
         ids, counts = np.unique(users, return_counts=True)
         offsets = np.concatenate([[0], counts.cumsum()])
-        return cls(*(torch.tensor(array, dtype=torch.int64) for array in (offsets, items, ids)))
+        return cls(_tensor(offsets), _tensor(items), ids if ids.dtype.kind == "U" else _tensor(ids))
+
+    @classmethod
+    def from_lists(
+        cls, lists: Sequence[Sequence[int]], user_ids: Sequence[int] | Sequence[str] | None = None
+    ) -> Histories:
+        """Make histories of lists of items.
+
+        Args:
+            lists: a list of items per user, the latest last.
+            user_ids: the users' own ids, integers or texts; 0 to U - 1 by default.
+
+        Returns:
+            The histories, users in the order of the lists.
+
+        Raises:
+            TypeError: something else than lists of integers, or ids that are neither integers nor texts.
+            ValueError: a negative item, or not one id per list.
+        """
+        rows = _rows("Histories.from_lists", "lists", lists)
+        items = [item for row in rows for item in row]
+        if (low := min(items, default=0)) < 0:
+            fail("Histories.from_lists", "lists", "of items from 0 on", low, "Number the items from 0.")
+        ids = _ids("Histories.from_lists", "user_ids", np.arange(len(rows)) if user_ids is None else user_ids)
+        if len(ids) != len(rows):
+            fail("Histories.from_lists", "user_ids", f"{len(rows)}, one per list", len(ids), "Pass one of each.")
+        offsets = np.cumsum([0, *map(len, rows)])
+        own = ids if ids.dtype.kind == "U" else _tensor(ids)
+        return cls(_tensor(offsets), torch.tensor(items, dtype=torch.int64), own)
 
     def __len__(self) -> int:
         return len(self.user_ids)
@@ -137,6 +213,7 @@ class Histories:
         """
         if part not in PARTS:
             raise ValueError(f"queries: part must be one of {', '.join(PARTS)}, got {part!r}. Pick one of them.")
+        checks.whole("queries", most=most)
         if most < 1:
             raise ValueError(f"queries: most must be at least 1, got {most}. Use 20, a common value.")
         users = (self.lengths > HELD_OUT).nonzero()[:, 0]
@@ -147,18 +224,32 @@ class Histories:
         return Queries(histories, self.items[at], users)
 
 
-def check_histories(what: str, name: str, histories: Tensor, num_items: int) -> None:
-    """Refuse histories that are no rows of items, padded on the left.
+def as_histories(what: str, name: str, histories: object, num_items: int, most: int | None = None) -> Tensor:
+    """Take histories as rows of items, padded on the left: a tensor as it is; lists and arrays are made one.
 
     Args:
         what: the operation that a message names.
         name: the argument that it names.
-        histories: (Q, H) int64, rows of items, the latest last; -1 pads on the left.
+        histories: (Q, H) int64, rows of items, the latest last; -1 pads on the left. Or Q lists of items.
         num_items: N.
+        most: how many of the latest are kept; None keeps all.
+
+    Returns:
+        (Q, H) int64 as above, H being at most `most`.
 
     Raises:
+        TypeError: something else than a tensor, an array or lists of integers.
         ValueError: another shape or dtype, a row that is no item, or -1 after an item.
     """
+    if not isinstance(histories, Tensor):
+        rows = _rows(what, name, histories)
+        if most is not None:
+            rows = [row[-most:] for row in rows]
+        width = max(map(len, rows), default=0)
+        padded = [[-1] * (width - len(row)) + row for row in rows]
+        histories = torch.tensor(padded, dtype=torch.int64).reshape(len(rows), width)
+    elif most is not None:
+        histories = histories[..., -most:]
     if histories.ndim != 2 or histories.dtype != torch.int64:
         got = f"{histories.dtype} of shape {tuple(histories.shape)}"
         raise ValueError(f"{what}: {name} must be (Q, H) int64, got {got}. Pass Queries.histories.")
@@ -171,3 +262,95 @@ def check_histories(what: str, name: str, histories: Tensor, num_items: int) -> 
             f"{what}: {name} must be rows of the {num_items} items after any -1, got {histories[row].tolist()} in "
             f"row {row}. Number the items as the recommender does."
         )
+    return histories
+
+
+def checked_rows(what: str, rows: Tensor, known: Tensor) -> Tensor:
+    """Take a copy of some items on the CPU, if each is known and none is there twice.
+
+    Args:
+        what: the operation that a message names.
+        rows: (M,) int64, items.
+        known: (N,) int64, those that it may hold.
+
+    Returns:
+        (M,) int64 on the CPU.
+
+    Raises:
+        TypeError: no tensor.
+        ValueError: no rows, another dtype or shape, an item that isn't known, or one twice.
+    """
+    checks.tensors(what, rows=rows)
+    if rows.ndim != 1 or rows.dtype != torch.int64 or not len(rows):
+        got = f"{rows.dtype} of shape {tuple(rows.shape)}"
+        raise ValueError(f"{what}: rows must be (M,) int64, M at least 1, got {got}. Pass numbers of items.")
+    rows = rows.detach().cpu().clone()
+    if (strange := ~torch.isin(rows, known)).any():
+        got = str(int(rows[strange][0]))
+        step = "Number the items as the table does."
+        raise ValueError(f"{what}: rows must be of the {len(known)} items that are ranked, got {got}. {step}")
+    values, counts = rows.unique(return_counts=True)
+    if (twice := counts > 1).any():
+        raise ValueError(
+            f"{what}: rows must be there once each, got {int(values[twice][0])} twice. Pass rows.unique()."
+        )
+    return rows
+
+
+def check_is_histories(what: str, histories: object) -> None:
+    """Refuse anything that isn't whole histories, before an attribute is missed."""
+    if not isinstance(histories, Histories):
+        fail(what, "histories", "Histories", type(histories).__name__, _MAKE, TypeError)
+
+
+def _rows(what: str, name: str, lists: object) -> list[list[int]]:
+    """Take lists, or arrays or tensors, of whole numbers as lists."""
+    step = "Pass a list of items per user, such as [[3, 1, 4], [1, 5]]."
+    rule = "a list of lists of whole numbers"
+    plain = lists.tolist() if isinstance(lists, np.ndarray | Tensor) else lists
+    if not isinstance(plain, list | tuple):
+        fail(what, name, rule, type(lists).__name__, step, TypeError)
+    rows = [row.tolist() if isinstance(row, np.ndarray | Tensor) else row for row in plain]
+    for row in rows:
+        if not isinstance(row, list | tuple):
+            fail(what, name, rule, f"{_shown(row)} among them", step, TypeError)
+        for item in row:
+            if not isinstance(item, int | np.integer) or isinstance(item, bool):
+                fail(what, name, rule, f"{_shown(item)} among them", step, TypeError)
+            if not -(2**63) <= item < 2**63:
+                fail(what, name, "of numbers of 64 bits", _shown(item), step)
+    return [[int(item) for item in row] for row in rows]
+
+
+def _ids(what: str, name: str, ids: object) -> NDArray[Any]:
+    """Take ids as (M,) int64, or as an array of texts."""
+    found: NDArray[Any] = np.asarray(ids)
+    if found.dtype.kind == "O" and all(isinstance(each, str) for each in found.flat):
+        found = found.astype(str)  # as pandas gives texts
+    if found.dtype.kind == "T":
+        found = found.astype(str)
+    if found.ndim != 1 or (found.size and found.dtype.kind not in "iuU"):
+        got, step = f"{found.dtype} of shape {found.shape}", "Convert them with .astype('int64') or .astype(str)."
+        fail(what, name, "a row of integers or of texts", got, step, TypeError)
+    return found if found.dtype.kind == "U" else found.astype(np.int64)
+
+
+def _check_fields(what: str, fields: dict[str, Any], **ranks: int) -> None:
+    """Refuse fields that are no tensors of int64, or of another number of dimensions."""
+    for name, rank in ranks.items():
+        checks.tensors(what, **{name: fields[name]})
+        if fields[name].dtype != torch.int64 or fields[name].ndim != rank:
+            got = f"{fields[name].dtype} of shape {tuple(fields[name].shape)}"
+            fail(what, name, f"int64 of {rank} dimension{'s' if rank > 1 else ''}", got, _MAKE)
+
+
+def _shown(value: object) -> str:
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else f"{text[:60]}..."
+
+
+def _tensor(array: NDArray[Any]) -> Tensor:
+    return torch.tensor(array, dtype=torch.int64)
+
+
+_MAKE = "Make them with Histories.of or Histories.from_lists."

@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import Self
 
-from unitok.recommender.backbones import fitted, rq_config
+from unitok.recommender.backbones import check_creation, fitted, rq_config
 from unitok.recommender.base import SequenceRecommender, Step
-from unitok.recommender.saving import HEAD
+from unitok.recommender.saving import HEAD, Saved, model_of
 from unitok.recommender.token_table import TokenTable
 from unitok.storage.tensors import write_tensors
 
@@ -70,13 +69,15 @@ class RQTransformer(nn.Module):
         write_tensors(Path(staging) / HEAD, rest)
 
     @classmethod
-    def from_pretrained(cls, directory: str | Path, **options: Any) -> tuple[Self, dict[str, Any]]:
-        """Load what `save_pretrained` wrote, and what transformers says of the trunk; options go to transformers."""
+    def of(cls, saved: Saved) -> tuple[Self, dict[str, Any]]:
+        """Make the model of what `save_pretrained` wrote: the model, and what transformers says of the trunk."""
         from transformers import AutoModel
 
-        rest = load_file(Path(directory) / HEAD)
+        rest = saved.tensors.get(HEAD, {})
+        if "items.weight" not in rest or rest["items.weight"].ndim != 2:
+            raise ValueError(f"{HEAD} holds no embeddings of items")
         columns = 1 + len({name.split(".")[1] for name in rest if name.startswith("follow.")})
-        trunk, info = AutoModel.from_pretrained(directory, **options)
+        trunk, info = model_of(AutoModel, saved)
         model = cls(trunk, len(rest["items.weight"]), columns)
         model.load_state_dict({f"trunk.{name}": value for name, value in trunk.state_dict().items()} | rest)
         return model, info
@@ -157,10 +158,12 @@ class RQRecommender(SequenceRecommender, kind="rq"):
             The recommender, on the CPU.
 
         Raises:
+            TypeError: a table or a configuration of another type.
             ValueError: a size below 1.
         """
         from transformers import AutoModel
 
+        check_creation("RQRecommender", table, config, history)
         config = fitted(rq_config() if config is None else config, table, history + 1)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -168,8 +171,8 @@ class RQRecommender(SequenceRecommender, kind="rq"):
         return cls(model.eval(), table, history=history, beam=beam)
 
     @staticmethod
-    def _load_model(folder: Path) -> tuple[Any, dict[str, Any]]:
-        return RQTransformer.from_pretrained(folder, local_files_only=True, output_loading_info=True)
+    def _load_model(saved: Saved) -> tuple[Any, dict[str, Any]]:
+        return RQTransformer.of(saved)
 
     def loss(self, items: Tensor) -> Tensor:
         """Return the cross-entropy of every item given those before it, each among the items of the catalogue.

@@ -4,41 +4,87 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from contextlib import suppress
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import Tensor
 
 from unitok.recommender.token_table import TokenTable
-from unitok.storage.saved import RECOMMENDER, SHARDS, WEIGHTS, check_holds, missing
+from unitok.storage.digest import check_seal, digest, sealed
+from unitok.storage.saved import (
+    CONFIG,
+    NOT_WHOLE,
+    RECOMMENDER,
+    SHARDS,
+    WEIGHTS,
+    check_holds,
+    missing,
+    not_whole,
+)
 from unitok.storage.tensors import contiguous, write_tensors
-from unitok.storage.whole import current, whole_files
+from unitok.storage.whole import current, whole_files, whole_read
+from unitok_kernels.rules import fail
 
 SETTINGS, ITEMS, HEAD = RECOMMENDER.settings, "items.safetensors", "head.safetensors"
-FORMAT = 1
+GENERATION = "generation_config.json"
+FORMAT = 2  # 1 had settings without a digest
 _OF_TABLE = ("vocab_size", "start", "pad")
+_TYPES = {"kind": str, "history": int, "beam": int, "about": dict, **dict.fromkeys(_OF_TABLE, int)}
+
+Made = TypeVar("Made")
 
 
-class Read(NamedTuple):
-    """What a folder holds beside the model.
+class Saved(NamedTuple):
+    """What a folder holds; each file was read once, and is as it was written.
 
     Attributes:
         settings: what `write` was given.
         table: the items.
         rows: (M,) int64, the items that are ranked; None where all are.
+        tensors: the content of each safetensors file, by its name.
+        plain: the content of `config.json` and `generation_config.json`, by name.
     """
 
     settings: dict[str, Any]
     table: TokenTable
     rows: Tensor | None
+    tensors: dict[str, dict[str, Tensor]]
+    plain: dict[str, Any]
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """The weights that transformers wrote, of one file or of several."""
+        parts = (held for name, held in self.tensors.items() if _is_weights(name))
+        return {name: value for held in parts for name, value in held.items()}
 
 
-def write(folder: Path, model: Any, table: TokenTable, rows: Tensor | None, settings: dict[str, Any]) -> None:
+def as_folder(what: str, directory: object) -> Path:
+    """Take a path, or say that it is none."""
+    try:
+        return Path(directory)  # type: ignore[arg-type]
+    except TypeError:
+        fail(what, "directory", "a path", type(directory).__name__, "Pass the name of a folder.", TypeError)
+
+
+def check_plain(what: str, name: str, value: object) -> None:
+    """Refuse what JSON can't hold, before anything is written."""
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError, RecursionError) as error:
+        why = " ".join(str(error).split())
+        fail(what, name, "plain data for JSON", f"other ({why})", "Keep texts, numbers, lists and dicts.", TypeError)
+
+
+def write(
+    folder: Path, model: Any, table: TokenTable, rows: Tensor | None, settings: dict[str, Any], tokenizer: Any = None
+) -> None:
     """Write a model as transformers does, its items and settings; a recommender that is there is replaced.
 
-    The settings have a digest of every other file, so that files of two saves are never taken for one.
+    The settings have a digest of every other file and one of themselves: files of two saves are never taken for one.
 
     Args:
         folder: created if it is missing.
@@ -46,55 +92,151 @@ def write(folder: Path, model: Any, table: TokenTable, rows: Tensor | None, sett
         table: the items.
         rows: (M,) int64, the items that are ranked; None where all are.
         settings: plain data for JSON.
+        tokenizer: of transformers, to be saved with the model; or None.
 
     Raises:
         OSError: the folder can't be written to; what was there stays.
     """
     with whole_files(folder, drop=_before(current(folder))) as staging:
         model.save_pretrained(staging, state_dict=contiguous(model.state_dict()))  # transformers takes no others
+        if tokenizer is not None:
+            tokenizer.save_pretrained(staging)
         items = {"tokens": table.tokens, "groups": table.groups, "rows": rows}
         write_tensors(staging / ITEMS, {name: value for name, value in items.items() if value is not None})
         files = {path.relative_to(staging).as_posix(): path for path in sorted(staging.rglob("*")) if path.is_file()}
         written = {"format": FORMAT, **settings, **{name: getattr(table, name) for name in _OF_TABLE}}
         written["files"] = {name: _digest(path) for name, path in files.items()}
-        (staging / SETTINGS).write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+        (staging / SETTINGS).write_text(json.dumps(sealed(written), indent=1) + "\n", encoding="utf-8")
 
 
-def read(what: str, directory: Path, base: Path) -> Read:
-    """Read items and settings, and see that all files are those that were saved with them.
+def read(what: str, directory: str | Path, make: Callable[[Saved], Made]) -> Made:
+    """Read what `write` wrote, all of one save, and make something of it.
 
     Args:
         what: the operation that a message names.
-        directory: the folder, for messages.
-        base: where its files are read.
+        directory: the folder.
+        make: is given what is there; its errors say why that can't be used.
 
     Returns:
-        Read: what is there.
+        What `make` made.
 
     Raises:
         FileNotFoundError: a file is missing.
+        TypeError: a directory that is no path.
         ValueError: a file is broken, of another save or of a later release, or something else is there.
     """
+    folder = as_folder(what, directory)
+    try:
+        return whole_read(folder, (SETTINGS,), lambda base: make(_read(what, folder, base)))
+    except FileNotFoundError:
+        raise
+    except (OSError, RecursionError, *NOT_WHOLE) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the disk's, not transformers' word for broken
+            raise
+        raise not_whole(what, RECOMMENDER, folder, error) from error
+
+
+def model_of(auto: Any, saved: Saved) -> tuple[Any, dict[str, Any]]:
+    """Make a model of transformers of its configuration and its weights, if they fit each other.
+
+    Args:
+        auto: transformers' class for it, such as `AutoModelForCausalLM`.
+        saved: what a folder holds.
+
+    Returns:
+        The model, and what transformers says of its weights.
+
+    Raises:
+        ValueError: a configuration that is none, or of other sizes than the weights.
+    """
+    from transformers import CONFIG_MAPPING, GenerationConfig
+
+    described, weights = saved.plain.get(CONFIG), saved.weights
+    if not isinstance(described, dict) or described.get("model_type") not in CONFIG_MAPPING:
+        raise ValueError(f"{CONFIG} describes no model that transformers knows")
+    config = CONFIG_MAPPING[described["model_type"]].from_dict(described)
+    model, info = _fitting(auto, config, weights).from_pretrained(
+        None, config=config, state_dict=weights, output_loading_info=True
+    )
+    if GENERATION in saved.plain and hasattr(model, "generation_config"):
+        model.generation_config = GenerationConfig.from_dict(saved.plain[GENERATION])
+    return model, info
+
+
+def _read(what: str, directory: Path, base: Path) -> Saved:
     check_holds(what, RECOMMENDER, directory, base)
-    settings = json.loads((base / SETTINGS).read_text(encoding="utf-8"))
-    if settings["format"] > FORMAT:
-        raise ValueError(f"format {settings['format']} of a later release")
+    settings = _settings(base / SETTINGS)
     digests = settings.get("files", {})  # older releases wrote none
-    for name in digests or _always(base):
+    names = list(digests) or _always(base)
+    for name in names:
         if not (base / name).is_file():
             raise missing(what, RECOMMENDER, name, directory)
-    for name, digest in digests.items():
-        if _digest(base / name) != digest:
+    tensors: dict[str, dict[str, Tensor]] = {}
+    plain: dict[str, Any] = {}
+    for name in names:
+        content = (base / name).read_bytes()  # read once: what the digest is of is what is loaded
+        if digests and digest(content) != digests[name]:
             raise ValueError(f"{name} isn't the one that {SETTINGS} was written with")
-    items = load_file(base / ITEMS)
+        if name.endswith(".safetensors"):
+            tensors[name] = load(content)
+        elif name in (CONFIG, GENERATION):
+            plain[name] = json.loads(content)
+    items = tensors.get(ITEMS, {})
+    if "tokens" not in items:
+        raise ValueError(f"{ITEMS} holds no tokens")
     numbers = {name: settings[name] for name in _OF_TABLE}
     table = TokenTable(items["tokens"], **numbers, groups=items.get("groups"))
-    return Read(settings, table, items.get("rows"))
+    return Saved(settings, table, items.get("rows"), tensors, plain)
+
+
+def _settings(file: Path) -> dict[str, Any]:
+    """Read settings that are as they were written, each of its type."""
+    settings: dict[str, Any] = json.loads(file.read_bytes())
+    form = settings["format"]
+    if type(form) is not int or form not in range(1, FORMAT + 1):
+        raise ValueError(f"format {form!r} of a later release")
+    check_seal(SETTINGS, settings, needed=form > 1)
+    for name, kind in _TYPES.items():
+        if name not in settings:
+            raise ValueError(f"{SETTINGS} has no {name}")
+        if type(settings[name]) is not kind:
+            raise ValueError(f"{SETTINGS} has a {type(settings[name]).__name__} as {name}, not a {kind.__name__}")
+    files = settings.get("files", {})
+    if not isinstance(files, dict) or not all(isinstance(value, str) for value in files.values()):
+        raise ValueError(f"{SETTINGS} has no digests as files")
+    return settings
+
+
+def _fitting(auto: Any, config: Any, weights: dict[str, Tensor]) -> Any:
+    """The class of a model; a configuration of other sizes than the weights is refused before it takes any memory."""
+    import torch
+
+    for name in ("num_hidden_layers", "num_decoder_layers"):  # each layer has weights
+        if isinstance(layers := getattr(config, name, 0), int) and layers > len(weights):
+            raise ValueError(f"{CONFIG} says {name} = {layers}, but there are {len(weights)} weights in all")
+    with torch.device("meta"):
+        model = auto.from_config(config)
+    if getattr(config, "quantization_config", None) is not None:  # packed weights have sizes of their own
+        return type(model)
+    for name, value in model.state_dict().items():
+        if name in weights and weights[name].shape != value.shape:
+            shapes = f"{tuple(value.shape)}, but it is {tuple(weights[name].shape)}"
+            raise ValueError(f"{CONFIG} says that {name} is {shapes}")
+    described = sum(parameter.numel() for parameter in model.parameters())
+    if described > 2 * (there := sum(value.numel() for value in weights.values())):
+        raise ValueError(f"{CONFIG} describes {described} numbers, but the weights have {there}")
+    return type(model)
+
+
+def _is_weights(name: str) -> bool:
+    return name == WEIGHTS or fnmatch(name, SHARDS)
 
 
 def _always(base: Path) -> list[str]:
-    """The files that every recommender has."""
-    return ["config.json", ITEMS, *([] if any(base.glob(SHARDS)) else [WEIGHTS])]
+    """The files of a recommender that names none: those that each has, and those of some that are there."""
+    parts = sorted(path.name for path in base.glob(SHARDS))
+    some = [name for name in (HEAD, GENERATION) if (base / name).is_file()]
+    return [CONFIG, ITEMS, *(parts or [WEIGHTS]), *some]
 
 
 def _before(base: Path) -> set[str]:
@@ -108,8 +250,8 @@ def _before(base: Path) -> set[str]:
 
 
 def _digest(file: Path) -> str:
-    digest = hashlib.sha256()
+    found = hashlib.sha256()
     with file.open("rb") as content:
         while block := content.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+            found.update(block)
+    return found.hexdigest()

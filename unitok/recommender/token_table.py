@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,6 +12,8 @@ from torch import Tensor
 from unitok.ids.rows import row_groups
 from unitok.ids.semantic_ids import SemanticIds
 from unitok.ids.text import letters
+from unitok_kernels import checks
+from unitok_kernels.rules import fail
 
 PAD, START, FIRST = 0, 1, 2  # of a new vocabulary
 
@@ -28,7 +30,8 @@ class TokenTable:
         groups: (N,) int64, a number for each item's ID without its suffix, for figures at the token level.
 
     Raises:
-        ValueError: no items or columns, or a token outside the vocabulary.
+        TypeError: tokens or groups that are no tensor of int64, or a number that is no integer.
+        ValueError: no items or columns, a token outside the vocabulary, or groups of another number of items.
 
     Source: TIGER, arXiv 2305.05065, which gives every column tokens of its own.
     """
@@ -41,6 +44,12 @@ class TokenTable:
 
     def __post_init__(self) -> None:
         """Check the tokens once; nothing later has to."""
+        checks.whole("TokenTable", vocab_size=self.vocab_size, start=self.start, pad=self.pad)
+        given = {"tokens": self.tokens} if self.groups is None else {"tokens": self.tokens, "groups": self.groups}
+        checks.tensors("TokenTable", **given)
+        for name, value in given.items():
+            if value.dtype != torch.int64:
+                fail("TokenTable", name, "int64", value.dtype, f"Convert it with {name}.long().", TypeError)
         if self.tokens.ndim != 2 or not self.tokens.numel():
             shape = tuple(self.tokens.shape)
             raise ValueError(f"TokenTable: tokens must be (N, T), N and T at least 1, got {shape}. Pass some items.")
@@ -50,6 +59,13 @@ class TokenTable:
             raise ValueError(
                 f"TokenTable: tokens must be in [0, {self.vocab_size}), got {got}. Enlarge the vocabulary."
             )
+        for name in ("start", "pad"):
+            if not 0 <= (token := getattr(self, name)) < self.vocab_size:
+                rule = f"{name} must be in [0, {self.vocab_size})"
+                raise ValueError(f"TokenTable: {rule}, got {token}. Name a token of the vocabulary.")
+        if self.groups is not None and self.groups.shape != (shape := self.tokens.shape[:1]):
+            step = "Pass SemanticIds.groups of the same items."
+            fail("TokenTable", "groups", f"of shape {tuple(shape)}, as tokens is", tuple(self.groups.shape), step)
 
     @classmethod
     def of(cls, ids: SemanticIds, layout: str = "top1") -> TokenTable:
@@ -91,6 +107,7 @@ class TokenTable:
 
         Source: SASRec, arXiv 1808.09781.
         """
+        checks.whole("TokenTable.items", num_items=num_items)
         if num_items < 1:
             raise ValueError(f"TokenTable.items: num_items must be at least 1, got {num_items}. Pass some items.")
         return cls(torch.arange(num_items)[:, None] + FIRST, num_items + FIRST)
@@ -136,6 +153,8 @@ def columns(what: str, ids: SemanticIds, layout: str) -> list[Column]:
     Raises:
         ValueError: no items, one that could not be encoded, or a layout whose codes the IDs don't hold.
     """
+    if not isinstance(ids, SemanticIds):
+        fail(what, "ids", "SemanticIds", type(ids).__name__, "Make them with Tokenizer.tokenize.", TypeError)
     ids.check_layout(what, layout)
     ids.check_encoded(what)
     if not len(ids):
@@ -151,41 +170,8 @@ def columns(what: str, ids: SemanticIds, layout: str) -> list[Column]:
     return [column for column in found if bool((column.values != column.values[0]).any())] or found[:1]
 
 
-def extend_vocabulary(tokenizer: Any, model: Any, ids: SemanticIds, layout: str = "top1") -> TokenTable:
-    """Add the tokens of IDs to a tokenizer and a model of transformers.
-
-    Tokens are written as in `SemanticIds.to_text`, `<a_12>`: all codes of a column, even unused ones. The columns are
-    those of `TokenTable.of`, so the last token may be `<e_2><f_0>`. Existing tokens keep their numbers: a second call
-    changes nothing. New embeddings are drawn by `resize_token_embeddings`.
-
-    Args:
-        tokenizer: the model's tokenizer; tokens are added to it.
-        model: the model; its embeddings and its head grow if needed.
-        ids: the IDs of N items, with a suffix where items share one.
-        layout: see `SemanticIds.tokens`.
-
-    Returns:
-        The items in that vocabulary, for `CausalRecommender(model, table)`; sequences begin with the tokenizer's
-        bos_token, or its eos_token where it has none.
-
-    Raises:
-        ValueError: a tokenizer that has neither, or that doesn't fit the model; IDs that `TokenTable.of` refuses.
-
-    Source: LC-Rec, arXiv 2311.09049.
-    """
-    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    if start is None:
-        step = "Set tokenizer.bos_token to a token that sequences may begin with."
-        raise ValueError(f"extend_vocabulary: tokenizer must have a bos_token or an eos_token, got neither. {step}")
-    rows, found = model.get_input_embeddings().weight.shape[0], columns("extend_vocabulary", ids, layout)
-    if len(tokenizer) > rows:
-        got = len(tokenizer)
-        step = "Load both from one checkpoint."
-        raise ValueError(f"extend_vocabulary: tokenizer must have at most the model's {rows} tokens, got {got}. {step}")
-    tokenizer.add_tokens([text for column in found for text in column.texts])
-    if len(tokenizer) > rows:  # some models have spare rows
-        model.resize_token_embeddings(len(tokenizer))
-    numbers = [torch.tensor(tokenizer.convert_tokens_to_ids(column.texts)) for column in found]
-    tokens = torch.stack([number[column.values] for number, column in zip(numbers, found, strict=True)], 1)
-    pad = start if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    return TokenTable(tokens, model.get_input_embeddings().weight.shape[0], start, pad, ids.groups(layout))
+def check_table(what: str, table: object) -> None:
+    """Refuse anything that isn't a table of items, before an attribute is missed."""
+    if not isinstance(table, TokenTable):
+        step = "Make it with TokenTable.of or TokenTable.items."
+        fail(what, "table", "a TokenTable", type(table).__name__, step, TypeError)

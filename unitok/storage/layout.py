@@ -6,15 +6,58 @@ Nothing is built from either before both fit: a size in the settings costs no me
 from __future__ import annotations
 
 from collections.abc import Mapping
+from hashlib import sha256
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unitok.config import PRESETS, UniTokConfig
 
+_OF_EXPERTS = ("quantizer.codebooks", "mean_shared")  # the weights with one row per expert
 _TYPES = {"config": dict, "input_dim": int, "router_experts": int, "domains": list, "history": list, "familiar": dict}
+
+
+class Fingerprint(TypedDict):
+    """What identifies a tokenizer; `Tokenizer.fingerprint` gives it.
+
+    Attributes:
+        base: a digest of the weights that adding a domain never changes.
+        experts: a digest of each expert's weights.
+        num_levels: L, codes per ID.
+        codebook_size: K.
+    """
+
+    base: str
+    experts: list[str]
+    num_levels: int
+    codebook_size: int
+
+
+def fingerprint_of(config: UniTokConfig, weights: Mapping[str, NDArray[Any]]) -> Fingerprint:
+    """Identify a tokenizer by digests of its weights, so that stored IDs can be checked to be its own.
+
+    Args:
+        config: the settings of its fit.
+        weights: arrays by name.
+
+    Returns:
+        Fingerprint: see there.
+    """
+    base, experts = sha256(), [sha256() for _ in weights["quantizer.codebooks"]]
+    for name, value in sorted(weights.items()):
+        if name in _OF_EXPERTS:
+            for digest, own in zip(experts, value, strict=True):
+                digest.update(own.tobytes())
+        else:
+            base.update(value.tobytes())
+    return {
+        "base": base.hexdigest()[:16],
+        "experts": [digest.hexdigest()[:16] for digest in experts],
+        "num_levels": config.num_levels,
+        "codebook_size": config.codebook_size,
+    }
 
 
 def checked_config(settings: Mapping[str, Any], weights: Mapping[str, NDArray[Any]]) -> UniTokConfig:

@@ -1,7 +1,7 @@
 """Parquet files that are known again: a flipped bit anywhere in one of ours is an error, not another value.
 
 Page checksums cover the pages alone. A bit of the footer may still give a column another name, or drop rows or notes,
-without an error. So the notes hold a digest of the whole table. Whoever saves the table again, with pandas or polars or
+without an error. So the notes hold digests of all columns. Whoever saves the table again, with pandas or polars or
 Arrow, makes another file of it, whose rows are theirs: the digest says nothing there. Ours are told by a page index,
 which Arrow doesn't write unless it is asked to.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+
+from unitok.storage.digest import check_seal, digest, sealed
 
 _NOTE = b"unitok.digest"
 _TAIL = 8  # bytes at the end of the file: the length of the footer before it, and the format's name
@@ -29,19 +32,22 @@ def write_parquet(table: Any, partial: Path) -> None:
         table: a pyarrow table.
         partial: the file.
     """
-    notes = {**(table.schema.metadata or {}), _NOTE: _digest(table)}
-    marked = table.replace_schema_metadata(notes)
+    notes = table.schema.metadata or {}
+    columns = {name: _digest(column) for name, column in zip(table.column_names, table.columns, strict=True)}
+    vouched = sealed({"rows": table.num_rows, "notes": _digest_of_notes(notes), "columns": columns})
+    marked = table.replace_schema_metadata({**notes, _NOTE: json.dumps(vouched)})
     pq.write_table(marked, partial, write_page_checksum=True, write_page_index=True)
 
 
-def read_parquet(file: Path) -> Any:
+def read_parquet(file: Path, choose: Callable[[list[str]], Sequence[str] | None] = lambda names: None) -> Any:
     """Read a table, and see that it is the one that was written if the file is one of ours.
 
     Args:
         file: the file.
+        choose: is given the names of the columns, and gives those that are to be read; None reads all.
 
     Returns:
-        A pyarrow table, its metadata without the digest.
+        A pyarrow table, its metadata without the digests.
 
     Raises:
         OSError, pyarrow.ArrowException: the file can't be read.
@@ -49,18 +55,19 @@ def read_parquet(file: Path) -> Any:
     """
     with pa.OSFile(str(file)) as opened:
         parquet = pq.ParquetFile(opened, page_checksum_verification=True)
-        table = parquet.read()
+        names = parquet.schema_arrow.names
+        table = parquet.read(choose(names))
         ours = _is_ours(opened, parquet.metadata)
     notes = dict(table.schema.metadata or {})
-    noted = notes.pop(_NOTE, None)
+    noted = notes.pop(_NOTE, b"")
     table = table.replace_schema_metadata(notes or None)
-    if ours and noted != _digest(table):
+    if ours and not _is_as_written(table, names, noted):
         raise ValueError("it isn't as it was written: the file is damaged")
     return table
 
 
 def _is_ours(file: Any, metadata: Any) -> bool:
-    """Tell whether a file was written here: it has a page index, and the digest's name is among the footer's bytes.
+    """Tell whether a file was written here: it has a page index, and the digests' name is among the footer's bytes.
 
     The bytes are searched, since one bit may hide all notes from the parser.
     """
@@ -73,26 +80,44 @@ def _is_ours(file: Any, metadata: Any) -> bool:
     return _NOTE in file.read()
 
 
-def _digest(table: Any) -> bytes:
-    """Return a digest of a table's columns, by name, type and value, and of its metadata."""
-    notes = sorted((key.hex(), value.hex()) for key, value in (table.schema.metadata or {}).items() if key != _NOTE)
-    found = hashlib.sha256(json.dumps([notes, table.num_rows]).encode())
-    for name, column in zip(table.column_names, table.columns, strict=True):
-        found.update(json.dumps([name, str(column.type)]).encode())
-        found.update(np.packbits(column.is_null().to_numpy()).data)
-        kind = column.type
-        if pa.types.is_integer(kind) or pa.types.is_floating(kind):
-            found.update(np.ascontiguousarray(column.fill_null(0).to_numpy()).data)
-        elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
-            texts = pa.concat_arrays(
-                [pa.array([], pa.large_binary()), *column.cast(pa.large_binary()).fill_null(b"").chunks]
-            )
-            lengths = pc.binary_length(texts).to_numpy(zero_copy_only=False)
-            found.update(np.ascontiguousarray(lengths).data)
-            _, offsets, content = texts.buffers()
-            ends = np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + len(texts) + 1]
-            if content is not None and len(texts):
-                found.update(memoryview(content)[int(ends[0]) : int(ends[-1])])
-        else:
-            found.update(json.dumps(column.to_pylist(), default=str).encode())
-    return found.hexdigest().encode()
+def _is_as_written(table: Any, names: list[str], noted: bytes) -> bool:
+    """Compare what was read with the digests in the notes."""
+    try:
+        vouched = json.loads(noted)
+        check_seal("", vouched)
+        columns = vouched["columns"]
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return False
+    if vouched["rows"] != table.num_rows or vouched["notes"] != _digest_of_notes(table.schema.metadata or {}):
+        return False
+    read = zip(table.column_names, table.columns, strict=True)
+    return names == list(columns) and all(_digest(column) == columns[name] for name, column in read)
+
+
+def _digest_of_notes(notes: Mapping[bytes, bytes]) -> str:
+    plain = sorted((key.hex(), value.hex()) for key, value in notes.items() if key != _NOTE)
+    return digest(json.dumps(plain).encode())
+
+
+def _digest(column: Any) -> str:
+    """Return a digest of a column's type and values."""
+    kind = column.type
+    found = hashlib.sha256(str(kind).encode())
+    found.update(np.packbits(column.is_null().to_numpy()).data)
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        found.update(np.ascontiguousarray(column.fill_null(0).to_numpy()).data)
+    elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        _update_by_texts(found, column)
+    else:
+        found.update(json.dumps(column.to_pylist(), default=str).encode())
+    return found.hexdigest()
+
+
+def _update_by_texts(found: hashlib._Hash, column: Any) -> None:
+    chunks = column.cast(pa.large_binary()).fill_null(b"").chunks
+    texts = pa.concat_arrays([pa.array([], pa.large_binary()), *chunks])
+    found.update(np.ascontiguousarray(pc.binary_length(texts).to_numpy(zero_copy_only=False)).data)
+    _, offsets, content = texts.buffers()
+    ends = np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + len(texts) + 1]
+    if content is not None and len(texts):
+        found.update(memoryview(content)[int(ends[0]) : int(ends[-1])])

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from unitok.storage.digest import check_seal, sealed
 
-_OF_TENSORS = "tensors"  # the note with their digest
+_NOTES, _OF_TENSORS = "unitok", "tensors"  # the header's entry with all notes, and the note with the tensors' digest
 
 
 def saveable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -68,7 +68,8 @@ def write_tensors(partial: Path, tensors: Mapping[str, Tensor], notes: Mapping[s
         notes: texts for the file's header.
     """
     packed = saveable(tensors)
-    save_file(packed, partial, sealed({**(notes or {}), _OF_TENSORS: _digest(packed)}))
+    noted = sealed({**(notes or {}), _OF_TENSORS: _digest(packed)})
+    save_file(packed, partial, {_NOTES: json.dumps(noted)})  # one entry: safetensors writes several in chance order
 
 
 def read_notes(file: Path) -> dict[str, str]:
@@ -87,8 +88,11 @@ def read_notes(file: Path) -> dict[str, str]:
     if not file.is_file():  # a pipe would be waited for without end
         raise ValueError(f"{file.name} isn't a file")
     with safe_open(file, "pt") as opened:
-        notes: dict[str, str] = opened.metadata() or {}
-    check_seal(f"the header of {file.name}", notes, needed=False)
+        found: dict[str, str] = opened.metadata() or {}
+    if _NOTES not in found:
+        return found  # an older release's
+    notes: dict[str, str] = json.loads(found[_NOTES])
+    check_seal(f"the header of {file.name}", notes)
     return notes
 
 

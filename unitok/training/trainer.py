@@ -268,7 +268,7 @@ class Trainer:
         load_checkpoint(path, self.model, self.optimizer)
         self.step, self.sums = progress["step"], progress["sums"]
         finished = self.step // len(self.batches)
-        self.history = _read_history(history, finished, progress.get("history"))
+        self.history = read_history(history, finished, progress.get("history"))
         self._write_history()
 
 
@@ -276,7 +276,7 @@ def _lines(history: list[dict[str, Any]]) -> str:
     return "".join(json.dumps(record) + "\n" for record in history)
 
 
-def _read_history(file: Path, epochs: int, known: str | None) -> list[dict[str, Any]]:
+def read_history(file: Path, epochs: int, known: str | None) -> list[dict[str, Any]]:
     """Read the records of the first epochs; none where there is no file.
 
     Args:

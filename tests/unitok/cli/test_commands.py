@@ -256,7 +256,9 @@ def test_ids_of_a_tokenizer_that_took_in_another_domain_are_refused(
         for tokenizer in (tmp_path / own, fitted):
             line = refused("decode", tokenizer, file, "--out", tmp_path / "x.npy")
             assert "Use the tokenizer that made them, or one that domains were added to since" in line
-            assert line == refused("tokenize", tokenizer, catalogue, "--existing", file, "--out", tmp_path / "y")
+            assert line == refused(
+                "tokenize", tokenizer, catalogue, "--existing", file, "--out", tmp_path / "y.parquet"
+            )
         unitok("decode", tmp_path / own, table, "--out", tmp_path / f"{own}.npy")
 
 

@@ -33,10 +33,13 @@ def test_import_writes_a_domain(tmp_path: Path, name: str) -> None:
     table = pq.read_table(out / "items.parquet")
     assert table.column_names == ["item_id", "source_id", "title", "text"]
     assert table["item_id"].to_pylist() == list(range(5))
-    for text in ("items: 5", "The first item: Kettle O'Steel", f"Next: unitok embed {out}"):
+    counts = ("items: 5", "items dropped by the k-core: 1", "users dropped by the k-core: ", "interactions dropped by")
+    times = {"amazon-2023": "milliseconds", "yelp": "dates"}.get(name, "seconds")
+    for text in (*counts, f"times: {times}; kept as", "The first item: Kettle O'Steel", f"Next: unitok embed {out}"):
         assert text in result.stdout
     source = (out / "SOURCE.md").read_text()
-    for text in ("# kitchen", f"unitok import {name} items events --k-core 4", "- items: 5", TEMPLATE):
+    told = (f"- {count}" for count in counts)
+    for text in ("# kitchen", f"unitok import {name} items events --k-core 4", *told, f"Times: {times};", TEMPLATE):
         assert text in source
     assert str(tmp_path) not in source
     line = refused("fit", out.parent, "--out", tmp_path / "fitted", *TINY)
@@ -49,6 +52,8 @@ def test_import_keeps_to_its_options_and_refuses_what_is_not_there(tmp_path: Pat
     out = ("--out", tmp_path / "out")
     found = json.loads(unitok("import", "yelp", *files, "--template", "{title}", "--k-core", 1, *out, "--json").stdout)
     assert (found["items"], found["template"], found["k_core"]) == (6, "{title}", 1)
+    assert [found[f"{kind}_dropped_by_the_k_core"] for kind in ("users", "items", "interactions")] == [0, 0, 0]
+    assert found["times"] == "dates; kept as whole seconds since 1970 in UTC"
     assert "there already" not in refused("import", "yelp", *files, *out)
     assert "path must be free" in refused("import", "yelp", tmp_path / "nowhere", files[1], *out)
     np.save(tmp_path / "out" / "embeddings.npy", np.ones((6, 2), np.float32))
@@ -139,14 +144,12 @@ def test_an_interrupted_embed_goes_on(tmp_path: Path, encoder: Path, monkeypatch
     for name in ("stopped", "whole"):
         write_domain(tmp_path / name, None, items={"text": [f"item {i}" * (1 + i % 7) for i in range(80)]})
     settings = ("--model", encoder, "--batch-size", 2)
-    calls, encode = 0, SentenceTransformer.encode
+    encode = SentenceTransformer.encode
 
-    def stopped(*args: Any, **kwargs: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == 3:
+    def stopped(model: Any, texts: list[str], **kwargs: Any) -> Any:
+        if any(text.startswith("item 64") for text in texts):  # the first of the third block
             raise KeyboardInterrupt
-        return encode(*args, **kwargs)
+        return encode(model, texts, **kwargs)
 
     with monkeypatch.context() as patched:
         patched.setattr(SentenceTransformer, "encode", stopped)

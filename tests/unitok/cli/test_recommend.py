@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.unitok.cli.runs import DOMAINS, refused, unitok
+from tests.unitok.recommender.test_saving import held
 from unitok.recommender import SequenceRecommender
 from unitok.recommender.saving import SETTINGS
 from unitok.recommender.training import BEST, CHECKPOINT
@@ -64,7 +65,9 @@ def test_other_models_train_on_one_domain(model: str, tmp_path: Path, catalogue:
 
 
 def test_a_checkpoint_of_a_language_model_is_trained_on(tmp_path: Path, catalogue: Path, table: Path) -> None:
-    from tests.unitok.recommender.test_token_table import language_model, tokenizer
+    from transformers import AutoTokenizer
+
+    from tests.unitok.recommender.language.test_vocabulary import language_model, tokenizer
 
     folder = tmp_path / "llama"
     language_model("llama", 7).save_pretrained(folder)
@@ -72,7 +75,12 @@ def test_a_checkpoint_of_a_language_model_is_trained_on(tmp_path: Path, catalogu
     assert "must hold a causal language model" in refused(*train, tmp_path / "broken")
     tokenizer(bos_token="<s>").save_pretrained(folder)
     unitok(*train, tmp_path / "extended")
-    assert SequenceRecommender.from_pretrained(tmp_path / "extended").table.vocab_size > 7 + 3 * 16
+    table_of_ids = SequenceRecommender.from_pretrained(tmp_path / "extended").table
+    assert table_of_ids.vocab_size > 7 + 3 * 16
+    words = AutoTokenizer.from_pretrained(tmp_path / "extended")
+    first = pq.read_table(table)["semantic_id"][0].as_py()
+    read = words(first, add_special_tokens=False)["input_ids"]
+    assert read == table_of_ids.tokens[0].tolist()
     (folder / "model.safetensors").unlink()
     unitok(*train, tmp_path / "fresh")
     assert SequenceRecommender.from_pretrained(tmp_path / "fresh").table.start == 1
@@ -141,6 +149,32 @@ def test_what_does_not_fit_is_refused(
     ):
         assert not unitok("recommend", *args, code=2).stdout
     assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_that_is_trained_in_is_left_alone(tmp_path: Path, catalogue: Path, table: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in (CHECKPOINT, BEST):
+        (out / name).write_bytes(b"of another run")
+    with held(out):  # with --force, a second run would begin by removing what the first has left
+        said = refused("recommend", "train", catalogue, table, "--out", out, *QUICK, "--force")
+    assert f"{out} must be free to write to, got process " in said
+    assert all((out / name).read_bytes() == b"of another run" for name in (CHECKPOINT, BEST))
+    assert not (out / SETTINGS).exists()
+
+
+def test_domains_that_do_not_fit_the_items_are_refused(tmp_path: Path, trained: Path, catalogue: Path) -> None:
+    recommender = SequenceRecommender.from_pretrained(trained)
+    for number, domains in enumerate((None, 5, {"beauty": 60}, {"beauty": 60, "kitchen": "60"})):
+        recommender.about = {"domains": domains}
+        recommender.save_pretrained(tmp_path / str(number))
+        for command in ("next", "evaluate"):
+            options = ("--items", 1) if command == "next" else ()
+            said = refused("recommend", command, tmp_path / str(number), catalogue, *options)
+            assert "must name the domains of its 120 items" in said
+    recommender.about = {"domains": dict.fromkeys(DOMAINS, 60)}  # of no command, and so of no named model
+    recommender.save_pretrained(tmp_path / "made")
+    assert "rq" in unitok("recommend", "evaluate", tmp_path / "made", catalogue, "--users", 5).stdout
 
 
 def test_an_interrupted_training_ends_where_it_would_have(tmp_path: Path, catalogue: Path, table: Path) -> None:

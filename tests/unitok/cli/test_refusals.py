@@ -52,6 +52,7 @@ def test_force_starts_a_fit_over(tmp_path: Path, catalogue: Path, fitted: Path) 
 
 def _spoil_width(domain: Path) -> None:
     np.save(domain / "embeddings.npy", np.load(domain / "embeddings.npy")[:, :16])
+    (domain / "embeddings.json").unlink()  # which has a digest of them
 
 
 def _spoil_value(domain: Path) -> None:
@@ -89,7 +90,7 @@ def test_broken_items_are_refused_and_leave_nothing_half_written(
     spoil: Callable[[Path], None], said: str, tmp_path: Path, domain: Path, fitted: Path
 ) -> None:
     spoil(domain)
-    out = tmp_path / "out"
+    out = tmp_path / "out.parquet"
     assert said in refused("tokenize", fitted, domain, "--out", out)
     assert said in refused("report", fitted, domain)
     assert said in refused("add-domain", fitted, domain, "--out", out, "--name", "new")
@@ -155,17 +156,21 @@ def test_broken_id_tables_are_refused_with_their_path(
         assert "of tokenizer" in said_of(whole.replace_schema_metadata({"unitok": json.dumps(foreign)}))
     for broken in ("7", json.dumps({**note, "tokenizer": "0" * 16})):
         assert "metadata must be whole" in said_of(whole.replace_schema_metadata({"unitok": broken}))
+    short = [text.rpartition("<")[0] for text in whole["semantic_id"].to_pylist()]  # without suffixes
     bare = with_column("suffix", pa.nulls(120, pa.int32())).replace_schema_metadata(None)
+    bare = bare.set_column(2, "semantic_id", pa.array(short))
     pq.write_table(bare, file)
     unitok("decode", fitted, file, "--out", tmp_path / "bare.npy")
     line = refused("tokenize", fitted, catalogue, "--existing", file, "--out", tmp_path / "y.parquet")
     assert "suffix must be an integer in every row, got 120 nulls" in line
     file.write_bytes(table.read_bytes()[:500])
     assert "can't be read" in refused("decode", fitted, file, "--out", tmp_path / "x.npy")
-    line = refused("tokenize", fitted, catalogue, "--existing", table, "--resolver", "none", "--out", tmp_path / "y")
+    line = refused(
+        "tokenize", fitted, catalogue, "--existing", table, "--resolver", "none", "--out", tmp_path / "y.parquet"
+    )
     assert "resolved by none, got suffix" in line
     assert "in row 0" in refused("decode", fitted, "<a_0><b_0>", "--json")
-    assert "one parquet file, or IDs as text" in refused("decode", fitted, table, table, "--json")
+    assert "one file of IDs, or IDs as text" in refused("decode", fitted, table, table, "--json")
 
 
 def test_paths_that_lead_nowhere_are_refused(tmp_path: Path, catalogue: Path, fitted: Path, table: Path) -> None:

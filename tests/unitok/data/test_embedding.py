@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,7 @@ from unitok.data import (
     read_interactions,
     write_domain,
 )
+from unitok.storage.whole import BusyError
 
 WIDTH, ITEMS, BLOCK = 6, 23, 4
 TITLES = [f"item {i}" for i in range(ITEMS)]
@@ -48,7 +51,10 @@ def domain(tmp_path: Path) -> Path:
 
 
 def files(folder: Path) -> set[str]:
-    return {file.name for file in folder.iterdir()}
+    return {file.name for file in folder.iterdir() if not file.name.startswith(".unitok")}
+
+
+WHOLE = {"items.parquet", "embeddings.npy", "embeddings.json", ".embedded.npy", ".embedded.digests"}
 
 
 def embed(folder: Path, encoder: Callable[[list[str]], NDArray[Any]] = encode, **settings: Any) -> EmbeddingInfo:
@@ -109,17 +115,167 @@ def test_goes_on_where_it_was(domain: Path, tmp_path: Path, failing_call: int, e
     with pytest.raises(error):
         embed(domain, failing)
     assert not {"embeddings.npy", "embeddings.json"} & files(domain)
-    partial = next(domain.glob(".partial*"))
-    with partial.open("ab") as file:
-        file.write(b"half a row")  # as a kill in the midst of a write leaves it
-    if failing_call == 1:
-        partial.write_bytes(b"\x93NUMPY\x01")
+    for partial in domain.glob(".partial*"):
+        with partial.open("ab") as file:
+            file.write(b"half a row")  # as a kill in the midst of a write leaves it
     told: list[int] = []
     embed(domain, progress=lambda done, total: told.append(done))
     assert told == [*range((failing_call - 1) * BLOCK, ITEMS, BLOCK), ITEMS]
-    assert files(domain) == {"items.parquet", "embeddings.npy", "embeddings.json"}
+    assert files(domain) == WHOLE
     for name in ("embeddings.npy", "embeddings.json"):
         assert (domain / name).read_bytes() == (other / name).read_bytes()
+
+
+def flip(file: Path, place: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[place] ^= 1
+    file.write_bytes(content)
+
+
+def swap_rows(file: Path) -> None:
+    content = file.read_bytes()
+    first, second = content[128 : 128 + 2 * WIDTH], content[128 + 2 * WIDTH : 128 + 4 * WIDTH]
+    file.write_bytes(content[:128] + second + first + content[128 + 4 * WIDTH :])
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "header": lambda rows: flip(rows, 90),
+    "first row": lambda rows: flip(rows, 128),
+    "last row": lambda rows: flip(rows, -1),
+    "two rows swapped": swap_rows,
+    "rows cut": lambda rows: os.truncate(rows, 128 + 5 * WIDTH),
+    "header cut": lambda rows: os.truncate(rows, 70),
+    "rows gone": lambda rows: rows.unlink(),
+    "digests cut": lambda rows: os.truncate(rows.with_suffix(".digests"), 100),
+    "digests gone": lambda rows: rows.with_suffix(".digests").unlink(),
+    **{
+        f"digests {place}": lambda rows, place=place: flip(rows.with_suffix(".digests"), place) for place in (3, 17, 40)
+    },
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_partial_file_gives_no_wrong_row(domain: Path, damage: str) -> None:
+    def failing(texts: list[str]) -> NDArray[Any]:
+        if "item 13 . made" in texts:
+            raise InterruptedError
+        return encode(texts)
+
+    with pytest.raises(InterruptedError):
+        embed(domain, failing)
+    DAMAGE[damage](next(domain.glob(".partial*.npy")))
+    embed(domain)
+    np.testing.assert_array_equal(read_domain(domain).embeddings, unit(encode([f"{title} . made" for title in TITLES])))
+    assert files(domain) == WHOLE
+
+
+def test_a_partial_file_that_changes_while_it_grows_is_not_taken(domain: Path) -> None:
+    def spoiling(texts: list[str]) -> NDArray[Any]:
+        if "item 22 . made" in texts:
+            flip(next(domain.glob(".partial*.npy")), 140)
+        return encode(texts)
+
+    with pytest.raises(CatalogueError, match=r"embeddings must stay as they were written .*, got other bytes\. Let"):
+        embed(domain, spoiling)
+    assert not (domain / "embeddings.npy").exists()
+    embed(domain)
+    np.testing.assert_array_equal(read_domain(domain).embeddings, unit(encode([f"{title} . made" for title in TITLES])))
+
+
+@pytest.mark.parametrize("other", ["the same work", "other work"])
+def test_a_second_run_is_refused_and_changes_nothing(domain: Path, other: str) -> None:
+    refusals: list[BaseException | None] = []
+
+    def second() -> None:
+        try:
+            embed(domain, **({"template": "{title}"} if other == "other work" else {}))
+        except BaseException as error:
+            refusals.append(error)
+
+    def first(texts: list[str]) -> NDArray[Any]:
+        before = {file: file.read_bytes() for file in domain.glob(".partial*")}
+        thread = Thread(target=second)
+        thread.start()
+        thread.join()
+        assert {file: file.read_bytes() for file in domain.glob(".partial*")} == before
+        return encode(texts)
+
+    embed(domain, first)
+    assert len(refusals) == 6
+    for error in refusals:
+        assert isinstance(error, BusyError)
+        assert f"must be free to write to, got process {os.getpid()} on " in str(error)
+    np.testing.assert_array_equal(read_domain(domain).embeddings, unit(encode([f"{title} . made" for title in TITLES])))
+
+
+def test_a_folder_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+    with pytest.raises(CatalogueError, match="path must be a domain's folder, got nothing there"):
+        embed(tmp_path / "nowhere")
+    assert not list(tmp_path.iterdir())
+
+
+class Drifting:
+    """An encoder whose rows differ from call to call, as those of padded batches do in their last bits."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def __call__(self, texts: list[str]) -> NDArray[Any]:
+        self.texts += texts
+        return encode(texts) + len(self.texts)
+
+
+@pytest.mark.parametrize("again", ["by force", "imported anew"])
+@pytest.mark.parametrize("settings", [{}, {"dtype": np.float32}, {"unit_length": False}])
+def test_unchanged_texts_keep_their_rows(domain: Path, again: str, settings: dict[str, Any]) -> None:
+    embed(domain, Drifting(), **settings)
+    before = dict(zip(TITLES, np.array(read_domain(domain).embeddings), strict=True))
+    titles = [f"new {i}" if i % 5 == 0 else TITLES[i % ITEMS] for i in range(30)][::-1]
+    items = {"title": titles, "text": [f"{title} . made" for title in titles]}
+    if again == "imported anew":
+        write_domain(domain, None, items=items, text_template="{title} . made", force=True)
+        assert not (domain / "embeddings.npy").exists()
+    else:
+        pq.write_table(pa.table({"item_id": np.arange(30), **items}), domain / "items.parquet")
+    drifting, kept = Drifting(), list[int]()
+    embed(domain, drifting, force=True, on_kept=kept.append, **settings)
+    assert kept == [24]
+    assert drifting.texts == [f"{title} . made" for title in titles if title.startswith("new")]
+    after = read_domain(domain).embeddings
+    for title, row in zip(titles, after, strict=True):
+        assert title.startswith("new") or np.array_equal(row, before[title])
+
+
+@pytest.mark.parametrize(
+    ("model", "changed"),
+    [("made", {"anew": True}), ("other", {}), ("made", {"dtype": np.float32}), ("made", {"unit_length": False})],
+)
+def test_rows_of_other_work_are_not_kept(domain: Path, model: str, changed: dict[str, Any]) -> None:
+    embed(domain)
+    drifting, kept = Drifting(), list[int]()
+    embed_domain(domain, drifting, model, force=True, on_kept=kept.append, **changed)
+    assert (kept, len(drifting.texts)) == ([0], ITEMS)
+
+
+def test_rows_that_were_changed_are_not_kept(domain: Path) -> None:
+    embed(domain)
+    before = np.array(read_domain(domain).embeddings)
+    written = np.lib.format.open_memmap(domain / "embeddings.npy", mode="r+")
+    written[7] = 0  # in the place, and so under its other name, too
+    written.flush()
+    kept = list[int]()
+    embed(domain, force=True, on_kept=kept.append)
+    assert kept == [ITEMS - 1]
+    np.testing.assert_array_equal(read_domain(domain).embeddings, before)
+
+
+def test_rows_of_two_widths_do_not_get_into_one_file(domain: Path) -> None:
+    embed(domain)
+    items = {"text": [*TITLES, "item 3 . made", "new"]}
+    pq.write_table(pa.table({"item_id": np.arange(ITEMS + 2), **items}), domain / "items.parquet")
+    for rows in (BLOCK, ITEMS + 2):
+        with pytest.raises(CatalogueError, match=r"width of those made before .*, \d, got \d\. .* anew"):
+            embed(domain, lambda texts: encode(texts)[:, : 4 + ("new" in texts)], force=True, block_rows=rows)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +295,7 @@ def test_other_work_starts_anew(domain: Path, changed: dict[str, Any]) -> None:
     told: list[int] = []
     embed_domain(domain, encode, model, **{"block_rows": BLOCK, **changed}, progress=lambda done, _: told.append(done))
     assert told[0] == 0
-    assert files(domain) == {"items.parquet", "embeddings.npy", "embeddings.json"}
+    assert files(domain) == WHOLE
 
 
 def test_replaces_only_with_force(domain: Path) -> None:

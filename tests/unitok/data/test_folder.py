@@ -207,12 +207,11 @@ BROKEN_INTERACTIONS = {
         "0 and 4, got 5 in row 0",
     ),
     "negative item": (table("interactions", user_id=[0], item_id=[-1], position=[0]), "got -1 in row 0"),
-    "no position": (table("interactions", user_id=[0], item_id=[0]), "Add position"),
+    "no item": (table("interactions", user_id=[0], position=[0]), "Add item_id"),
     "user null": (
         table("interactions", user_id=pa.array([None], pa.int32()), item_id=[0], position=[0]),
         "1 nulls",
     ),
-    "user text": (table("interactions", user_id=["a"], item_id=[0], position=[0]), "got string"),
 }
 
 

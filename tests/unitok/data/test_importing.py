@@ -18,6 +18,7 @@ from unitok.data.published.importing import SOURCES, k_core_rows
 from unitok.data.template import TEMPLATE, Template
 
 Events = list[tuple[str, str, int]]
+REPEATED = "repeated interactions dropped"
 
 
 def by_the_rules(events: Events, k: int, titled: set[str]) -> Events:
@@ -44,7 +45,7 @@ def histories(found: ImportedDomain) -> list[list[tuple[str, int]]]:
         if user == len(read):
             read.append([])
         assert (user, position) == (len(read) - 1, len(read[-1]))
-        read[-1].append((found.items["source_id"][item], int(seconds)))
+        read[-1].append((found.items["source_id"][item], int(np.floor(seconds))))
     assert all(times == sorted(times) for times in ([seconds for _, seconds in history] for history in read))
     return read
 
@@ -62,17 +63,23 @@ def test_reads_by_the_rules(tmp_path: Path, name: str, zipped: bool) -> None:
     assert [set(history) for history in read] == list(users.values())
     assert sum(map(len, read)) == len(expected)
     assert found.items["source_id"] == sorted({item for _, item, _ in expected}) == ["B0", "B1", "B2", "B3", "B4"]
+    core = by_the_rules(make_events(), 4, {item for _, item, _ in make_events()})
+    untold, repeated = [item for _, item, _ in core if item in ("B8", "B9")], found.counts[REPEATED]
     assert found.counts == {
         "interactions read": len(make_events()),
         "users read": 10,
         "items with interactions": 8,
-        "repeated interactions dropped": found.counts["repeated interactions dropped"],
+        "repeated interactions dropped": repeated,
         "items without title or text dropped": 2,
+        "interactions of these items dropped": len(untold),
+        "items dropped by the k-core": 1,
+        "users dropped by the k-core": 10 - len(users),
+        "interactions dropped by the k-core": len(make_events()) - repeated - len(untold) - len(expected),
         "items": 5,
         "users": len(users),
         "interactions": len(expected),
     }
-    assert found.counts["repeated interactions dropped"] > 5
+    assert repeated > 5
     assert found.template == TEMPLATE
 
 
@@ -282,6 +289,7 @@ def test_what_is_in_the_wrong_place_is_named(tmp_path: Path) -> None:
         ({"reviewerID": "u", "asin": "a"}, "must have reviewerID, asin, unixReviewTime, got 'reviewerID, asin'"),
         ({"reviewerID": "u", "asin": "a", "unixReviewTime": "now"}, "must have a time as unixReviewTime, got"),
         ({"reviewerID": "u", "asin": "a", "unixReviewTime": 1 << 70}, "must have a time as unixReviewTime, got"),
+        ({"reviewerID": "u", "asin": "a", "unixReviewTime": True}, "must have a time as unixReviewTime, got"),
         ({}, "got no field"),
     ],
 )

@@ -7,6 +7,7 @@ import io
 import json
 import math
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -176,6 +177,13 @@ def test_it_is_plain_data_and_a_table(report: Report, items) -> None:
     summary = "\n".join(report.summary())
     assert f"token entropy {report.token_entropy:.2f} of {math.log2(LEVELS * K):.2f} bits" in summary
     assert "nan" not in summary
+
+
+@pytest.mark.parametrize("name", ["[/b]", "[red]", 7])
+def test_names_of_domains_are_no_markup(report: Report, name: str) -> None:
+    screen = io.StringIO()
+    Console(file=screen, width=200).print(replace(report, domains={name: report.overall}).to_table())
+    assert f" {name} " in screen.getvalue()
 
 
 def test_one_domain_is_measured_alone_as_among_others(tokenizer: Tokenizer, report: Report, items) -> None:

@@ -195,8 +195,36 @@ def test_an_existing_item_whose_id_changed_is_refused(resolver: str) -> None:
     changed = ids.codes.clone()
     changed[4, 0] = (changed[4, 0] + 1) % 4
     slots = torch.cat([changed[:, None], ids.slot_codes[:, 1:]], dim=1)
-    with pytest.raises(ValueError, match="the ID of the existing item 4 must be"):
+    with pytest.raises(
+        ValueError, match=r"must be those of `existing`, got one that differs: item 4 had \(.*'renew'\."
+    ):
         replace(ids, codes=changed, slot_codes=slots).assign(range(10), resolver, existing)
+
+
+@pytest.mark.parametrize("resolver", ["suffix", "reassign"])
+def test_existing_items_whose_codes_changed_keep_their_ids_or_get_new_ones(resolver: str) -> None:
+    ids, keys, later = make_ids(60, 9), list(range(60)), make_ids(60, 10)
+    old = ids[:40].assign(keys[:40], resolver)
+    before, existing = by_key(keys[:40], old), AssignedIds(keys[:40], old)
+    moved, known = later.changed_rows(keys, existing, resolver).unbind(1)
+    assert torch.equal(moved, known)
+    columns = [0, 2] if resolver == "reassign" else [0, 1, 2]  # a reassigned item's last code says nothing
+    differs = (ids.tokens()[:40, columns] != later.tokens()[:40, columns]).any(dim=1)
+    assert moved.tolist() == differs.nonzero()[:, 0].tolist()
+    assert 0 < len(moved) < 40
+    kept = by_key(keys, later.assign(keys, resolver, existing, "keep"))
+    assert {key: kept[key] for key in before} == before
+    renewed = by_key(keys, later.assign(keys, resolver, existing, "renew"))
+    for key in keys[:40]:
+        if key in moved:
+            assert renewed[key] not in before.values()  # the old IDs stay taken
+            assert resolver == "reassign" or renewed[key][:3] == tuple(later.tokens()[key].tolist())
+        else:
+            assert renewed[key] == before[key]
+    for assigned in (kept, renewed):
+        assert len(set(assigned.values())) == 60
+    with pytest.raises(ValueError, match="assign: changed must be one of 'fail', 'keep', 'renew', got 'drop'"):
+        later.assign(keys, resolver, existing, "drop")
 
 
 def test_existing_ids_that_do_not_fit_are_refused() -> None:

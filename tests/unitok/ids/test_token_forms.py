@@ -47,7 +47,8 @@ def test_text_has_a_letter_a_level_and_goes_on_after_z() -> None:
         "<a_1><b_2><c_x>",
         "<a_1><b_2><c_01>",
         "<a_1><c_2><b_0>",
-        " <a_1><b_2><c_0>",
+        "< a_1><b_2><c_0>",
+        "<a_1>,<b_2>,<c_0>",
         "<a_1><b_2><c_-1>",
         "",
     ],
@@ -58,6 +59,12 @@ def test_text_that_is_not_an_id_is_reported_with_its_row(bad: str) -> None:
         SemanticIds.from_text([good, good, bad, good, bad], num_levels=2, **SIZES)
     with pytest.raises(ValueError, match=r"from_text: .* in row 0\. Name"):
         SemanticIds.from_text([bad, good], num_levels=2, **SIZES)
+
+
+def test_spaces_around_tokens_are_as_good_as_none() -> None:
+    ids = make_ids(6, 4).assign(range(6))
+    spaced = [f" {text.replace('><', '> <')}\n" for text in ids.to_text()]
+    assert SemanticIds.from_text(spaced, num_levels=2, **SIZES).to_text() == ids.to_text()
 
 
 def test_values_out_of_range_are_refused_on_the_way_back() -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from unitok.data import Interactions, read_interactions
-from unitok.recommender import Histories
+from unitok.recommender import Histories, Queries
+from unitok.recommender.histories import as_histories
 
 
 def events(*histories: list[int]) -> Interactions:
@@ -68,3 +71,94 @@ def test_what_does_not_fit_is_refused(refuses) -> None:
         histories.queries("dev")
     with refuses("queries", "most"):
         histories.queries(most=0)
+    with refuses("queries", "most", TypeError):
+        histories.queries(most="20")
+
+
+def test_lists_of_items_are_histories() -> None:
+    made = Histories.from_lists([[5, 3, 4, 0], [], (7, 7, 7)], ["ann", "bob", "cy"])
+    assert made.lengths.tolist() == [4, 0, 3]
+    assert made.items.tolist() == [5, 3, 4, 0, 7, 7, 7]
+    assert made.user_ids.tolist() == ["ann", "bob", "cy"]
+    assert made.training().user_ids.tolist() == ["ann", "bob", "cy"]
+    assert made.queries().histories[:, -2:].tolist() == [[5, 3], [-1, 7]]
+    arrays = Histories.from_lists([np.array([5, 3]), torch.tensor([4])])
+    assert arrays.items.tolist() == [5, 3, 4]
+    assert arrays.user_ids.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("dtype", [str, object])
+def test_ids_of_users_may_be_texts(dtype: Any) -> None:
+    users = np.array(["ann", "ann", "bob"], dtype=dtype)
+    made = Histories.of(Interactions(users, np.array([2, 0, 1]), np.array([0, 1, 0])), 3)  # type: ignore[arg-type]
+    assert made.user_ids.tolist() == ["ann", "bob"]
+    assert made.items.tolist() == [2, 0, 1]
+
+
+def test_lists_are_padded_to_rows() -> None:
+    asked = [[0, 1], [2], [], [3, 4, 5, 6]]
+    padded = [[-1, 0, 1], [-1, -1, 2], [-1, -1, -1], [4, 5, 6]]
+    assert as_histories("rank", "histories", asked, 7, most=3).tolist() == padded
+    assert as_histories("rank", "histories", np.array(padded), 7).tolist() == padded
+    assert as_histories("rank", "histories", [], 7).shape == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("asked", "error"),
+    [
+        ([0, 1], TypeError),
+        ([["a"]], TypeError),
+        ([[0.0]], TypeError),
+        ([[True]], TypeError),
+        ("01", TypeError),
+        ({0: [1]}, TypeError),
+        (None, TypeError),
+        (np.array([[0.5]]), TypeError),
+        ([[7]], ValueError),
+        ([[2**70]], ValueError),
+        ([[1, -1]], ValueError),
+    ],
+)
+def test_what_is_no_history_is_refused_in_one_line(asked: Any, error: Any, refuses: Any) -> None:
+    with refuses("rank", "histories", error):
+        as_histories("rank", "histories", asked, 7)
+
+
+def test_odd_types_are_refused(refuses: Any) -> None:
+    made: Any = Interactions
+    zeros, row = np.zeros(1, np.int64), torch.zeros(1, dtype=torch.int64)
+    for argument, interactions in (
+        ("interactions", [[0, 1]]),
+        ("user_ids", made(np.array([0.5]), zeros, zeros)),
+        ("user_ids", made(np.array([None]), zeros, zeros)),
+        ("item_ids", made(zeros, np.array([0.0]), zeros)),
+        ("item_ids", made(zeros, np.array(["a"]), zeros)),
+        ("positions", made(zeros, zeros, np.array(["first"]))),
+    ):
+        with refuses("Histories.of", argument, TypeError):
+            Histories.of(interactions, 3)
+    with refuses("Histories.of", "num_items", TypeError):
+        Histories.of(made(zeros, zeros, zeros), "3")  # type: ignore[arg-type]
+    with refuses("Histories.of", "item_ids"):
+        Histories.of(made(zeros, np.zeros(2, np.int64), zeros), 3)
+    for argument, error, fields in (
+        ("offsets", TypeError, ([0, 1], row, row)),
+        ("items", ValueError, (torch.tensor([0, 1]), row.float(), row)),
+        ("offsets", ValueError, (torch.tensor([0, 2]), row, row)),
+        ("offsets", ValueError, (torch.tensor([0, 2, 1]), row, torch.tensor([0, 1]))),
+        ("user_ids", TypeError, (torch.tensor([0, 1]), row, ["ann"])),
+    ):
+        with refuses("Histories", argument, error):
+            Histories(*fields)  # type: ignore[arg-type]
+    for argument, error, lists, users in (
+        ("lists", TypeError, [0, 1], None),
+        ("lists", ValueError, [[-1]], None),
+        ("user_ids", ValueError, [[1]], [1, 2]),
+        ("user_ids", TypeError, [[1]], [1.5]),
+    ):
+        with refuses("Histories.from_lists", argument, error):
+            Histories.from_lists(lists, users)  # type: ignore[arg-type]
+    with refuses("Queries", "histories", TypeError):
+        Queries([[0]], row, row)  # type: ignore[arg-type]
+    with refuses("Queries", "users"):
+        Queries(row[None], row, torch.tensor([0, 1]))

@@ -302,9 +302,10 @@ def test_a_folder_of_truncated_or_missing_weights_is_refused(
 
 
 def forget_digests(folder: Path) -> None:
-    """Make settings what releases before wrote, which vouch for no other file."""
+    """Make settings what releases before wrote, which vouch for no other file and not for themselves."""
     settings = json.loads((folder / SETTINGS).read_text())
-    del settings["files"]
+    del settings["files"], settings["digest"]
+    settings["format"] = 1
     (folder / SETTINGS).write_text(json.dumps(settings))
 
 

@@ -1,4 +1,4 @@
-"""Items as tokens, in a vocabulary of their own and in that of a language model."""
+"""Items as tokens in a vocabulary of their own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from unitok import SemanticIds
-from unitok.recommender import CausalRecommender, TokenTable, extend_vocabulary
+from unitok.recommender import TokenTable
 
 
 def ids(codes: list[list[int]], experts: list[int], **fields: Any) -> SemanticIds:
@@ -54,63 +54,22 @@ def test_what_is_no_table_is_refused(refuses: Callable[..., Any]) -> None:
             TokenTable(tokens, size)
 
 
-def tokenizer(**special: str) -> Any:
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    words = ["<unk>", "<s>", "</s>", "the", "next", "item", "is"]
-    made = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
-    made.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(tokenizer_object=made, unk_token="<unk>", **special)
-
-
-def language_model(kind: str, rows: int) -> Any:
-    from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    if kind == "gpt2":
-        return GPT2LMHeadModel(GPT2Config(vocab_size=rows, n_embd=8, n_layer=1, n_head=2, n_positions=256))
-    sizes = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    return LlamaForCausalLM(LlamaConfig(vocab_size=rows, tie_word_embeddings=False, **sizes))
-
-
-@pytest.mark.parametrize("kind", ["gpt2", "llama"])
-def test_ids_extend_a_vocabulary_once(kind: str) -> None:
-    words, model = tokenizer(bos_token="<s>", eos_token="</s>"), language_model(kind, 7)
-    before = model.get_input_embeddings().weight.detach().clone()
-    made = ids([[0, 3], [1, 2], [2, 0], [2, 0]], [0, 2, 2, 2])
-    table = extend_vocabulary(words, model, made)
-    # 4 codes in each of two columns, and 3 pairs of expert and suffix
-    assert len(words) == table.vocab_size == 7 + 4 + 4 + 3
-    for embeddings in (model.get_input_embeddings(), model.get_output_embeddings()):
-        assert embeddings.weight.shape[0] == 18
-    assert torch.equal(model.get_input_embeddings().weight[:7], before)
-    assert (table.start, table.pad) == (1, 1)
-    texts = [text.replace("><", "> <", 2) for text in made.to_text()]
-    assert words("the next item is " + texts[3])["input_ids"] == [3, 4, 5, 6, *table.tokens[3].tolist()]
-    grown = {name: value.clone() for name, value in model.state_dict().items()}
-    again = extend_vocabulary(words, model, made)
-    assert torch.equal(again.tokens, table.tokens)
-    assert len(words) == 18
-    assert all(torch.equal(value, grown[name]) for name, value in model.state_dict().items())
-    recommender = CausalRecommender(model, table, history=4)
-    assert sorted(recommender.rank(torch.tensor([[-1, 2, 0]]), 4)[0].tolist()) == [0, 1, 2, 3]
-    assert recommender.loss(torch.tensor([[1, 2, -1]])).isfinite()
-
-
-def test_rows_to_spare_are_kept() -> None:
-    words, model = tokenizer(eos_token="</s>"), language_model("gpt2", 64)
-    table = extend_vocabulary(words, model, ids([[0, 3], [1, 2]], [0, 0]))
-    assert (table.vocab_size, table.start) == (64, 2)
-
-
-def test_a_tokenizer_that_does_not_fit_is_refused(refuses: Callable[..., Any]) -> None:
-    made = ids([[0, 3], [1, 2]], [0, 0])
-    with refuses("extend_vocabulary", "tokenizer"):
-        extend_vocabulary(tokenizer(), language_model("gpt2", 7), made)
-    with refuses("extend_vocabulary", "tokenizer"):
-        extend_vocabulary(tokenizer(bos_token="<s>"), language_model("gpt2", 6), made)
-    with refuses("extend_vocabulary", "ids"):
-        extend_vocabulary(tokenizer(bos_token="<s>"), language_model("gpt2", 7), made[:0])
-    with refuses("extend_vocabulary", "layout"):
-        extend_vocabulary(tokenizer(bos_token="<s>"), language_model("gpt2", 7), made, "top1_shared")
+@pytest.mark.parametrize(
+    ("argument", "error", "changes"),
+    [
+        ("tokens", TypeError, {"tokens": [[2], [3]]}),
+        ("tokens", TypeError, {"tokens": torch.tensor([[2.0], [3.0]])}),
+        ("vocab_size", TypeError, {"vocab_size": "4"}),
+        ("start", ValueError, {"start": 4}),
+        ("pad", ValueError, {"pad": -1}),
+        ("groups", ValueError, {"groups": torch.tensor([0])}),
+        ("groups", TypeError, {"groups": torch.tensor([0.0, 1.0])}),
+    ],
+)
+def test_odd_types_and_tokens_are_refused(argument: str, error: Any, changes: Any, refuses: Callable[..., Any]) -> None:
+    with refuses("TokenTable", argument, error):
+        TokenTable(**{"tokens": torch.tensor([[2], [3]]), "vocab_size": 4, **changes})
+    with refuses("TokenTable.items", "num_items", TypeError):
+        TokenTable.items("3")  # type: ignore[arg-type]
+    with refuses("TokenTable.of", "ids", TypeError):
+        TokenTable.of(torch.tensor([[2]]))  # type: ignore[arg-type]

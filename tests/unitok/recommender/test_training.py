@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,67 @@ def test_a_run_of_others_is_not_gone_on_with(tmp_path: Path, refuses: Callable[.
     for args in ((cycles(), settings(epochs=2)), (cycles(50), settings(epochs=1))):
         with refuses("fit", "directory"):
             fit(make(), *args, directory=tmp_path)
+
+
+def test_a_flipped_bit_in_what_a_run_left_is_noticed(tmp_path: Path) -> None:
+    fit(make(), cycles(), settings(epochs=1), directory=tmp_path)
+    for name in (BEST, CHECKPOINT):
+        whole = (tmp_path / name).read_bytes()
+        for place in (3, 40, len(whole) // 3, len(whole) - 1):
+            (tmp_path / name).write_bytes(whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :])
+            with pytest.raises(ValueError, match=rf"^fit: [^\n]*{name} must be [^\n]+, got [^\n]+\. [A-Z][^\n]+\.$"):
+                fit(make(), cycles(), settings(epochs=1), directory=tmp_path)
+        (tmp_path / name).write_bytes(whole)
+    assert len(fit(make(), cycles(), settings(epochs=1), directory=tmp_path)) == 1
+    (tmp_path / BEST).unlink()
+    with pytest.raises(ValueError, match=r"best\.safetensors must be as it was written"):
+        fit(make(), cycles(), settings(epochs=1), directory=tmp_path)
+
+
+def test_a_second_run_in_a_folder_is_refused(tmp_path: Path, refuses: Callable[..., Any]) -> None:
+    from tests.unitok.recommender.test_saving import held
+
+    with held(tmp_path):
+        with refuses("fit", str(tmp_path), OSError) as caught:
+            fit(make(), cycles(), settings(epochs=1), directory=tmp_path)
+        assert "got process " in str(caught.value)
+        assert not (tmp_path / CHECKPOINT).exists()
+
+    def second(_: dict[str, Any]) -> None:  # from another thread, while the first is at it
+        with ThreadPoolExecutor(1) as pool, refuses("fit", str(tmp_path), OSError):
+            pool.submit(fit, make(), cycles(), settings(epochs=2), directory=tmp_path).result()
+
+    records = fit(make(), cycles(), settings(epochs=2), directory=tmp_path, on_epoch=second)
+    assert [record["epoch"] for record in records] == [0, 1]
+
+
+def test_tables_and_weights_are_kept_however_they_lie(tmp_path: Path) -> None:
+    from tests.unitok.recommender.test_saving import strided
+
+    def made() -> SequenceRecommender:
+        recommender = RQRecommender.create(strided(table()), gpt2_config(32, 1, 2), history=5, beam=8)
+        weight = recommender.model.items.weight
+        weight.data = weight.data.t().contiguous().t()
+        return recommender
+
+    records = fit(first := made(), cycles(), settings(epochs=1), directory=tmp_path)
+    assert fit(again := made(), cycles(), settings(epochs=1), directory=tmp_path) == records
+    assert all(torch.equal(*pair) for pair in zip(weights(first), weights(again), strict=True))
+
+
+def test_odd_types_are_refused(refuses: Callable[..., Any]) -> None:
+    for name, value in (("epochs", 2.5), ("patience", None), ("learning_rate", "fast"), ("precision", 32)):
+        with refuses("TrainingConfig", name, TypeError):
+            TrainingConfig(**{name: value})
+    for argument, args in (
+        ("recommender", (make().model, cycles())),
+        ("histories", (make(), [[0, 1, 2]])),
+        ("config", (make(), cycles(), {"epochs": 1})),
+    ):
+        with refuses("fit", argument, TypeError):
+            fit(*args)
+    with refuses("fit", "directory", TypeError):
+        fit(make(), cycles(), directory=3)  # type: ignore[arg-type]
 
 
 def test_half_precision_learns_too() -> None:

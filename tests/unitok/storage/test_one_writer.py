@@ -18,8 +18,9 @@ GIVEN = {
     ("storage/whole.py", "whole_files"),
     ("storage/lock.py", "only_writer"),  # who holds it, in a file of its own
     ("storage/tensors.py", "write_tensors"),
+    ("storage/parquet.py", "write_parquet"),
     ("data/files.py", "write_embedding_info"),
-    ("data/embedding.py", "embed_domain"),
+    ("data/embedded.py", "append"),
     ("evaluation/figure.py", "draw_report"),
     ("recommender/rq_transformer.py", "save_pretrained"),
     ("cli/tokenizer/add_domain.py", "add_domain"),  # these save by Tokenizer and SequenceRecommender

@@ -22,6 +22,7 @@ from unitok import Tokenizer
 from unitok.data import EmbeddingInfo, embed_domain, find_domains, read_domain, write_domain
 from unitok.ids.table import IdTable
 from unitok.recommender import CausalRecommender, RQRecommender, SequenceRecommender, TokenTable, gpt2_config
+from unitok.storage.digest import sealed
 from unitok.storage.saved import RECOMMENDER, TOKENIZER, WEIGHTS, Kind
 
 
@@ -63,10 +64,13 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+OWN = ("device", "tokenizer")  # a recommender's alone: where its model runs, and a language model's tokenizer
+
+
 def test_arguments_are_the_same() -> None:
     for name in ("save_pretrained", "from_pretrained"):
         first, second = (inspect.signature(getattr(cls, name)) for cls in (Tokenizer, SequenceRecommender))
-        shared = [parameter for parameter in second.parameters.values() if parameter.name != "device"]
+        shared = [parameter for parameter in second.parameters.values() if parameter.name not in OWN]
         assert list(first.parameters.values()) == shared
 
 
@@ -182,11 +186,12 @@ def test_a_recommender_of_another_class_is_refused_by_name(tmp_path: Path, refus
         CausalRecommender.from_pretrained(tmp_path)
     assert "it holds a RQRecommender. Load it with RQRecommender.from_pretrained." in str(caught.value)
     settings = json.loads((tmp_path / "recommender.json").read_text())
-    (tmp_path / "recommender.json").write_text(json.dumps(settings | {"kind": "mine"}))
+    del settings["digest"]
+    (tmp_path / "recommender.json").write_text(json.dumps(sealed(settings | {"kind": "mine"})))
     with refuses("from_pretrained", "directory") as caught:
         SequenceRecommender.from_pretrained(tmp_path)
     assert "its kind 'mine' is none of" in str(caught.value)
-    (tmp_path / "recommender.json").write_text(json.dumps(settings | {"format": 2}))
+    (tmp_path / "recommender.json").write_text(json.dumps(settings | {"format": 3}))
     with refuses("from_pretrained", "directory") as caught:
         SequenceRecommender.from_pretrained(tmp_path)
     assert "later release" in str(caught.value)
@@ -385,4 +390,5 @@ def test_embeddings_and_what_made_them_are_replaced_together(
     assert (domain.embeddings == (2.0 if committed else 1.0)).all()
     embed_domain(folder, encode(2.0), "new", unit_length=False, force=True)  # nothing is embedded a second time
     assert encoded == [3, 3]
-    assert contents(folder).keys() == {"items.parquet", "embeddings.npy", "embeddings.json"}
+    kept = {".embedded.npy", ".embedded.digests"}  # what a later run takes rows from
+    assert contents(folder).keys() == {"items.parquet", "embeddings.npy", "embeddings.json"} | kept

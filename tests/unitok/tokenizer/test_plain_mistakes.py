@@ -34,11 +34,12 @@ def tokenizer(x: Tensor) -> Tokenizer:
     return Tokenizer.fit({"shop": x}, UniTokConfig(epochs=1, **sizes))
 
 
-@pytest.mark.parametrize("form", [np.asarray, lambda x: x.tolist(), lambda x: list(x.numpy()), Frame, lambda x: list(x)])
+@pytest.mark.parametrize("form", [np.asarray, Tensor.tolist, lambda x: list(x.numpy()), Frame, list])
 def test_rows_are_taken_in_any_form(form: Callable[[Any], Any], tokenizer: Tokenizer, x: Tensor) -> None:
     given = form(x.numpy()) if form is Frame else form(x)
     assert tokenizer.tokenize(given).to_text() == tokenizer.tokenize(x).to_text()
-    assert tokenizer.tokenize([[1, 2, 3, 4, 5, 6]]).to_text() == tokenizer.tokenize(torch.arange(1.0, 7)[None]).to_text()
+    whole = tokenizer.tokenize([[1, 2, 3, 4, 5, 6]])
+    assert whole.to_text() == tokenizer.tokenize(torch.arange(1.0, 7)[None]).to_text()
 
 
 def test_ids_are_decoded_in_any_form(tokenizer: Tokenizer, x: Tensor) -> None:

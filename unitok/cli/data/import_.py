@@ -21,6 +21,7 @@ Imported by `unitok import {format} {items} {interactions} --k-core {k_core}`.
 - Every interaction counts, whatever its rating; if a user has several with one item, the earliest is kept.
 - Users and items with fewer than {k_core} interactions are dropped, repeatedly, until no such user or item remains.
 - Items without title or text, or missing from the file of items, are dropped; then the filter is applied again.
+- A history is in the order of time and, at equal times, of the file. Times: {times}.
 - Texts are without HTML, by the template `{template}`. Items are in the order of source_id.
 
 ## Counts
@@ -60,8 +61,8 @@ def import_(
     """Turn a published data set into a domain's folder: Amazon Reviews, Yelp, or RecBole's atomic files.
 
     Files may be gzipped or not, and of any size. The folder gets items.parquet, interactions.parquet and SOURCE.md,
-    which states the rules and counts; `unitok embed` then makes the embeddings. A part of the template between two
-    ` . ` is left out if an item has nothing to fill it with.
+    which states the rules, the unit of the times and the counts; `unitok embed` then makes the embeddings. A part of
+    the template between two ` . ` is left out if an item has nothing to fill it with.
 
     For example:
 
@@ -91,12 +92,14 @@ def import_(
         interactions=interactions.name,
         k_core=k_core,
         template=found.template,
+        times=found.times,
         counts="\n".join(f"- {line}" for line in _count_lines(found)),
     )
     _write(out, found, source, force)
     if as_json:
-        counts = {name.replace(" ", "_"): count for name, count in found.counts.items()}
-        print_json({"out": str(out), "format": format_, "k_core": k_core, "template": found.template, **counts})
+        counts = {name.replace(" ", "_").replace("-", "_"): count for name, count in found.counts.items()}
+        about = {"out": str(out), "format": format_, "k_core": k_core, "template": found.template}
+        print_json({**about, "times": found.times, **counts})
     else:
         _print_outcome(out, found)
 
@@ -115,6 +118,7 @@ def _count_lines(found: ImportedDomain) -> list[str]:
 def _print_outcome(out: Path, found: ImportedDomain) -> None:
     for line in [
         *_count_lines(found),
+        f"times: {found.times}",
         f"\nThe first item: {next(iter(found.items['text']))}",
         f"\nWritten to {out}. Next: unitok embed {out} --model sentence-transformers/all-MiniLM-L6-v2",
     ]:

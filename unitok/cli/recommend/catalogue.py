@@ -33,9 +33,12 @@ def load(folder: Path, device: str) -> SequenceRecommender:
     quiet()
     check_device(device)
     recommender = SequenceRecommender.from_pretrained(folder, device)
-    if "domains" not in recommender.about:
+    sizes, items = recommender.about.get("domains"), len(recommender.table)
+    counts = list(sizes.values()) if isinstance(sizes, dict) else []
+    if not counts or not all(type(count) is int and count > 0 for count in counts) or sum(counts) != items:
         step = "Train it with `unitok recommend train`."
-        raise Refusal(f"{folder}: the recommender must name the domains that it knows, got none. {step}")
+        rule = f"the recommender must name the domains of its {items} items"
+        raise Refusal(f"{folder}: {rule}, got {'none' if not counts else sizes}. {step}")
     return recommender
 
 
@@ -45,7 +48,7 @@ def check_device(name: str) -> None:
 
     try:
         torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, TypeError) as error:
         raise Refusal(f"--device: must be one that torch can use here, got {name!r}. Use cpu.") from error
 
 

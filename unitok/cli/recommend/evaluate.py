@@ -78,7 +78,7 @@ def _evaluate_domain(
     groups = None if model.table.groups is None else model.table.groups[start : start + size]
     baselines = _baselines(training, size)
     runs = {kind: [scores(baseline, shifted, groups)] for kind, baseline in baselines.items()}
-    return Evaluation(name, {model.about["model"]: [ranked], **runs}, list(baselines))
+    return Evaluation(name, {str(model.about.get("model", model.kind)): [ranked], **runs}, list(baselines))
 
 
 def _baselines(training: Histories, size: int) -> dict[str, Recommender]:

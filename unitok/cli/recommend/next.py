@@ -124,7 +124,7 @@ def _print(title: str, rows: list[dict[str, Any]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("rank", "domain", "item", "title", title=title, title_justify="left")
+    table = Table("rank", "domain", "item", "title", title=Text(title, style="table.title"), title_justify="left")
     for row in rows:
-        table.add_row(str(row["rank"]), row["domain"], str(row["item_id"]), Text(row["title"]))
+        table.add_row(str(row["rank"]), Text(row["domain"]), str(row["item_id"]), Text(row["title"]))
     console().print(table)

@@ -96,7 +96,8 @@ def train(
     The last but one is for validation: training stops when NDCG@10 by item stops improving, and the best weights are
     kept. The last is kept for `unitok recommend evaluate`. Several domains are trained as one catalogue.
 
-    Ctrl-C leaves a checkpoint in --out: the same command resumes from it and ends at the same weights.
+    Ctrl-C leaves a checkpoint in --out: the same command resumes from it and ends at the same weights. A language
+    model's tokenizer is saved beside it, with the tokens of the IDs: transformers loads both from --out.
 
     For example:
 
@@ -112,6 +113,7 @@ def train(
     _check_output(out, force)
 
     from unitok.data import read_catalogue
+    from unitok.storage.lock import only_writer
 
     quiet()
     check_device(device)
@@ -120,16 +122,19 @@ def train(
     sizes = {name: len(part.keys) for name, part in parts.items()}
     histories = join(read_histories(data, sizes))
     known = None if ids is None else read_ids(ids, data, parts)
-    recommender = _create(model, known, sum(sizes.values()), history, beam, seed).to(device)
-    if force:
+    recommender, tokenizer = _create(model, known, sum(sizes.values()), history, beam, seed)
+    recommender = recommender.to(device)
+    with only_writer("train", out):
+        _check_output(out, force)  # another may have trained there meanwhile
+        if force:
+            _remove_checkpoint(out)
+        began = time.perf_counter()
+        records = _fit(recommender, histories, config, out)
+        seconds = time.perf_counter() - began
+        best = max(records, key=lambda record: record["ndcg"])
+        recommender.about = {"model": model, "domains": sizes, "epochs": records}
+        recommender.save_pretrained(out, force=True, tokenizer=tokenizer)
         _remove_checkpoint(out)
-    began = time.perf_counter()
-    records = _fit(recommender, histories, config, out)
-    seconds = time.perf_counter() - began
-    best = max(records, key=lambda record: record["ndcg"])
-    recommender.about = {"model": model, "domains": sizes, "epochs": records}
-    recommender.save_pretrained(out, force=True)
-    _remove_checkpoint(out)
     if as_json:
         print_json({"out": str(out), "seconds": round(seconds, 3), "best": best, "epochs": records})
         return
@@ -156,7 +161,8 @@ def _config(model: str, options: dict[str, Any]) -> TrainingConfig:
 
 def _create(
     model: str, ids: SemanticIds | None, num_items: int, history: int, beam: int, seed: int
-) -> SequenceRecommender:
+) -> tuple[SequenceRecommender, Any]:
+    """Make the model, and extend the tokenizer of a language model; None where there is none."""
     from unitok.recommender import (
         CausalRecommender,
         RQRecommender,
@@ -168,24 +174,24 @@ def _create(
 
     sizes: dict[str, Any] = {"history": history, "beam": beam}
     if ids is None or model == "sasrec":
-        return CausalRecommender.create(TokenTable.items(num_items), sasrec_config(), seed=seed, **sizes)
+        return CausalRecommender.create(TokenTable.items(num_items), sasrec_config(), seed=seed, **sizes), None
     kinds: dict[str, Any] = {"rq": RQRecommender, "causal": CausalRecommender, "t5": T5Recommender}
     if model in kinds:
-        made: SequenceRecommender = kinds[model].create(TokenTable.of(ids), seed=seed, **sizes)
-        return made
+        return kinds[model].create(TokenTable.of(ids), seed=seed, **sizes), None
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     try:
         if not any(Path(model).glob("*.safetensors")):
-            return CausalRecommender.create(TokenTable.of(ids), AutoConfig.from_pretrained(model), seed=seed, **sizes)
+            config = AutoConfig.from_pretrained(model)
+            return CausalRecommender.create(TokenTable.of(ids), config, seed=seed, **sizes), None
         tokenizer, weights = AutoTokenizer.from_pretrained(model), AutoModelForCausalLM.from_pretrained(model)
     except (OSError, ValueError, KeyError) as error:
         step = "Save model and tokenizer there with save_pretrained."
         rule = "the folder must hold a causal language model of transformers"
         raise Refusal(f"{model}: {rule}, got one that can't be read: {error}. {step}") from error
     torch.manual_seed(seed)  # of the new embeddings
-    return CausalRecommender(weights, extend_vocabulary(tokenizer, weights, ids), **sizes)
+    return CausalRecommender(weights, extend_vocabulary(tokenizer, weights, ids), **sizes), tokenizer
 
 
 def _fit(recommender: SequenceRecommender, histories: Any, config: TrainingConfig, out: Path) -> list[dict[str, Any]]:

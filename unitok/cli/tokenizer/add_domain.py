@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from unitok.cli.inputs import check_fits, counted
+from unitok.cli.inputs import check_fits, counted, one_domain
 from unitok.cli.options import Json, TokenizerFolder, choice, output
 from unitok.cli.terminal import Refusal, console, print_json
+from unitok.cli.tokenizer.check_domain import verdict
+
+if TYPE_CHECKING:
+    from unitok import Tokenizer
+    from unitok.data import Domain
+    from unitok.evaluation.domain_check import DomainCheck
 
 
 def add_domain(
@@ -31,7 +37,8 @@ def add_domain(
     """Add a domain to a tokenizer; every ID that it has given stays exactly the same.
 
     new_expert clusters the domain's items into new codebooks, in seconds; frozen changes no weight. The tokenizer
-    knows the items of the domain by its name: their folder's name, or --domain of `unitok tokenize`.
+    knows the items of the domain by its name: their folder's name, or --domain of `unitok tokenize`. What
+    `unitok check-domain` says of the domain is printed, too; it stops nothing.
 
     For example:
 
@@ -39,7 +46,6 @@ def add_domain(
         unitok add-domain runs/first catalogue/garden --mode frozen --out runs/frozen
     """
     from unitok import Tokenizer
-    from unitok.data import read_domain
     from unitok.metrics import collision_rate
     from unitok.storage.saved import TOKENIZER, check_free
 
@@ -52,17 +58,21 @@ def add_domain(
             f"{out}: a tokenizer is there already. Choose another folder, or pass --force to replace it."
         ) from error
     known = Tokenizer.from_pretrained(tokenizer)
-    part = read_domain(folder)
+    part = one_domain(folder)
     check_fits(known, folder, {part.name: part})
     name = part.name if name is None else name
+    checked = _check(known, part)
     known.add_domain(name, part.embeddings, mode, embedding=part.embedding)
     rate = collision_rate(known.tokenize(part.embeddings, name).tokens())
     known.save_pretrained(out, force=force)
     expert = known.domains[name].expert
     if as_json:
         summary = {"out": str(out), "domain": name, "mode": mode, "items": len(part.keys), "expert": expert}
-        print_json({**summary, "domains": list(known.domains), "collision_rate": rate})
+        check = None if checked is None else checked.to_dict()
+        print_json({**summary, "domains": list(known.domains), "collision_rate": rate, "check": check})
         return
+    if checked is not None:
+        console().print(f"{name} among the experts before: {verdict(checked)}", markup=False, soft_wrap=True)
     where = "the router's choice of experts" if expert is None else f"their own expert, {expert}"
     console().print(
         f"{name}: {counted(len(part.keys), 'item')} go to {where}; {rate:.2%} share an ID before resolution.\n"
@@ -70,3 +80,11 @@ def add_domain(
         markup=False,
         soft_wrap=True,
     )
+
+
+def _check(tokenizer: Tokenizer, part: Domain) -> DomainCheck | None:
+    """What `unitok check-domain` says; None where it can't tell, as of a few items."""
+    try:
+        return tokenizer.check_domain(part.embeddings, embedding=part.embedding)
+    except ValueError:  # what makes the domain unfit is told when it is added
+        return None

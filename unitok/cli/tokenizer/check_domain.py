@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from unitok.cli.inputs import check_fits
+from unitok.cli.inputs import check_fits, one_domain
 from unitok.cli.options import Json, TokenizerFolder
 from unitok.cli.terminal import console, print_json
+
+if TYPE_CHECKING:
+    from unitok.evaluation.domain_check import DomainCheck
 
 
 def check_domain(
@@ -29,24 +32,28 @@ def check_domain(
         unitok check-domain runs/first catalogue/garden
         unitok check-domain runs/first catalogue/garden --json
     """
-    from rich.table import Table
+    from rich.table import Column, Table
+    from rich.text import Text
 
     from unitok import Tokenizer
-    from unitok.data import read_domain
 
     known = Tokenizer.from_pretrained(tokenizer)
-    part = read_domain(folder)
+    part = one_domain(folder)
     check_fits(known, folder, {part.name: part})
     found = known.check_domain(part.embeddings, embedding=part.embedding)
     if as_json:
         print_json({"domain": part.name} | found.to_dict())
         return
-    table = Table("", part.name, "worst training domain", "ratio", title=f"{part.name} against the training domains")
+    title = Text(f"{part.name} against the training domains", style="table.title")
+    table = Table("", Column(Text(part.name)), "worst training domain", "ratio", title=title)
     for name, ratio in found.parts.items():
         values = (getattr(figures, name) for figures in (found.figures, found.reference))
         table.add_row(name.replace("_", " "), *(f"{value:.4f}" for value in values), f"{ratio:.2f}")
     console().print(table)
-    verdict = "go" if found.passes else "no go"
-    console().print(
-        f"{verdict}: score {found.score:.2f}, threshold {found.threshold}. {found.advice}", markup=False, soft_wrap=True
-    )
+    console().print(verdict(found), markup=False, soft_wrap=True)
+
+
+def verdict(found: DomainCheck) -> str:
+    """Say what a check has found, in one line."""
+    go = "go" if found.passes else "no go"
+    return f"{go}: score {found.score:.2f}, threshold {found.threshold}. {found.advice}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from unitok.cli.files import replacing
+from unitok.cli.files import check_free, replacing
 from unitok.cli.inputs import check_fits, counted
 from unitok.cli.options import Force, Json, TokenizerFolder
 from unitok.cli.terminal import Refusal, console, print_json
@@ -26,9 +26,7 @@ def decode(
     tokenizer: TokenizerFolder,
     ids: Annotated[
         list[str],
-        typer.Argument(
-            metavar="IDS...", help="A parquet file from `unitok tokenize`, or IDs as text.", show_default=False
-        ),
+        typer.Argument(metavar="IDS...", help="A file from `unitok tokenize`, or IDs as text.", show_default=False),
     ],
     out: Annotated[
         Path | None,
@@ -62,6 +60,10 @@ def decode(
 
     from unitok import Tokenizer
 
+    if out is not None:
+        if out.suffix != ".npy":
+            raise Refusal(f"--out: must be named *.npy, got {out}. Give it that ending.")
+        check_free(out, force=force)
     known = Tokenizer.from_pretrained(tokenizer)
     texts, found = _read(ids, known)
     if (items is not None or (as_json and out is None)) and len(texts) > _MOST_TEXTS:
@@ -105,14 +107,14 @@ def _read(ids: list[str], tokenizer: Tokenizer) -> tuple[list[str], SemanticIds]
     from unitok import SemanticIds
     from unitok.ids.table import IdTable
 
-    if all(text.startswith("<") for text in ids):
+    if all(text.lstrip().startswith("<") for text in ids):
         config = tokenizer.config
         sizes = {"codebook_size": config.codebook_size, "num_experts": tokenizer.model.num_experts}
         # One by one, since some may have a suffix and others not; it is dropped.
         each = [SemanticIds.from_text([text], num_levels=config.num_levels, layout="top1", **sizes) for text in ids]
         return ids, SemanticIds.concatenate([replace(one, suffix=None) for one in each])
     if len(ids) > 1:
-        raise Refusal(f"ids: must be one parquet file, or IDs as text, got {len(ids)} arguments. Give one kind.")
+        raise Refusal(f"ids: must be one file of IDs, or IDs as text, got {len(ids)} arguments. Give one kind.")
     table = IdTable.read(ids[0], tokenizer.fingerprint())
     return table.table["semantic_id"].to_pylist(), table.ids
 
@@ -147,5 +149,5 @@ def _print_nearest(texts: list[str], nearest: list[list[dict[str, Any]]]) -> Non
     for text, rows in zip(texts, nearest, strict=True):
         table = Table("cosine", "domain", "item", "title", title=Text(text), title_justify="left")
         for row in rows:
-            table.add_row(f"{row['cosine']:.3f}", row["domain"], str(row["item_id"]), Text(row["title"]))
+            table.add_row(f"{row['cosine']:.3f}", Text(row["domain"]), str(row["item_id"]), Text(row["title"]))
         console().print(table)

@@ -1,8 +1,9 @@
-"""`unitok tokenize`: write the semantic IDs of a catalogue's items to a parquet file."""
+"""`unitok tokenize`: write the semantic IDs of a catalogue's items to a file."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,22 +12,26 @@ import typer
 from unitok.cli.files import replacing
 from unitok.cli.inputs import check_fits, counted, say_routed
 from unitok.cli.options import Force, Items, Json, TokenizerFolder, choice, output
-from unitok.cli.terminal import Refusal, StepBar, console, print_json
+from unitok.cli.terminal import Refusal, StepBar, console, print_json, say
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from unitok import SemanticIds, Tokenizer
     from unitok.data import Domain
     from unitok.ids.table import IdTable
 
 _ROWS_AT_ONCE = 4096
+_MOST_MOVED = 5  # items that are named
 
 
 def tokenize(
     tokenizer: TokenizerFolder,
     data: Items,
-    out: Annotated[Path, output("FILE", "The parquet file to write.")],
+    out: Annotated[Path, output("FILE", "The file to write: .parquet, .csv or .jsonl.")],
     domain: Annotated[
         str | None,
         typer.Option(
@@ -48,12 +53,21 @@ def tokenize(
             metavar="FILE", help="An earlier output: its items keep their IDs and their rows; new items are added."
         ),
     ] = None,
+    changed: Annotated[
+        str,
+        choice(
+            "What becomes of items of --existing whose codes differ now, as after a change of their text. fail: the "
+            "command. keep: they keep their old IDs. renew: they get new ones.",
+            *("fail", "keep", "renew"),
+        ),
+    ] = "fail",
     force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Give every item its semantic ID.
 
-    The file has one row per item: domain, item_id, semantic_id (text, such as `<a_12><b_7><c_3><d_9><e_2><f_0>`), the
+    The file is parquet, CSV or JSON lines, as its name says; only parquet also keeps which tokenizer made the IDs, and
+    checksums. It has one row per item: domain, item_id, semantic_id (text, as `<a_12><b_7><c_3><d_9><e_2><f_0>`), the
     codes c0, c1, ..., expert and suffix (0 if an item needs none, empty with --resolver none). An item's codes depend
     only on its own embedding and domain. Items of a domain that the tokenizer doesn't know go to the experts that its
     router chooses.
@@ -66,15 +80,21 @@ def tokenize(
     """
     from unitok import Tokenizer
     from unitok.ids.table import IdTable
+    from unitok.ids.table_files import check_format
 
     began = time.perf_counter()
+    if not out.is_dir():
+        check_format("--out", out)
     with replacing(out, force=force) as partial:
         known = Tokenizer.from_pretrained(tokenizer)
         parts = _read_parts(known, data, domain)
         earlier = None if existing is None else IdTable.read(existing, known.fingerprint(), resolver)
         routed = say_routed(known, parts)
         ids = tokenize_parts(known, parts)
-        found = resolve(parts, ids, resolver, earlier)
+        moved = [] if earlier is None else _moved(parts, ids, resolver, earlier)
+        if moved:
+            _report_moved(moved, changed)
+        found = resolve(parts, ids, resolver, earlier, changed)
         found.write(partial, known.fingerprint(), resolver)
     summary = {
         "out": str(out),
@@ -82,7 +102,8 @@ def tokenize(
         "domains": {name: len(part.keys) for name, part in parts.items()},
         "routed_domains": routed,
         "resolver": resolver,
-        **_counts(ids, found, earlier),
+        **_counts(ids, found, earlier, len(moved) if changed == "renew" else 0),
+        "changed": moved,
         "seconds": round(time.perf_counter() - began, 3),
     }
     if as_json:
@@ -106,12 +127,12 @@ def _read_parts(tokenizer: Tokenizer, data: Path, domain: str | None) -> dict[st
     return parts
 
 
-def _counts(ids: SemanticIds, found: IdTable, earlier: IdTable | None) -> dict[str, Any]:
+def _counts(ids: SemanticIds, found: IdTable, earlier: IdTable | None, renewed: int) -> dict[str, Any]:
     from unitok.metrics import collision_rate
 
     kept = 0 if earlier is None else len(earlier.ids)
     return {
-        "kept": kept,
+        "kept": kept - renewed,
         "added": len(found.ids) - kept,
         "collision_rate": collision_rate(ids.tokens()),
         "resolved_collision_rate": collision_rate(found.ids.tokens()),
@@ -147,7 +168,13 @@ def tokenize_parts(tokenizer: Tokenizer, parts: Mapping[str, Domain]) -> Semanti
     return SemanticIds.concatenate(found)
 
 
-def resolve(parts: Mapping[str, Domain], ids: SemanticIds, resolver: str, earlier: IdTable | None = None) -> IdTable:
+def resolve(
+    parts: Mapping[str, Domain],
+    ids: SemanticIds,
+    resolver: str,
+    earlier: IdTable | None = None,
+    changed: str = "fail",
+) -> IdTable:
     """Make the IDs of all domains' items distinct; the rows of an earlier table come first, unchanged.
 
     Args:
@@ -155,19 +182,53 @@ def resolve(parts: Mapping[str, Domain], ids: SemanticIds, resolver: str, earlie
         ids: the IDs of their items, in the order of the domains.
         resolver: see `SemanticIds.assign`.
         earlier: a table whose items keep their IDs.
+        changed: see `SemanticIds.assign`.
 
     Returns:
-        IdTable: earlier rows unchanged, then the items that are new, in the order of `parts`.
+        IdTable: earlier rows, unchanged but for items that were given new IDs, then the items that are new, in the
+        order of `parts`.
     """
+    from unitok.ids.semantic_ids import AssignedIds
+    from unitok.ids.table import IdTable
+
+    domains, items, keys = _items(parts)
+    existing = None if earlier is None else AssignedIds(earlier.keys, earlier.ids)
+    found = IdTable.of(domains, items, ids.assign(keys, resolver, existing, changed))
+    if earlier is None or existing is None:
+        return found
+    moved = ids.changed_rows(keys, existing, resolver)[:, 0].tolist() if changed == "renew" else []
+    # Copied unchanged, even if an item is not in this catalogue: so no ID is given twice.
+    return earlier.append(found, renewed=[keys[row] for row in moved])
+
+
+def _items(parts: Mapping[str, Domain]) -> tuple[list[str], NDArray[np.int64], list[str]]:
+    """The domain, the number and the key of each item."""
     import numpy as np
 
-    from unitok.ids.semantic_ids import AssignedIds
-    from unitok.ids.table import IdTable, item_keys
+    from unitok.ids.table import item_keys
 
     domains = [name for name, part in parts.items() for _ in range(len(part.keys))]
     items = np.concatenate([part.keys for part in parts.values()])
-    keys = item_keys(domains, items.tolist())
-    existing = None if earlier is None else AssignedIds(earlier.keys, earlier.ids)
-    found = IdTable.of(domains, items, ids.assign(keys, resolver, existing))
-    # Copied unchanged, even if an item is not in this catalogue: so no ID is given twice.
-    return found if earlier is None else earlier.append(found)
+    return domains, items, item_keys(domains, items.tolist())
+
+
+def _moved(parts: Mapping[str, Domain], ids: SemanticIds, resolver: str, earlier: IdTable) -> list[dict[str, str]]:
+    """The items of an earlier table whose codes differ now."""
+    from unitok.ids.semantic_ids import AssignedIds
+
+    keys = _items(parts)[2]
+    own, known = ids.changed_rows(keys, AssignedIds(earlier.keys, earlier.ids), resolver).unbind(1)
+    texts = zip(replace(earlier.ids[known], suffix=None).to_text(), ids[own].to_text(), strict=True)
+    return [{"item": keys[row], "old": old, "new": new} for row, (old, new) in zip(own.tolist(), texts, strict=True)]
+
+
+def _report_moved(moved: list[dict[str, str]], changed: str) -> None:
+    """Say which items' codes differ from those of the earlier table; refuse them if nothing is to be done about it."""
+    shown = [f"{each['item']} was {each['old']} and is {each['new']}" for each in moved[:_MOST_MOVED]]
+    more = [f"and {len(moved) - _MOST_MOVED:,} more"] * (len(moved) > _MOST_MOVED)
+    if changed == "fail":
+        rule = f"--existing: items must have the codes of that table, got {len(moved):,} that differ"
+        step = "Pass --changed keep for their old IDs or --changed renew for new ones, or embed as you did then."
+        raise Refusal(f"{rule}: {'; '.join([*shown, *more])}. {step}")
+    done = "keep their old IDs" if changed == "keep" else "get new IDs"
+    say(f"{counted(len(moved), 'item')} of --existing with other codes now {done}: {'; '.join([*shown, *more])}")

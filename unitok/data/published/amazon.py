@@ -11,7 +11,6 @@ Source: https://jmcauley.ucsd.edu/data/amazon, https://nijianmo.github.io/amazon
 
 from __future__ import annotations
 
-import operator
 from itertools import takewhile
 from typing import Any
 
@@ -44,13 +43,7 @@ def _source(year: int, **fields: Any) -> JsonSource:
     return JsonSource(name, files, describe=_describe, **fields)
 
 
-_OLD = {"item": "asin", "user": "reviewerID", "time": "unixReviewTime", "seconds": operator.index}
+_OLD = {"item": "asin", "user": "reviewerID", "time": "unixReviewTime", "unit": "seconds"}
 AMAZON_2014 = _source(2014, **_OLD, literals=True)
 AMAZON_2018 = _source(2018, **_OLD)
-AMAZON_2023 = _source(
-    2023,
-    item="parent_asin",
-    user="user_id",
-    time="timestamp",
-    seconds=lambda milliseconds: operator.index(milliseconds) // 1000,
-)
+AMAZON_2023 = _source(2023, item="parent_asin", user="user_id", time="timestamp", unit="milliseconds")

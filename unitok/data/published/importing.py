@@ -8,9 +8,12 @@ The rules, also stated in SOURCE.md:
   item has several entries, the first one with both is used.
 - HTML and multiple spaces are removed from texts. Items are numbered in the order of their names, users in the order of
   their first kept interaction in the file. A history is in the order of time and, at equal times, of the file.
+- Times are compared exactly as the file gives them, and kept in seconds: whole ones, or else with a fraction. A file in
+  another unit than its format's is recognised by the size of its times; one that has two units is refused.
 
-Memory holds only numbers, 24 bytes per interaction while the file is read and about 100 at the peak, and the texts of
-kept items. Names are held as 64-bit hashes; any two of 50 million names collide with a probability below 1e-4.
+Memory holds only numbers, 24 bytes per interaction while the file is read and about 120 at the peak, and the texts of
+kept items; times of more than 18 digits take more. Names are held as 64-bit hashes; any two of 50 million names collide
+with a probability below 1e-4.
 """
 
 from __future__ import annotations
@@ -28,12 +31,16 @@ from unitok.data.catalogue import CatalogueError, Interactions
 from unitok.data.published.amazon import AMAZON_2014, AMAZON_2018, AMAZON_2023
 from unitok.data.published.lines import Lines
 from unitok.data.published.recbole import RECBOLE
-from unitok.data.published.sources import Item, Source, encodable
+from unitok.data.published.sources import DATES, Item, Source, encodable
+from unitok.data.published.times import Times
 from unitok.data.published.yelp import YELP
 from unitok.data.template import TEMPLATE, Template
+from unitok.data.times import UNITS, MixedUnitsError, in_seconds, said, unit_of
 
 SOURCES: dict[str, Source] = {source.name: source for source in (AMAZON_2014, AMAZON_2018, AMAZON_2023, YELP, RECBOLE)}
 _Integers = NDArray[np.integer[Any]]
+_REPEATED = "repeated interactions dropped"
+_NO_TEXT, _NO_ITEM = "items without title or text dropped", "interactions of these items dropped"
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,12 +52,14 @@ class ImportedDomain:
         interactions: M events of users and items.
         template: how the texts were made.
         counts: numbers of what was read, dropped and kept.
+        times: what the times were read as, such as `milliseconds; kept as whole seconds since 1970 in UTC`.
     """
 
     items: dict[str, list[str]]
     interactions: Interactions
     template: str
     counts: dict[str, int]
+    times: str
 
 
 @dataclass
@@ -59,9 +68,18 @@ class _Events:
 
     users: _Integers
     items: _Integers
-    times: NDArray[np.int64]
+    times: _Integers  # in the order of time, which is all that they say
     item_hashes: _Integers  # by code
-    timed: bool
+    ticks: NDArray[Any] | None  # by time, where those are ranks; else the times are ticks themselves
+    unit: str | None  # None: there are no times
+    decimals: int  # a tick is 10^-decimals of the unit
+
+    def seconds(self) -> NDArray[Any] | None:
+        """Return the times as they are kept."""
+        if self.unit is None:
+            return None
+        ticks = self.times if self.ticks is None else self.ticks[self.times]
+        return in_seconds(ticks, UNITS[0] if self.unit == DATES else self.unit, self.decimals)
 
     def keep(self, rows: _Integers) -> None:
         self.users, self.items, self.times = self.users[rows], self.items[rows], self.times[rows]
@@ -113,19 +131,21 @@ def import_domain(
     events.keep(k_core_rows(events.users, events.items, k_core))
     before = len(events.users)
     events.keep(_earliest(events))
-    counts["repeated interactions dropped"] = before - len(events.users)
+    counts[_REPEATED] = before - len(events.users)
     events.keep(k_core_rows(events.users, events.items, k_core))
     wanted = np.unique(events.items)
     described = _describe(reader, read(0, sizes[1]), events.item_hashes[wanted], texts)
     found = np.array([code in described for code in events.item_hashes[wanted].tolist()], dtype=bool)
-    counts["items without title or text dropped"] = int((~found).sum())
+    counts[_NO_TEXT] = int((~found).sum())
+    before = len(events.users)
     events.keep(np.flatnonzero(np.isin(events.items, wanted[found])))
+    counts[_NO_ITEM] = before - len(events.users)
     events.keep(k_core_rows(events.users, events.items, k_core))
     if not len(events.users):
         step = "Lower k_core, or check that both files are of the same data set"
         got = f"nothing left of {counts['interactions read']:,} interactions"
         raise CatalogueError(f"{files[1]}: must keep interactions at k_core {k_core}, got {got}. {step}.")
-    return _number(events, described, template, counts)
+    return _number(events, described, template, counts, reader.unit)
 
 
 def k_core_rows(users: _Integers, items: _Integers, k: int) -> _Integers:
@@ -150,17 +170,28 @@ def k_core_rows(users: _Integers, items: _Integers, k: int) -> _Integers:
 
 
 def _read_events(reader: Source, lines: Lines) -> _Events:
-    users, items, times = array("q"), array("q"), array("q")
-    seconds: int | None = None
-    for user, item, seconds in reader.events(lines):
+    users, items, times = array("q"), array("q"), Times()
+    for user, item, time in reader.events(lines):
         users.append(hash(user))
         items.append(hash(item))
-        times.append(seconds or 0)
+        if time is not None:
+            times.append(time)
     _, user_codes = _codes(users)
     del users  # frees memory for the sort below
     item_hashes, item_codes = _codes(items)
-    timed = seconds is not None  # the last interaction's: a file has all times or none
-    return _Events(user_codes, item_codes, np.frombuffer(times, np.int64), item_hashes, timed)
+    del items
+    ticks = times.ticks()
+    if not len(ticks):  # a file has all times or none
+        return _Events(user_codes, item_codes, np.zeros(len(user_codes), np.int64), item_hashes, None, None, 0)
+    try:
+        unit = DATES if reader.unit == DATES else unit_of(ticks, reader.unit, times.decimals)
+    except MixedUnitsError as error:
+        rule, step = "times must all be in one unit", "Convert them to seconds since 1970"
+        raise CatalogueError(f"{lines.file}: {rule}, got {error}. {step}.") from error
+    if ticks.dtype == np.int64:
+        return _Events(user_codes, item_codes, ticks, item_hashes, None, unit, times.decimals)
+    ticks, ranks = np.unique(ticks, return_inverse=True)
+    return _Events(user_codes, item_codes, ranks, item_hashes, ticks, unit, times.decimals)
 
 
 def _codes(hashes: array[int]) -> tuple[_Integers, _Integers]:
@@ -190,7 +221,7 @@ def _describe(reader: Source, lines: Lines, wanted: _Integers, template: Templat
 
 
 def _number(
-    events: _Events, described: dict[int, tuple[str, str, str]], template: str, counts: dict[str, int]
+    events: _Events, described: dict[int, tuple[str, str, str]], template: str, counts: dict[str, int], unit: str
 ) -> ImportedDomain:
     codes, item_places = np.unique(events.items, return_inverse=True)
     names = [described[code] for code in events.item_hashes[codes].tolist()]
@@ -199,11 +230,18 @@ def _number(
     _, first, user_places = np.unique(events.users, return_index=True, return_inverse=True)
     user_ids = np.argsort(np.argsort(first))[user_places]
     by_history = np.lexsort((events.times, user_ids))
-    user_ids, item_ids, times = user_ids[by_history], item_ids[by_history], events.times[by_history]
+    events.keep(by_history)
+    user_ids, item_ids, times = user_ids[by_history], item_ids[by_history], events.seconds()
     starts = np.flatnonzero(np.diff(user_ids, prepend=-1))
     positions = np.arange(len(user_ids)) - starts[user_ids]
     columns = zip(*(names[place] for place in order), strict=True)
     items = dict(zip(("source_id", "title", "text"), map(list, columns), strict=True))
-    counts |= {"items": len(names), "users": len(first), "interactions": len(user_ids)}
-    interactions = Interactions(user_ids, item_ids, positions, times if events.timed else None)
-    return ImportedDomain(items, interactions, template, counts)
+    kept = {"items": len(names), "users": len(first), "interactions": len(user_ids)}
+    found = {
+        "items": counts["items with interactions"] - counts[_NO_TEXT],
+        "users": counts["users read"],
+        "interactions": counts["interactions read"] - counts[_REPEATED] - counts[_NO_ITEM],
+    }
+    counts |= {f"{kind} dropped by the k-core": found[kind] - count for kind, count in kept.items()} | kept
+    interactions = Interactions(user_ids, item_ids, positions, times)
+    return ImportedDomain(items, interactions, template, counts, said(times, events.unit or "", unit))

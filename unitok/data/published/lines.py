@@ -6,17 +6,24 @@ import ast
 import gzip
 import io
 import json
+import re
 import zlib
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from unitok.data.catalogue import CatalogueError
+from unitok.data.files import is_special
 
 _GZIP = b"\x1f\x8b"
-_LONGEST = 1 << 24  # bytes per line, so that a binary file without line ends can't fill the memory
+_LONGEST = 1 << 24  # bytes per line; its objects take up to 31 for each
+_LONGEST_LITERAL = 1 << 20  # characters; real ones have some thousands
 _LINES_PER_REPORT = 1024  # of progress
+_DECODER = json.JSONDecoder(parse_float=Decimal)  # as they are given: times must not be rounded
+_WORD = re.compile(r"""[uU]?('[^'\\]*(?:\\.[^'\\]*)*'|"[^"\\]*(?:\\.[^"\\]*)*")|\b(?:None|True|False)\b""")
+_JSON = {"None": "null", "True": "true", "False": "false"}
 
 
 class Lines:
@@ -56,6 +63,9 @@ class Lines:
         return CatalogueError(f"{self.file}: line {self.number} {rule}, got {got}. {step}")
 
     def _raw_lines(self) -> Iterator[bytes]:
+        if is_special(self.file):
+            got = "a pipe or a device. Write what comes from it to a file first"
+            raise CatalogueError(f"{self.file}: must be {self.what}, got {got}.")
         try:
             with self.file.open("rb") as raw:
                 packed = raw.peek(len(_GZIP)).startswith(_GZIP)
@@ -89,13 +99,13 @@ def json_objects(lines: Lines, *, literals: bool = False) -> Iterator[dict[str, 
             executed.
 
     Yields:
-        dict: the fields of a line.
+        dict: the fields of a line; numbers with a point are Decimals.
     """
     for text in lines:
         try:
-            found = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            found = _literal(text) if literals else None
+            found = _DECODER.decode(text)
+        except (ValueError, RecursionError, ArithmeticError) as error:
+            found = _literal(lines, text) if literals else None
             if found is None:
                 reason = f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
                 raise lines.fault("must be a JSON object", f"{excerpt(text)} ({reason})") from error
@@ -109,8 +119,21 @@ def excerpt(text: str, length: int = 40) -> str:
     return ascii(text if len(text) <= length else text[:length] + "...")
 
 
-def _literal(text: str) -> Any:
+def _literal(lines: Lines, text: str) -> Any:
+    """Read what Python's repr made of dictionaries, lists, texts and numbers; None if it is anything else.
+
+    It is turned into JSON, since ast.literal_eval takes some 500 bytes of memory for each of a line.
+    """
+    if len(text) > _LONGEST_LITERAL:
+        raise lines.fault(f"must be at most {_LONGEST_LITERAL >> 20} MiB long, as it isn't JSON", excerpt(text))
     try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # the last two: too deeply nested
+        return _DECODER.decode(_WORD.sub(_as_json, text))
+    except (ValueError, SyntaxError, RecursionError, ArithmeticError):  # nested too deeply, or 1e99999999999999999999
         return None
+
+
+def _as_json(word: re.Match[str]) -> str:
+    quoted: str | None = word[1]
+    if quoted is None:
+        return _JSON[word[0]]
+    return json.dumps(ast.literal_eval(quoted) if "\\" in quoted else quoted[1:-1])

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple, Protocol
 
 from unitok.data.catalogue import CatalogueError
 from unitok.data.published.lines import Lines, excerpt, json_objects
+from unitok.data.published.times import Time, date, number
 
+DATES = "dates"
 _TAG = re.compile(r"</?[a-zA-Z!][^<>]*>")
-_SECONDS = 1 << 40  # 35,000 years: a larger time must be in the wrong unit
 _ORDER = "Name the file of items first, then the file of interactions"
 
 
@@ -34,7 +35,7 @@ class Item(NamedTuple):
     description: str = ""
 
 
-Event = tuple[str, str, int | None]  # user, item, seconds since 1970 in UTC
+Event = tuple[str, str, Time | None]  # user, item, and the time in the unit of the source
 
 
 class Source(Protocol):
@@ -47,6 +48,10 @@ class Source(Protocol):
     @property
     def files(self) -> tuple[str, str]:
         """The kinds of its two files, for messages."""
+
+    @property
+    def unit(self) -> str:
+        """What its times are: one of `UNITS`, or DATES, which are read as seconds."""
 
     def items(self, lines: Lines) -> Iterator[Item]:
         """Read the file of items."""
@@ -65,7 +70,7 @@ class JsonSource:
         item: the field of an item's name, in both files.
         user: the field of a user's name; items don't have it.
         time: the field of an interaction's time.
-        seconds: turns that into seconds since 1970; raises TypeError or ValueError if it can't.
+        unit: see `Source`.
         describe: turns an item's line into the fields of `Item`.
         literals: whether items may be Python literals.
     """
@@ -75,7 +80,7 @@ class JsonSource:
     item: str
     user: str
     time: str
-    seconds: Callable[[Any], int]
+    unit: str
     describe: Callable[[dict[str, Any]], Mapping[str, str]]
     literals: bool = False
 
@@ -90,11 +95,12 @@ class JsonSource:
     def events(self, lines: Lines) -> Iterator[Event]:
         """Read the file of interactions."""
         needed = (self.user, self.item, self.time)
+        convert = date if self.unit == DATES else number
         for record in json_objects(lines):
             user, item = (self._name(lines, record, field, needed) for field in needed[:2])
             if self.time not in record:
                 raise self._lacks(lines, record, needed)
-            yield user, item, seconds_of(lines, self.time, record[self.time], self.seconds)
+            yield user, item, time_of(lines, self.time, record[self.time], convert)
 
     def _name(self, lines: Lines, record: dict[str, Any], field: str, needed: tuple[str, ...]) -> str:
         name = record.get(field)
@@ -110,15 +116,12 @@ class JsonSource:
         return lines.fault(f"must have {', '.join(needed)}", got, step)
 
 
-def seconds_of(lines: Lines, field: str, value: Any, convert: Callable[[Any], int]) -> int:
-    """Convert a time to seconds since 1970, or raise an error that names the field."""
+def time_of(lines: Lines, field: str, value: object, convert: Callable[[object], Time] = number) -> Time:
+    """Read a time exactly, or raise an error that names the field."""
     try:
-        seconds = convert(value)
-        if abs(seconds) < _SECONDS:
-            return seconds
-    except (TypeError, ValueError, OverflowError):
-        pass
-    raise lines.fault(f"must have a time as {field}", excerpt(repr(value)))
+        return convert(value)
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise lines.fault(f"must have a time as {field}", excerpt(repr(value))) from error
 
 
 def plain(value: Any) -> str:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from unitok.recommender.histories import Histories
+from unitok.recommender.histories import Histories, as_histories, check_is_histories
+from unitok_kernels import checks
+from unitok_kernels.rules import at_least, fail
 
 _CELLS_AT_ONCE = 2**23  # queries x items that a batch of scores holds
 
@@ -18,9 +22,14 @@ class Popularity:
     Args:
         histories: what users met, such as `Histories.training`.
         num_items: N.
+
+    Raises:
+        TypeError: something else than histories, or no integer.
+        ValueError: histories of other items.
     """
 
     def __init__(self, histories: Histories, num_items: int) -> None:
+        _check_items("Popularity", histories, num_items)
         met = torch.bincount(histories.items, minlength=num_items)
         self.order = met.argsort(descending=True, stable=True)
 
@@ -29,16 +38,21 @@ class Popularity:
         """The name of each item: arange(N), since all can be told apart."""
         return torch.arange(len(self.order))
 
-    def rank(self, histories: Tensor, k: int) -> Tensor:
+    def rank(self, histories: Tensor | Sequence[Sequence[int]], k: int) -> Tensor:
         """Give the most popular items.
 
         Args:
-            histories: (Q, H) int64; only their number matters.
-            k: how many names to give.
+            histories: (Q, H) int64, or Q lists; only their number matters.
+            k: how many names to give, at least 1.
 
         Returns:
             (Q, k) int64, the same for every query; -1 at the end where there are fewer items.
+
+        Raises:
+            TypeError: k is no integer.
+            ValueError: k is below 1.
         """
+        _check_k(k)
         return _padded(self.order[:k], k).expand(len(histories), k)
 
 
@@ -59,7 +73,8 @@ class MarkovChain:
         normalised: off leaves T as it is, so that a popular item of the history counts more.
 
     Raises:
-        ValueError: a reach below 1, or a decay outside (0, 1].
+        TypeError: something else than histories, or a setting that is no number.
+        ValueError: a reach below 1, a decay outside (0, 1], or histories of other items.
     """
 
     def __init__(
@@ -72,6 +87,9 @@ class MarkovChain:
         query: float = 0.5,
         normalised: bool = True,
     ) -> None:
+        _check_items("MarkovChain", histories, num_items)
+        checks.whole("MarkovChain", reach=reach)
+        checks.number("MarkovChain", learn=learn, query=query)
         if reach < 1:
             raise ValueError(f"MarkovChain: reach must be at least 1, got {reach}. Take 1 for neighbours alone.")
         for name, decay in (("learn", learn), ("query", query)):
@@ -102,16 +120,22 @@ class MarkovChain:
         """The name of each item: arange(N), since all can be told apart."""
         return torch.arange(len(self.order))
 
-    def rank(self, histories: Tensor, k: int) -> Tensor:
+    def rank(self, histories: Tensor | Sequence[Sequence[int]], k: int) -> Tensor:
         """Rank the whole catalogue after each history.
 
         Args:
-            histories: (Q, H) int64, rows of items, the latest last; -1 pads on the left.
-            k: how many names to give.
+            histories: (Q, H) int64, rows of items, the latest last; -1 pads on the left. Or Q lists of items.
+            k: how many names to give, at least 1.
 
         Returns:
             (Q, k) int64, best first; -1 at the end where there are fewer items.
+
+        Raises:
+            TypeError: histories that are neither a tensor nor lists of integers.
+            ValueError: another shape, a row that is no item, or k below 1.
         """
+        histories = as_histories("rank", "histories", histories, len(self.order))
+        _check_k(k)
         blocks = histories.split(max(1, _CELLS_AT_ONCE // len(self.order)))
         return torch.cat([_padded(self.order[self._best(block, k)], k) for block in blocks])
 
@@ -129,6 +153,19 @@ class MarkovChain:
         bits = scores.float().view(torch.int32).long()
         keys = (bits << 32) - torch.arange(num_items).repeat(len(histories))
         return keys.view(len(histories), num_items).topk(min(k, num_items)).indices
+
+
+def _check_items(what: str, histories: Histories, num_items: int) -> None:
+    checks.whole(what, num_items=num_items)
+    check_is_histories(what, histories)
+    if len(histories.items) and not 0 <= int(histories.items.min()) <= int(histories.items.max()) < num_items:
+        got = f"{int(histories.items.min())} to {int(histories.items.max())}"
+        fail(what, "histories", f"of items in [0, {num_items})", got, "Pass the number of all items.")
+
+
+def _check_k(k: int) -> None:
+    checks.whole("rank", k=k)
+    at_least("rank", "k", k, 1, "Use 10, a common value.")
 
 
 def _padded(names: Tensor, k: int) -> Tensor:

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 from unitok.recommender.evaluation.ranking import LEVELS, ndcgs, ranks, recalls
-from unitok.recommender.histories import Queries, Recommender, check_histories
+from unitok.recommender.histories import Queries, Recommender, as_histories
+from unitok_kernels import checks
+from unitok_kernels.rules import fail, one_of
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -62,6 +64,7 @@ class Scores:
 
     def _values(self, what: str, metric: str, k: int, level: str) -> Tensor:
         """`values`, for the operation that a message names."""
+        checks.whole(what, k=k)
         if metric not in METRICS:
             raise ValueError(f"{what}: metric must be one of {', '.join(METRICS)}, got {metric!r}. Pick one of them.")
         if level not in LEVELS:
@@ -89,7 +92,15 @@ class Scores:
 
         Returns:
             The scores.
+
+        Raises:
+            ValueError: fields that are missing, or no lists of numbers.
         """
+        for name in ("item_rank", "token_rank", "credit"):
+            found = lists.get(name) if isinstance(lists, Mapping) else None
+            if not isinstance(found, list | tuple) or not all(isinstance(v, int | float | None) for v in found):
+                step = "Pass what Scores.to_dict wrote."
+                fail("Scores.from_dict", "lists", f"lists of numbers, with {name}", type(found).__name__, step)
         fields = {
             name: torch.tensor([torch.inf if v is None else v for v in lists[name]], dtype=torch.float64)
             for name in ("item_rank", "credit", "token_rank")
@@ -111,13 +122,31 @@ def evaluate(recommender: Recommender, queries: Queries, ids: Tensor | None = No
         The scores.
 
     Raises:
+        TypeError: something else than a recommender or queries, or IDs that are no tensor.
         ValueError: k is below 1, histories hold something else than the recommender's items, or items of one name have
             several IDs.
     """
+    for name, value, needed, step in (
+        ("recommender", recommender, "rank", "Pass a model or a baseline."),
+        ("queries", queries, "targets", "Make them with Histories.queries."),
+    ):
+        if not hasattr(value, needed):
+            rule = "a recommender" if name == "recommender" else "Queries"
+            fail("evaluate", name, rule, type(value).__name__, step, TypeError)
+    checks.whole("evaluate", k=k)
     if k < 1:
         raise ValueError(f"evaluate: k must be at least 1, got {k}. Use 10, a common value.")
     names = recommender.names
-    check_histories("evaluate", "queries.histories", queries.histories, len(names))
+    as_histories("evaluate", "queries.histories", queries.histories, len(names))
+    if ((queries.targets < 0) | (queries.targets >= len(names))).any():
+        got = f"{int(queries.targets.min())} to {int(queries.targets.max())}"
+        step = "Number the items as the recommender does."
+        fail("evaluate", "queries.targets", f"of the {len(names)} items", got, step)
+    if ids is not None:
+        checks.tensors("evaluate", ids=ids)
+        if ids.dtype != torch.int64 or ids.shape != names.shape:
+            got = f"{ids.dtype} of shape {tuple(ids.shape)}"
+            fail("evaluate", "ids", f"int64 of shape {tuple(names.shape)}", got, "Pass SemanticIds.groups.")
     ids = names if ids is None else ids
     id_of = torch.empty(int(names.max()) + 1, dtype=torch.int64)
     id_of[names] = ids
@@ -164,10 +193,13 @@ def paired_bootstrap(differences: Tensor, resamples: int = _RESAMPLES, seed: int
         The mean, the interval between the 2.5th and the 97.5th percentile of the resampled means, and p.
 
     Raises:
+        TypeError: differences that are no tensor, or a number that is no integer.
         ValueError: no queries, or no resamples.
 
     Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993; Koehn, EMNLP 2004.
     """
+    checks.tensors("paired_bootstrap", differences=differences)
+    checks.whole("paired_bootstrap", resamples=resamples, seed=seed)
     return _paired_bootstrap("paired_bootstrap", differences, resamples, seed)
 
 
@@ -222,7 +254,15 @@ class Evaluation:
 
         Returns:
             The mean, and the deviation (n - 1 below; None for one seed).
+
+        Raises:
+            ValueError: an unknown name, metric or level, or k below 1.
         """
+        one_of("figures", "name", name, tuple(self.runs))
+        return self._figures(name, metric, k, level)
+
+    def _figures(self, name: str, metric: str, k: int, level: str) -> tuple[float, float | None]:
+        """`figures` of a recommender that is among the runs."""
         means = torch.stack([scores._values("figures", metric, k, level).mean() for scores in self.runs[name]])
         return float(means.mean()), float(means.std()) if len(means) > 1 else None
 
@@ -240,7 +280,7 @@ class Evaluation:
             The difference, above 0 where `name` is better.
 
         Raises:
-            ValueError: an unknown metric, k below 1, or scores of no queries.
+            ValueError: an unknown name or metric, k below 1, or scores of no queries.
         """
         return self._against("against", name, baseline, metric, k, seed)
 
@@ -248,6 +288,8 @@ class Evaluation:
         self, what: str, name: str, baseline: str, metric: str = "ndcg", k: int = 10, seed: int = 0
     ) -> Difference:
         """`against`, for the operation that a message names."""
+        for argument, asked in (("name", name), ("baseline", baseline)):
+            one_of(what, argument, asked, tuple(self.runs))
         one, other = (
             torch.stack([scores._values(what, metric, k, "item") for scores in self.runs[n]]).mean(0)
             for n in (name, baseline)
@@ -271,7 +313,7 @@ class Evaluation:
                 name: {
                     level: {
                         f"{metric}@{k}": dict(
-                            zip(("mean", "deviation"), self.figures(name, metric, k, level), strict=True)
+                            zip(("mean", "deviation"), self._figures(name, metric, k, level), strict=True)
                         )
                         for metric in METRICS
                         for k in CUTOFFS
@@ -300,22 +342,23 @@ class Evaluation:
             One row per recommender, best NDCG@10 by item first, and the warning below.
         """
         from rich.table import Table
+        from rich.text import Text
 
-        table = Table(title=self.domain, caption=WARNING)
+        table = Table(title=Text(str(self.domain), style="table.title"), caption=WARNING)
         table.add_column("recommender")
         for level in LEVELS:
             for metric in METRICS:
                 for k in CUTOFFS:
                     title = f"{'NDCG' if metric == 'ndcg' else 'Recall'}@{k}"
                     table.add_column(f"{title}\nby {level}", justify="right", style="dim" if level == "token" else "")
-        for name in sorted(self.runs, key=lambda n: -self.figures(n)[0]):
+        for name in sorted(self.runs, key=lambda n: -self._figures(n, "ndcg", 10, "item")[0]):
             cells = [
-                written(*self.figures(name, metric, k, level))
+                written(*self._figures(name, metric, k, level))
                 for level in LEVELS
                 for metric in METRICS
                 for k in CUTOFFS
             ]
-            table.add_row(name, *cells)
+            table.add_row(Text(str(name)), *cells)
         return table
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -81,3 +83,22 @@ def test_what_does_not_fit_is_refused(refuses, histories: Histories) -> None:
     for setting in ({"reach": 0}, {"learn": 0.0}, {"query": 1.5}):
         with refuses("MarkovChain", next(iter(setting))):
             MarkovChain(histories, ITEMS, **setting)
+
+
+def test_lists_are_ranked_after_and_odd_types_are_refused(refuses: Callable[..., Any]) -> None:
+    chain = MarkovChain(made([0, 1, 2], [0, 2]), 4)
+    assert chain.rank([[0], [2, 1]], 3).tolist() == chain.rank(torch.tensor([[-1, 0], [2, 1]]), 3).tolist()
+    assert Popularity(made([1]), 2).rank([[0], [1]], 1).tolist() == [[1], [1]]
+    for kind in (Popularity, MarkovChain):
+        with refuses(kind.__name__, "histories", TypeError):
+            kind([[0, 1]], 2)  # type: ignore[arg-type]
+        with refuses(kind.__name__, "histories"):
+            kind(made([0, 2]), 2)
+        with refuses(kind.__name__, "num_items", TypeError):
+            kind(made([0]), "2")  # type: ignore[arg-type]
+        with refuses("rank", "k"):
+            kind(made([0]), 2).rank([[0]], 0)
+    with refuses("rank", "histories"):
+        chain.rank([[4]], 1)
+    with refuses("MarkovChain", "learn", TypeError):
+        MarkovChain(made([0]), 2, learn="1")  # type: ignore[arg-type]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -93,7 +95,7 @@ def test_an_evaluation_tells_seeds_baselines_and_the_warning() -> None:
         "model": [evaluate(Fixed(torch.arange(8), list(range(n))), queries, ids) for n in (4, 6)],
         "none": [evaluate(Fixed(torch.arange(8), [0]), queries, ids)],
     }
-    evaluation = Evaluation("made", runs, ["none"])
+    evaluation = Evaluation("[/made]", runs, ["none"])
     assert evaluation.figures("model", "recall", 10) == pytest.approx((5 / 8, math.sqrt(2) / 8))
     assert evaluation.figures("none", "recall", 10, "token") == (2 / 8, None)
     against = evaluation.against("model", "none", "recall")
@@ -108,6 +110,7 @@ def test_an_evaluation_tells_seeds_baselines_and_the_warning() -> None:
     console.print(evaluation.to_table())
     text = console.export_text()
     assert "inflate" in text
+    assert "[/made]" in text  # no markup
     assert ".6250 ± .1768" in text
     assert text.index("model") < text.index("none")
 
@@ -129,3 +132,26 @@ def test_what_does_not_fit_is_refused(refuses) -> None:
             Evaluation("made", runs)
     with refuses("Evaluation", "baselines"):
         Evaluation("made", {"a": [scores]}, ["b"])
+
+
+def test_odd_types_are_refused(refuses: Callable[..., Any]) -> None:
+    fixed, queries = Fixed(torch.arange(4), [2, 0]), asking(0, 1)
+    calls: list[tuple[str, str, Any, Callable[[], object]]] = [
+        ("evaluate", "recommender", TypeError, lambda: evaluate([2, 0], queries)),  # type: ignore[arg-type]
+        ("evaluate", "queries", TypeError, lambda: evaluate(fixed, [[0, 1]])),  # type: ignore[arg-type]
+        ("evaluate", "k", TypeError, lambda: evaluate(fixed, queries, k="5")),  # type: ignore[arg-type]
+        ("evaluate", "ids", TypeError, lambda: evaluate(fixed, queries, [0, 1, 2, 3])),  # type: ignore[arg-type]
+        ("evaluate", "ids", ValueError, lambda: evaluate(fixed, queries, torch.arange(3))),
+        ("evaluate", "queries.targets", ValueError, lambda: evaluate(fixed, asking(0, 4))),
+        ("values", "k", TypeError, lambda: evaluate(fixed, queries).values(k=2.5)),  # type: ignore[arg-type]
+        ("Scores.from_dict", "lists", ValueError, lambda: Scores.from_dict({"credit": [1.0]})),
+        ("Scores.from_dict", "lists", ValueError, lambda: Scores.from_dict([1.0])),  # type: ignore[arg-type]
+        ("paired_bootstrap", "differences", TypeError, lambda: paired_bootstrap([0.5])),  # type: ignore[arg-type]
+        ("paired_bootstrap", "seed", TypeError, lambda: paired_bootstrap(torch.ones(2), seed="0")),  # type: ignore[arg-type]
+    ]
+    evaluation = Evaluation("made", {"model": [evaluate(fixed, queries)]})
+    calls.append(("figures", "name", ValueError, lambda: evaluation.figures("other")))
+    calls.append(("against", "baseline", ValueError, lambda: evaluation.against("model", "other")))
+    for what, argument, error, call in calls:
+        with refuses(what, argument, error):
+            call()

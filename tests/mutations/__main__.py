@@ -1,0 +1,5 @@
+"""`python -m tests.mutations`; see `run`."""
+
+from tests.mutations.run import main
+
+main()

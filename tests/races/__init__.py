@@ -1,0 +1,1 @@
+"""Several processes at once on one folder: what is left is the result of one of them, whole, or the old one."""

@@ -1,0 +1,186 @@
+"""The command line of IDs: what becomes of items that changed, in which formats IDs are written, and of odd names."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from tests.unitok.cli.runs import refused, unitok
+from unitok import Tokenizer
+from unitok.data import read_domain, write_domain
+from unitok.ids.collisions import CHANGED
+
+
+@pytest.fixture
+def changed(tmp_path: Path, catalogue: Path, fitted: Path) -> tuple[Path, Path, Path]:
+    """A domain, the table of its IDs, and the domain after items 3 and 8 got other embeddings."""
+    x = np.array(read_domain(catalogue / "beauty").embeddings)
+    write_domain(tmp_path / "old" / "beauty", x)
+    unitok("tokenize", fitted, tmp_path / "old", "--out", tmp_path / "old.parquet")
+    x[[3, 8]] = -x[[3, 8]]
+    write_domain(tmp_path / "new" / "beauty", np.concatenate([x, x[:5]]))
+    return tmp_path / "old", tmp_path / "old.parquet", tmp_path / "new"
+
+
+def test_items_whose_codes_changed_are_named_with_the_choice(
+    changed: tuple[Path, Path, Path], fitted: Path, tmp_path: Path
+) -> None:
+    _, existing, new = changed
+    out = tmp_path / "new.parquet"
+    before = pq.read_table(existing)["semantic_id"].to_pylist()
+    run = ("tokenize", fitted, new, "--existing", existing, "--out", out)
+    line = refused(*run)
+    assert "items must have the codes of that table, got 2 that differ: beauty:3 was <a_" in line
+    assert "Pass --changed keep for their old IDs or --changed renew for new ones" in line
+    assert not out.exists()
+    result = unitok(*run, "--changed", "keep", "--json")
+    assert "2 items of --existing with other codes now keep their old IDs: beauty:3 was " in result.stderr
+    found = json.loads(result.stdout)
+    assert (found["kept"], found["added"]) == (60, 5)
+    assert [each["item"] for each in found["changed"]] == ["beauty:3", "beauty:8"]
+    assert before[3].startswith(found["changed"][0]["old"])
+    assert pq.read_table(out)["semantic_id"].to_pylist()[:60] == before
+    result = unitok(*run, "--changed", "renew", "--force", "--json")
+    assert "2 items of --existing with other codes now get new IDs" in result.stderr
+    found = json.loads(result.stdout)
+    assert (found["kept"], found["added"]) == (58, 5)
+    after = pq.read_table(out)
+    texts = after["semantic_id"].to_pylist()
+    assert [row for row in range(60) if texts[row] != before[row]] == [3, 8]
+    assert [texts[row].startswith(each["new"]) for row, each in zip((3, 8), found["changed"], strict=True)] == [
+        True
+    ] * 2
+    assert len(set(texts)) == 65
+    assert after["item_id"].to_pylist() == list(range(65))
+    assert "|".join(CHANGED) in unitok("tokenize", "--help").stdout
+
+
+@pytest.mark.parametrize("choice", CHANGED)
+def test_changed_items_are_noticed_without_a_resolver_too(
+    choice: str, changed: tuple[Path, Path, Path], fitted: Path, tmp_path: Path
+) -> None:
+    old, existing, new = changed
+    out, settings = tmp_path / "out.parquet", ("--resolver", "none", "--changed", choice)
+    unitok("tokenize", fitted, old, "--out", existing, "--force", "--resolver", "none")
+    run = ("tokenize", fitted, new, "--existing", existing, "--out", out, *settings)
+    if choice == "fail":
+        assert "got 2 that differ" in refused(*run)
+        return
+    unitok(*run)
+    before, after = (pq.read_table(file)["semantic_id"].to_pylist() for file in (existing, out))
+    differ = [row for row in range(60) if after[row] != before[row]]
+    assert differ == ([3, 8] if choice == "renew" else [])
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_a_table_is_written_as_its_name_says_and_read_again(
+    ending: str, fitted: Path, catalogue: Path, table: Path, tmp_path: Path
+) -> None:
+    file, again = tmp_path / f"ids.{ending}", tmp_path / "again.parquet"
+    unitok("tokenize", fitted, catalogue, "--out", file)
+    lines = file.read_text().splitlines()
+    assert len(lines) == 120 + (ending == "csv")
+    unitok("tokenize", fitted, catalogue, "--existing", file, "--out", again)
+    assert pq.read_table(again).equals(pq.read_table(table))
+    for name, ids in (("a.npy", file), ("b.npy", table)):
+        unitok("decode", fitted, ids, "--out", tmp_path / name)
+    np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), np.load(tmp_path / "b.npy"))
+
+
+def test_other_names_of_outputs_are_refused_before_any_work(tmp_path: Path, table: Path) -> None:
+    nowhere = tmp_path / "nowhere"  # would be refused first, if anything were read
+    for name in ("ids.txt", "ids", "ids.json"):
+        line = refused("tokenize", nowhere, nowhere, "--out", tmp_path / name)
+        assert line == f"error: --out: file must be named *.parquet, *.csv, *.jsonl, got {tmp_path / name}. " + (
+            "Give it such an ending."
+        )
+    for name in ("x.csv", "x"):
+        line = refused("decode", nowhere, table, "--out", tmp_path / name)
+        assert line == f"error: --out: must be named *.npy, got {tmp_path / name}. Give it that ending."
+    assert not list(tmp_path.iterdir())
+
+
+def test_ids_as_text_may_have_spaces(fitted: Path, table: Path) -> None:
+    text = pq.read_table(table)["semantic_id"][0].as_py()
+    plain, spaced = (
+        unitok("decode", fitted, each, "--json").stdout for each in (text, f" {text.replace('><', '> <')}")
+    )
+    assert plain == spaced
+
+
+def test_a_catalogue_is_no_domain(tmp_path: Path, fitted: Path, catalogue: Path) -> None:
+    for command in (("check-domain", fitted, catalogue), ("add-domain", fitted, catalogue, "--out", tmp_path / "x")):
+        step = f"Name one of them, such as {catalogue / 'beauty'}."
+        got = "must be the folder of one domain, got a catalogue of beauty, kitchen"
+        assert refused(*command) == f"error: {catalogue}: {got}. {step}"
+
+
+def test_a_model_that_is_not_there_is_named(tmp_path: Path, table: Path, catalogue: Path) -> None:
+    for command in (("decode", table), ("tokenize", catalogue), ("check-domain", catalogue / "beauty")):
+        out = (
+            ()
+            if command[0] == "check-domain"
+            else ("--out", tmp_path / f"x.{'npy' if command[0] == 'decode' else 'csv'}")
+        )
+        line = refused(command[0], tmp_path / "nope", command[1], *out)
+        assert f"{tmp_path / 'nope'}" in line
+        assert "check the path" in line
+
+
+def test_add_domain_says_what_the_check_says_and_adds_it(tmp_path: Path, domain: Path, fitted: Path) -> None:
+    beauty = np.array(read_domain(domain).embeddings[:])
+    noise = np.random.default_rng(0).standard_normal(beauty.shape)
+    write_domain(tmp_path / "far", (beauty[:1] + 1e-2 * noise).astype(np.float16))
+    said = unitok("add-domain", fitted, tmp_path / "far", "--out", tmp_path / "a").stdout
+    assert said.startswith("far among the experts before: no go: score 0.")
+    found = json.loads(unitok("add-domain", fitted, tmp_path / "far", "--out", tmp_path / "b", "--json").stdout)
+    assert not found["check"]["passes"]
+    assert "far" in Tokenizer.from_pretrained(tmp_path / "b").domains
+    write_domain(tmp_path / "few", beauty[:20])  # too few to check, enough to add
+    found = json.loads(unitok("add-domain", fitted, tmp_path / "few", "--out", tmp_path / "c", "--json").stdout)
+    assert found["check"] is None
+
+
+def test_add_domain_leaves_no_folder_of_a_failure(
+    tmp_path: Path, domain: Path, fitted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    out = tmp_path / "out"
+    added = ("add-domain", fitted, domain, "--name", "garden", "--out", out)
+    with monkeypatch.context() as patch:
+        patch.setattr("unitok.storage.whole._seal", full)  # once the folder has been made
+        assert "No space left" in refused(*added)
+    assert not out.exists()
+    assert "must be a new domain's name" in refused(*added[:3], "--name", "beauty", "--out", out)
+    assert not out.exists()
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    with monkeypatch.context() as patch:
+        patch.setattr("unitok.storage.whole._seal", full)
+        assert "No space left" in refused(*added)
+    assert (out / "notes.txt").read_text() == "mine"
+
+
+def test_names_are_shown_as_they_are(tmp_path: Path, catalogue: Path, fitted: Path) -> None:
+    name = "[red]rot[bold]"
+    shutil.copytree(catalogue / "beauty", tmp_path / "cat" / name)
+    folder, ids = tmp_path / "cat" / name, tmp_path / "ids.parquet"
+    assert f"{name} against the training domains" in unitok("check-domain", fitted, folder).stdout
+    assert name in unitok("report", fitted, tmp_path / "cat").stdout
+    unitok("tokenize", fitted, tmp_path / "cat", "--out", ids, env={"FORCE_COLOR": "1"})
+    text = pq.read_table(ids)["semantic_id"][0].as_py()
+    assert f" {name} " in unitok("decode", fitted, text, "--items", tmp_path / "cat").stdout
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_is_no_table(tmp_path: Path, fitted: Path) -> None:
+    os.mkfifo(tmp_path / "ids.parquet")
+    assert "got a pipe or a device. Check the path." in refused("decode", fitted, tmp_path / "ids.parquet", "--json")

@@ -1,0 +1,161 @@
+"""`unitok verify`: read everything that UniTok wrote, and name what is damaged."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import typer
+
+from unitok.cli.inputs import counted
+from unitok.cli.options import Json
+from unitok.cli.terminal import Refusal, console, print_json, say
+
+
+class _Part(NamedTuple):
+    """Something that was found, and how it is checked: `check` gives a few words about it, or raises."""
+
+    kind: str
+    path: Path
+    check: Callable[[Path], str]
+
+
+def verify(
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="PATH...", help="Folders or files that UniTok wrote.", show_default=False)
+    ],
+    as_json: Json = False,
+) -> None:
+    """Read everything that UniTok wrote in some folders, and name what is damaged.
+
+    Finds tokenizers, recommenders, checkpoints, catalogues and tables of IDs, in folders of folders too. Each file is
+    compared with the digest that was written with it. Nothing is changed. The exit code is 1 if something is damaged.
+
+    For example:
+
+        unitok verify runs/first
+        unitok verify catalogue ids.parquet --json
+    """
+    results = []
+    for path in paths:
+        if not path.exists():
+            raise Refusal(f"{path}: must be a folder or a file, got nothing there. Check the path.")
+        parts = list(_parts(path))
+        if not parts:
+            raise Refusal(f"{path}: must hold something that UniTok wrote, got nothing of it. Check the path.")
+        results += [_result(part, as_json) for part in parts]
+    broken = sum(not result["whole"] for result in results)
+    if as_json:
+        print_json({"whole": not broken, "found": results})
+    else:
+        console().print(f"{counted(len(results) - broken, 'part')} whole, {broken} damaged")
+    if broken:
+        raise typer.Exit(1)
+
+
+def _result(part: _Part, as_json: bool) -> dict[str, Any]:
+    """Check a part, and print the outcome."""
+    try:
+        said, whole = part.check(part.path), True
+    except (ValueError, OSError) as error:
+        said, whole = " ".join(str(error).split()), False
+    if not as_json and whole:
+        console().print(f"whole    {part.kind:<11} {part.path}  {said}", markup=False, soft_wrap=True)
+    elif not as_json:
+        say(f"damaged  {part.kind:<11} {part.path}  {said}")
+    return {"kind": part.kind, "path": str(part.path), "whole": whole, "said": said}
+
+
+def _parts(path: Path) -> Iterator[_Part]:
+    """Find what is in a folder or what a file is, hidden folders left out."""
+    from unitok.storage.whole import is_hidden
+
+    if path.is_file():
+        yield from _of_file(path)
+        return
+    for folder, inner, names in os.walk(path):
+        inner[:] = sorted(name for name in inner if not name.startswith(".") and not is_hidden(Path(name)))
+        yield from _of_folder(Path(folder), names)
+
+
+def _of_folder(folder: Path, names: list[str]) -> Iterator[_Part]:
+    from unitok.data.folder import EMBEDDINGS, INTERACTIONS, ITEMS
+    from unitok.storage.saved import RECOMMENDER, TOKENIZER, settings_file
+    from unitok.storage.whole import current
+
+    there = {*names, *(file.name for file in current(folder).iterdir())}
+    if TOKENIZER.settings in there or settings_file(current(folder), TOKENIZER) is not None:
+        yield _Part(TOKENIZER.name, folder, _tokenizer)
+    if RECOMMENDER.settings in there:
+        yield _Part(RECOMMENDER.name, folder, _recommender)
+    of_domain = {EMBEDDINGS, ITEMS, INTERACTIONS}
+    if of_domain & there:
+        yield _Part("domain", folder, _domain)
+    for name in sorted(there - of_domain):
+        yield from _of_file(folder / name)
+
+
+def _of_file(file: Path) -> Iterator[_Part]:
+    from unitok.recommender.training import BEST
+    from unitok.training.trainer import CHECKPOINT
+
+    if file.name in (CHECKPOINT, BEST):
+        yield _Part("checkpoint", file, _tensors)
+    elif file.suffix == ".parquet":
+        yield _Part("table", file, _table)
+
+
+def _tokenizer(folder: Path) -> str:
+    from unitok.storage.layout import checked_config
+    from unitok.storage.pair import read_pair
+    from unitok.storage.saved import NOT_WHOLE, TOKENIZER, not_whole
+
+    try:
+        settings, weights = read_pair("verify", folder)
+        checked_config(settings, weights)
+    except NOT_WHOLE as error:
+        raise not_whole("verify", TOKENIZER, folder, error) from error
+    return counted(len(settings["domains"]), "domain")
+
+
+def _recommender(folder: Path) -> str:
+    from unitok.recommender.saving import read
+
+    saved = read("verify", folder, lambda saved: saved)
+    return f"{saved.settings['kind']} of {counted(len(saved.table.tokens), 'item')}"
+
+
+def _domain(folder: Path) -> str:
+    from unitok.data.files import read_items
+    from unitok.data.folder import EMBEDDINGS, INTERACTIONS, ITEMS, read_domain, read_interactions
+    from unitok.storage.whole import current
+
+    base, said = current(folder), []
+    rows = None
+    if (base / EMBEDDINGS).exists():
+        rows = len(read_domain(folder).embeddings)
+        said.append(counted(rows, "embedding"))
+    if (base / ITEMS).exists():
+        said.append(counted(read_items(base / ITEMS, rows).num_rows, "item"))
+    if (base / INTERACTIONS).exists() and rows is not None:
+        said.append(counted(len(read_interactions(folder).user_ids), "interaction"))
+    return ", ".join(said)
+
+
+def _tensors(file: Path) -> str:
+    from safetensors import SafetensorError
+
+    from unitok.storage.tensors import read_tensors
+
+    try:
+        return counted(len(read_tensors(file)), "tensor")
+    except SafetensorError as error:
+        raise ValueError(f"{file}: must be a whole safetensors file, got a broken one ({error}). Delete it.") from error
+
+
+def _table(file: Path) -> str:
+    from unitok.ids.table import IdTable
+
+    return counted(len(IdTable.read(file).table), "ID")

@@ -1,0 +1,1 @@
+"""Language models as recommenders: the tokens of IDs in their vocabulary."""
