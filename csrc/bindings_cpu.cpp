@@ -2,6 +2,9 @@
 // launchers in unitok_kernels/ops/<op>/cpu.py and unitok_kernels/numpy.py have checked every argument.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
+#include <pthread.h>
+
+#include <optional>
 
 #include "api/codeword_statistics.h"
 #include "api/fma_peak.h"
@@ -15,11 +18,12 @@
 #include "api/residual_loss.h"
 #include "api/residual_straight_through.h"
 #include "api/sinkhorn_assign.h"
+#include "main_interpreter.h"
+#include "runtime/parallel.h"
 #include "simd/isa.h"
 
 namespace py = pybind11;
 using Address = std::uintptr_t;
-using py::gil_scoped_release;
 
 namespace {
 
@@ -32,16 +36,42 @@ unitok::Rows rows(Address address, int type, int64_t count, int64_t width) {
   return {at<const void>(address), static_cast<unitok::Float>(type), count, width};
 }
 
+// Python's name of its main thread, the one that runs handlers of signals. In a forked child that is the forking
+// thread.
+unsigned long main_thread = 0;
+
+// Runs the handlers of signals that have come, such as Ctrl-C's; throws what they raise.
+void answer_signals() {
+  const py::gil_scoped_acquire gil;
+  if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+}
+
+// Lets other threads run Python during a call, and the main thread answer signals. Other threads never wait for that.
+class Released {
+ public:
+  Released() {
+    if (PyThread_get_thread_ident() == main_thread) interruptible_.emplace(answer_signals);
+  }
+
+ private:
+  py::gil_scoped_release release_;
+  std::optional<unitok::Interruptible> interruptible_;
+};
+
 }  // namespace
 
+#define PyInit__cpu init_cpu_in_main_interpreter
 PYBIND11_MODULE(_cpu, m) {
+  UNITOK_NEEDS_MAIN_INTERPRETER(_cpu);
+  main_thread = py::module_::import("threading").attr("main_thread")().attr("ident").cast<unsigned long>();
+  pthread_atfork(nullptr, nullptr, [] { main_thread = PyThread_get_thread_ident(); });
   m.doc() = "UniTok's CPU kernels. Takes raw addresses: call them through unitok_kernels.";
 
   m.def("instruction_set", [] { return unitok::isa_name(unitok::isa()); });
   m.def("instruction_sets", &unitok::available_isas);
   m.def("use_instruction_set", &unitok::use_isa);
 
-  m.def("fma_peak", &unitok::fma_peak, py::call_guard<gil_scoped_release>());
+  m.def("fma_peak", &unitok::fma_peak, py::call_guard<Released>());
 
   m.def(
       "codeword_statistics",
@@ -50,7 +80,7 @@ PYBIND11_MODULE(_cpu, m) {
         return unitok::codeword_statistics(rows(x, type, count, width), at<const int64_t>(codes), codewords,
                                            at<float>(sums), at<int64_t>(counts), threads);
       },
-      py::call_guard<gil_scoped_release>());
+      py::call_guard<Released>());
 
   m.def(
       "hsic",
@@ -59,7 +89,7 @@ PYBIND11_MODULE(_cpu, m) {
         return unitok::hsic(at<const float>(x), x_width, at<const float>(z), z_width, at<const int64_t>(segments),
                             count, num_segments, at<float>(values), at<float>(pull), {bandwidth, normalised, threads});
       },
-      py::call_guard<gil_scoped_release>());
+      py::call_guard<Released>());
 
   m.def(
       "kmeans",
@@ -68,7 +98,7 @@ PYBIND11_MODULE(_cpu, m) {
         unitok::kmeans(at<const float>(x), count, width, at<float>(codebook), codewords, iterations, balanced,
                        at<int64_t>(codes), threads);
       },
-      py::call_guard<gil_scoped_release>());
+      py::call_guard<Released>());
 
   m.def(
       "kmeans_start",
@@ -76,7 +106,7 @@ PYBIND11_MODULE(_cpu, m) {
         unitok::kmeans_start(at<const float>(x), count, width, codewords, at<const double>(draws), at<int64_t>(chosen),
                              threads);
       },
-      py::call_guard<gil_scoped_release>());
+      py::call_guard<Released>());
 
   m.def(
       "moe_residual_encode",
@@ -93,7 +123,7 @@ PYBIND11_MODULE(_cpu, m) {
              at<float>(shared_error), at<int64_t>(counts)},
             {threads, fast, stats});
       },
-      py::call_guard<gil_scoped_release>());
+      py::call_guard<Released>());
 
   m.def(
       "moe_residual_encode_backward",
@@ -108,7 +138,7 @@ PYBIND11_MODULE(_cpu, m) {
             at<const int64_t>(shared_codes), at<float>(by_z), at<float>(by_weights), at<float>(by_codebooks),
             at<float>(by_shared), threads);
       },
-      py::call_guard<gil_scoped_release>());
+      py::call_guard<Released>());
 
   m.def(
       "nearest_codeword",
@@ -118,7 +148,7 @@ PYBIND11_MODULE(_cpu, m) {
                                         at<int64_t>(codes), at<float>(squared_distance), at<int64_t>(counts),
                                         {threads, fast, stats});
       },
-      py::call_guard<gil_scoped_release>());
+      py::call_guard<Released>());
 
   m.def(
       "ordered_linear",
@@ -128,7 +158,7 @@ PYBIND11_MODULE(_cpu, m) {
                                {at<const void>(weight), weight_wide, outputs, width}, at<const double>(bias), relu,
                                at<double>(y), threads);
       },
-      py::call_guard<gil_scoped_release>());
+      py::call_guard<Released>());
 
   m.def(
       "residual_decode",
@@ -138,7 +168,7 @@ PYBIND11_MODULE(_cpu, m) {
                                        rows(codebooks, type, levels * codewords, width), at<void>(quantized), check,
                                        threads);
       },
-      py::call_guard<gil_scoped_release>());
+      py::call_guard<Released>());
 
   m.def(
       "residual_decode_backward",
@@ -147,7 +177,7 @@ PYBIND11_MODULE(_cpu, m) {
         unitok::residual_decode_backward(rows(gradient, type, count, width), at<const int64_t>(codes), levels,
                                          codewords, at<void>(by_codebooks), threads);
       },
-      py::call_guard<gil_scoped_release>());
+      py::call_guard<Released>());
 
   m.def(
       "residual_encode",
@@ -157,7 +187,7 @@ PYBIND11_MODULE(_cpu, m) {
                                        at<int64_t>(codes), at<void>(quantized), at<float>(level_error),
                                        at<int64_t>(counts), {threads, fast, stats});
       },
-      py::call_guard<gil_scoped_release>());
+      py::call_guard<Released>());
 
   m.def(
       "residual_loss",
@@ -169,7 +199,7 @@ PYBIND11_MODULE(_cpu, m) {
                                      at<const int64_t>(expert_ids), slots, {codebook_weight, commitment_weight},
                                      at<float>(loss), at<float>(by_z), at<float>(by_codebooks), threads);
       },
-      py::call_guard<gil_scoped_release>());
+      py::call_guard<Released>());
 
   m.def(
       "residual_straight_through",
@@ -179,7 +209,7 @@ PYBIND11_MODULE(_cpu, m) {
                                           {at<const float>(codebooks), 1, levels, codewords}, at<void>(quantized),
                                           at<float>(errors), at<float>(sums), at<int64_t>(counts), threads);
       },
-      py::call_guard<gil_scoped_release>());
+      py::call_guard<Released>());
 
   m.def(
       "residual_straight_through_backward",
@@ -191,7 +221,7 @@ PYBIND11_MODULE(_cpu, m) {
             {at<const float>(codebooks), 1, levels, codewords}, static_cast<unitok::Estimator>(estimator),
             at<float>(by_z), at<float>(by_codebooks), threads);
       },
-      py::call_guard<gil_scoped_release>());
+      py::call_guard<Released>());
 
   m.def(
       "sinkhorn_assign",
@@ -200,5 +230,7 @@ PYBIND11_MODULE(_cpu, m) {
         return unitok::sinkhorn_assign(at<const float>(x), count, width, at<const float>(codebook), codewords, epsilon,
                                        iterations, at<int64_t>(codes), threads);
       },
-      py::call_guard<gil_scoped_release>());
+      py::call_guard<Released>());
 }
+#undef PyInit__cpu
+UNITOK_INIT(_cpu, init_cpu_in_main_interpreter)

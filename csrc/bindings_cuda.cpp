@@ -9,6 +9,7 @@
 #include "codeword_statistics.h"
 #include "encode.h"
 #include "errors.h"
+#include "main_interpreter.h"
 #include "moe_residual_encode.h"
 #include "pack_codebooks.h"
 #include "residual_decode.h"
@@ -85,7 +86,9 @@ std::vector<std::pair<std::string, int>> devices() {
 
 }  // namespace
 
+#define PyInit__cuda init_cuda_in_main_interpreter
 PYBIND11_MODULE(_cuda, m) {
+  UNITOK_NEEDS_MAIN_INTERPRETER(_cuda);
   m.doc() = "UniTok's CUDA kernels. Takes raw addresses: call them through unitok_kernels.";
 
 #ifndef UNITOK_EMULATED
@@ -187,3 +190,5 @@ PYBIND11_MODULE(_cuda, m) {
               });
         });
 }
+#undef PyInit__cuda
+UNITOK_INIT(_cuda, init_cuda_in_main_interpreter)

@@ -16,6 +16,7 @@ from unitok_kernels.rules import (
     REPAIR,
     at_least,
     fail,
+    fits,
     flag,
     not_empty,
     not_finite,
@@ -45,6 +46,7 @@ __all__ = [
     "same",
     "settings",
     "tensors",
+    "typed",
     "whole",
 ]
 
@@ -69,12 +71,14 @@ def whole(operation: str, **arguments: object) -> None:
     """Refuse anything that isn't a whole number, before torch raises its own message."""
     for name, value in arguments.items():
         typed(operation, name, value, _WHOLE, "an int")
+        fits(operation, name, value)
 
 
 def number(operation: str, **arguments: object) -> None:
     """Refuse anything that isn't a real number; also a tensor, since its gradient would be lost."""
     for name, value in arguments.items():
         typed(operation, name, value, _NUMBER, "a float or an int")
+        fits(operation, name, value)
 
 
 def settings(

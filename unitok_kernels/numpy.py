@@ -19,6 +19,8 @@ from unitok_kernels.backends.records.cpu import MODULE, REMEDY
 try:
     _cpu: Any = importlib.import_module(MODULE)
 except ImportError as error:
+    if str(error).startswith(MODULE):  # it is built, and says itself what it needs
+        raise
     raise ImportError(
         f"unitok_kernels.numpy: the native module must be built, got {error}. To build it, {REMEDY}."
     ) from error
@@ -29,6 +31,10 @@ Array = NDArray[Any]
 
 _FLOATS = {np.dtype(np.float32): 0, np.dtype(np.float16): 1}  # `Float` in csrc/cpu/simd/number.h
 _PRECISIONS = ("exact", "fast")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
 
 
 class ResidualCodes(NamedTuple):
@@ -287,8 +293,8 @@ def _threads(op: str, threads: int | None) -> int:
     if threads is not None:
         return int(threads)
     told = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # a list has a number per level of nesting
-    if told.isdigit() and int(told) > 0:
-        return int(told)
+    if told.isdecimal() and int(told) > 0:
+        return min(int(told), rules.MOST_THREADS)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

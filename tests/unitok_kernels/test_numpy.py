@@ -120,12 +120,13 @@ def test_the_number_of_threads_is_that_of_the_environment_or_the_machine(monkeyp
         un.ordered_linear(x, x, x[:, 0], threads=asked)
         return given.pop()
 
-    for told, expected in (("3", 3), ("5,2", 5), (" 4 ", 4)):
+    for told, expected in (("3", 3), ("5,2", 5), (" 4 ", 4), ("9" * 30, 1 << 16)):
         monkeypatch.setenv("OMP_NUM_THREADS", told)
         assert threads(None) == expected
         assert threads(2) == 2
-    monkeypatch.setenv("OMP_NUM_THREADS", "many")
-    assert 1 <= threads(None) <= os.cpu_count()
+    for told in ("many", "-1", "0", "2.5", "²"):
+        monkeypatch.setenv("OMP_NUM_THREADS", told)
+        assert 1 <= threads(None) <= os.cpu_count()
     monkeypatch.delenv("OMP_NUM_THREADS")
     assert 1 <= threads(None) <= os.cpu_count()
 
@@ -205,6 +206,18 @@ def test_what_is_no_array_or_of_another_type_is_refused():
         un.encode(z, codebooks, threads=0)
     with raises("encode: threads must be an int or None, got float", TypeError):
         un.encode(z, codebooks, threads=2.0)
+    for threads, message in (
+        (-1, "at least 1, got -1"),
+        (70_000, "at most 65536, got 70000"),
+        (10**30, "a number of at most 64 bits, got one of 101"),
+        (10**5000, "a number of at most 64 bits, got one of"),  # str of it raises
+    ):
+        with raises(f"encode: threads must be {message}"):
+            un.encode(z, codebooks, threads=threads)
+    with raises("encode: threads must be an int or None, got str", TypeError):
+        un.encode(z, codebooks, threads="4")
+    with raises("moe_encode: shared_weight must be a number of at most 64 bits"):
+        un.moe_encode(z, codebooks[None], one.astype(int), one, codebooks, 10**400)
 
 
 def test_no_torch_is_imported():

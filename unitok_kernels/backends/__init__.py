@@ -1,7 +1,8 @@
 """Which backends there are, which one a call gets, and why.
 
 A backend is a record, `backends/records/<backend>.py`, and a file for each operation that it has kernels for,
-`ops/<operation>/<backend>.py`. Both are found by their names: nothing else names a backend.
+`ops/<operation>/<backend>.py`. Both are found by their names. Elsewhere a backend is named only by what serves it
+alone: `numpy` and `ops/_native/cpu` serve the CPU kernels, `ops/_native/cuda` and `emulated` the CUDA kernels.
 
 An explicit `backend=` wins, then the environment variable UNITOK_BACKEND, then the most preferred backend that can take
 the call. The first two are demands, and so is an environment variable that a record names, such as UNITOK_CPU: if a
@@ -302,6 +303,10 @@ def documented(*operations: str) -> Callable[[Documented], Documented]:
         return documented
 
     return fill
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
 
 
 def _quoted(name: str) -> str:

@@ -23,3 +23,7 @@ __all__ = [
     "restore_quantizers",
     "to_onnx",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -12,8 +12,11 @@ from torch.nn import functional as F
 
 import unitok_kernels as uk
 from unitok_kernels import checks
-from unitok_kernels.ops.common import PRECISIONS
+from unitok_kernels.ops.common import PRECISIONS, wide
+from unitok_kernels.rules import names_unknown
 
+_MATCHES = ("nearest", "original")
+_SEARCHES = ("encode", "decode_latents")  # methods that find codes
 _MARK = "_unitok_replaced"  # attribute of a swapped module: which methods are ours, and their settings
 
 
@@ -23,7 +26,7 @@ class Replacement(NamedTuple):
     Attributes:
         name: the module's name in its model.
         kind: its class.
-        methods: the methods that are fused now.
+        methods: the methods that are fused now; none where the module only searches, and keeps its own search.
         levels: how many codebooks it has.
     """
 
@@ -33,8 +36,14 @@ class Replacement(NamedTuple):
     levels: int
 
 
+@names_unknown("replace_quantizers")
 def replace_quantizers(
-    model: nn.Module, *, precision: str = "exact", check_finite: bool | None = None, backend: str | None = None
+    model: nn.Module,
+    *,
+    match: str = "nearest",
+    precision: str = "exact",
+    check_finite: bool | None = None,
+    backend: str | None = None,
 ) -> list[Replacement]:
     """Make the residual quantizers of a model use fused searches, in place.
 
@@ -44,6 +53,9 @@ def replace_quantizers(
 
     Args:
         model: transformers' EncodecModel, MimiModel or DacModel, or a module that holds one.
+        match: "nearest" takes the nearest codeword, whatever the model's dtype. "original" leaves the search to the
+            model: codes equal its own to the last one, rounding included, and cost what they did; only decoding is
+            fused, which DAC doesn't have.
         precision: "exact" | "fast"; see `unitok_kernels.residual_encode`.
         check_finite: as for `unitok_kernels.residual_encode`.
         backend: as for `unitok_kernels.residual_encode`.
@@ -55,14 +67,18 @@ def replace_quantizers(
         ValueError: the model has no known quantizer, or a setting is unknown.
         TypeError: a setting has the wrong type.
     """
+    checks.typed("replace_quantizers", "model", model, (nn.Module,), "a torch.nn.Module")
     checks.settings("replace_quantizers", check_finite=check_finite, backend=backend, precision=precision)
     checks.one_of("replace_quantizers", "precision", precision, PRECISIONS)
+    checks.typed("replace_quantizers", "match", match, (str,), "a str")
+    checks.one_of("replace_quantizers", "match", match, _MATCHES)
     settings = {"precision": precision, "check_finite": check_finite, "backend": backend}
+    restore_quantizers(model)
     done = []
     for name, module in model.named_modules():
-        methods = _methods(module)
-        if not methods:
+        if (known := _methods(module)) is None:
             continue
+        methods = {key: known[key] for key in known if match == "nearest" or key not in _SEARCHES}
         for method, function in methods.items():
             setattr(module, method, partial(function, module))  # a bound method couldn't be pickled
         setattr(module, _MARK, {"methods": tuple(methods), "settings": settings})
@@ -83,7 +99,11 @@ def restore_quantizers(model: nn.Module) -> list[str]:
 
     Returns:
         list: the names of the modules that were restored; empty if nothing was replaced.
+
+    Raises:
+        TypeError: `model` isn't a module.
     """
+    checks.typed("restore_quantizers", "model", model, (nn.Module,), "a torch.nn.Module")
     names = []
     for name, module in model.named_modules():
         if (mark := module.__dict__.pop(_MARK, None)) is not None:
@@ -136,8 +156,8 @@ def _mimi_decode(self: Any, codes: Tensor) -> Tensor:
 
 def _dac_decode_latents(self: Any, hidden_states: Tensor) -> tuple[Tensor, Tensor]:
     batch, width, time = hidden_states.shape
-    rows = F.normalize(hidden_states.transpose(1, 2).reshape(-1, width))
-    codebook = F.normalize(self.codebook.weight)
+    rows = F.normalize(wide(hidden_states).transpose(1, 2).reshape(-1, width))  # not rounded to 16 bits again
+    codebook = F.normalize(wide(self.codebook.weight))
     codes = uk.nearest_codeword(rows.detach(), codebook.detach(), **_settings(self)).codes.view(batch, time)
     return self.codebook(codes).transpose(1, 2), codes
 
@@ -149,9 +169,9 @@ _KNOWN: dict[str, dict[str, Callable[..., Any]]] = {
 }
 
 
-def _methods(module: nn.Module) -> dict[str, Callable[..., Any]]:
-    """The methods to replace; classes are told by their names, so that transformers needn't be imported."""
+def _methods(module: nn.Module) -> dict[str, Callable[..., Any]] | None:
+    """The methods to replace, or None; classes are told by their names, so that transformers needn't be imported."""
     for kind in type(module).__mro__:
         if kind.__module__.startswith("transformers.") and kind.__name__ in _KNOWN:
             return _KNOWN[kind.__name__]
-    return {}
+    return None

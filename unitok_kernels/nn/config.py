@@ -8,6 +8,7 @@ from typing import Any, ClassVar, TypeVar
 
 from unitok_kernels import checks
 from unitok_kernels.ops.common import PRECISIONS
+from unitok_kernels.rules import names_unknown, unknown
 
 # Options of vector-quantize-pytorch that these layers don't have: only the value that turns them off is accepted.
 _LAYER_OFF: dict[str, Any] = {
@@ -38,7 +39,16 @@ _CHAIN_OFF: dict[str, Any] = {
 _TYPES: dict[str, Callable[..., None]] = {"bool": checks.flag, "int": checks.whole, "float": checks.number}
 _LEAST = ("dim", "codebook_dim", "codebook_size", "heads", "groups", "kmeans_iters", "quantize_dropout_multiple_of")
 
+_Kind = TypeVar("_Kind")
 
+
+def _spelled(kind: type[_Kind]) -> type[_Kind]:
+    """Let a config name the option that was probably meant by one that it doesn't have."""
+    kind.__init__ = names_unknown(kind.__name__)(kind.__init__)  # type: ignore[method-assign]
+    return kind
+
+
+@_spelled
 @dataclass(frozen=True, kw_only=True)
 class CodebookOptions:
     """Options that all layers share. The last three are UniTok's own.
@@ -165,6 +175,7 @@ class CodebookOptions:
         return self.width
 
 
+@_spelled
 @dataclass(frozen=True, kw_only=True)
 class VectorQuantizeConfig(CodebookOptions):
     """Options of `VectorQuantize`; those of all layers are under `CodebookOptions`.
@@ -203,6 +214,7 @@ class VectorQuantizeConfig(CodebookOptions):
         return self.dim
 
 
+@_spelled
 @dataclass(frozen=True, kw_only=True)
 class ResidualVQConfig(CodebookOptions):
     """Options of `ResidualVQ`; those of all layers are under `CodebookOptions`.
@@ -296,6 +308,7 @@ class ResidualVQConfig(CodebookOptions):
         return (1.0,) * len(self.sizes) if weights is None else tuple(weights)
 
 
+@_spelled
 @dataclass(frozen=True, kw_only=True)
 class GroupedResidualVQConfig(ResidualVQConfig):
     """Options of `GroupedResidualVQ`: those of `ResidualVQConfig`, for each group.
@@ -331,7 +344,7 @@ def configured(kind: type[_Config], config: object, options: dict[str, Any]) -> 
     given = dict(options)
     for name, value in options.items():
         if name not in known | {*off}:
-            checks.fail(layer, name, "an option of this layer", repr(value), "The docs list them.", TypeError)
+            unknown(layer, name, value, known | {*off})
         if name in off and value != off[name]:
             checks.fail(layer, name, f"left at {off[name]!r}", repr(value), "It isn't supported.", TypeError)
         if name in off:

@@ -9,11 +9,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from unitok_kernels import checks
+from unitok_kernels.nn import layout
 from unitok_kernels.nn.config import GroupedResidualVQConfig, ResidualVQConfig, configured
+from unitok_kernels.nn.portable import Exportable
 from unitok_kernels.nn.residual_vq import ResidualVQ
 
 
-class GroupedResidualVQ(nn.Module):
+class GroupedResidualVQ(Exportable):
     """Cut the features into groups, and quantise each group by its own `ResidualVQ`.
 
     Args:
@@ -60,8 +63,13 @@ class GroupedResidualVQ(nn.Module):
 
         Returns:
             Tensor: (G, L, B, ..., D).
+
+        Raises:
+            ValueError: there aren't indices for each group, more levels than the layer has, or a code of none of them.
+            TypeError: `indices` isn't an integer tensor.
         """
-        return torch.stack([group.get_codes_from_indices(i) for group, i in zip(self._chains(), indices, strict=True)])
+        given = zip(self._chains(), self._by_group(indices), strict=True)
+        return torch.stack([group.get_codes_from_indices(i) for group, i in given])
 
     def get_output_from_indices(self, indices: Tensor) -> Tensor:
         """Decode indices: the groups' outputs side by side.
@@ -71,10 +79,24 @@ class GroupedResidualVQ(nn.Module):
 
         Returns:
             Tensor: (B, ..., D).
+
+        Raises:
+            ValueError: there aren't indices for each group, more levels than the layer has, or a code of none of them.
+            TypeError: `indices` isn't an integer tensor.
         """
-        return torch.cat(
-            [group.get_output_from_indices(i) for group, i in zip(self._chains(), indices, strict=True)], -1
+        given = zip(self._chains(), self._by_group(indices), strict=True)
+        return torch.cat([group.get_output_from_indices(i) for group, i in given], -1)
+
+    def _by_group(self, indices: Tensor) -> Tensor:
+        checks.same(
+            self.config.layer,
+            "indices",
+            len(layout.indices(self.config.layer, indices)),
+            "groups",
+            self.groups,
+            "length",
         )
+        return indices
 
     def forward(
         self,
@@ -98,7 +120,13 @@ class GroupedResidualVQ(nn.Module):
 
         Returns:
             tuple: quantized, like x; indices (G, B, T, L); losses (G, L); with `return_all_codes`, (G, L, B, T, D).
+
+        Raises:
+            ValueError: a shape or a value doesn't fit.
+            TypeError: an argument has the wrong type.
         """
+        layout.channels_last(x, self.config, self._chains()[0]._first)
+        layout.call_settings(self.config.layer, sample_codebook_temp)
         cut = self._chains()[0].draw_cut(x.device)  # all groups drop the same levels
         parts = [
             group.quantize(part, mask, lens, return_all_codes, sample_codebook_temp, freeze_codebook, None, cut)

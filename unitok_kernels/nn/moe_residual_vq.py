@@ -10,6 +10,7 @@ from torch import Tensor, nn
 import unitok_kernels as uk
 from unitok_kernels import backends, checks
 from unitok_kernels.ops.common import PRECISIONS
+from unitok_kernels.rules import names_unknown
 
 ARRANGEMENTS = ("parallel", "first", "none")
 
@@ -61,6 +62,7 @@ class MoEResidualVQ(nn.Module):
         UniTok (TokenMoE), arXiv 2511.12922.
     """
 
+    @names_unknown("MoEResidualVQ")
     def __init__(
         self,
         dim: int,

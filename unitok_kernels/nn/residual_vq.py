@@ -14,6 +14,7 @@ from unitok_kernels.nn import distributed, layout
 from unitok_kernels.nn.chain import Call, Chain
 from unitok_kernels.nn.codebook import Codebook
 from unitok_kernels.nn.config import ResidualVQConfig, configured
+from unitok_kernels.nn.portable import Exportable
 from unitok_kernels.nn.regularizers import directional, orthogonality
 from unitok_kernels.ops.common import wide
 from unitok_kernels.ops.residual_decode import residual_decode
@@ -32,7 +33,7 @@ class Level(nn.Module):
         return self._codebook.embed[0]
 
 
-class ResidualVQ(nn.Module):
+class ResidualVQ(Exportable):
     """Quantise rows by a chain of codebooks; each level quantises what the one before it left.
 
     Options, defaults, results and state dict are those of vector-quantize-pytorch; `ResidualVQConfig` lists them. The
@@ -67,6 +68,11 @@ class ResidualVQ(nn.Module):
         return Chain([level._codebook for level in self.layers], self.config)  # type: ignore[misc]
 
     @property
+    def _first(self) -> Tensor:
+        """Codewords of the first level."""
+        return self.layers[0]._codebook.embed  # type: ignore[union-attr, return-value]
+
+    @property
     def codebook_size(self) -> int:
         """Codewords of the first level."""
         return self.config.sizes[0]
@@ -88,8 +94,9 @@ class ResidualVQ(nn.Module):
 
         Raises:
             ValueError: there are more levels than the layer has, or a code isn't one of its level.
+            TypeError: `indices` isn't an integer tensor.
         """
-        levels = self.num_quantizers
+        indices, levels = layout.indices(self.config.layer, indices), self.num_quantizers
         given = F.pad(self._flat(indices), (0, levels - indices.shape[-1]), value=-1)
         rows = [
             residual_decode(codes[:, None], book.embed[:1], **layout.decoding(self.config))
@@ -108,7 +115,9 @@ class ResidualVQ(nn.Module):
 
         Raises:
             ValueError: there are more levels than the layer has, or a code isn't one of its level.
+            TypeError: `indices` isn't an integer tensor.
         """
+        indices = layout.indices(self.config.layer, indices)
         if len({*self.config.sizes}) == 1:
             codes = self._flat(indices)
             tables = self._chain.tables()[: codes.shape[1]]
@@ -157,6 +166,8 @@ class ResidualVQ(nn.Module):
             ValueError: a shape or a value doesn't fit.
             TypeError: an argument has the wrong type.
         """
+        checks.tensors(self.config.layer, x=x)
+        layout.call_settings(self.config.layer, sample_codebook_temp, beam_size, rand_quantize_dropout_fixed_seed)
         cut = self.draw_cut(x.device, rand_quantize_dropout_fixed_seed)
         return self.quantize(x, mask, lens, return_all_codes, sample_codebook_temp, freeze_codebook, beam_size, cut)
 
@@ -191,7 +202,7 @@ class ResidualVQ(nn.Module):
             TypeError: an argument has the wrong type.
         """
         config = self.config
-        rows = layout.channels_last(x, config)
+        rows = layout.channels_last(x, config, self._first)
         mask = layout.mask_of(rows, mask, lens, config.layer)
         default = config.beam_size if self.training or config.eval_beam_size is None else config.eval_beam_size
         call = Call(
@@ -203,7 +214,7 @@ class ResidualVQ(nn.Module):
             cut,
             config.freeze_codebook if freeze_codebook is None else freeze_codebook,
         )
-        inner = self.project_in(rows)
+        inner = layout.projected(rows, self.project_in, config.layer)
         flat = inner.reshape(-1, config.width)
         quantized, codes, errors = self._chain(flat, call)
         if config.diveq and self.training:

@@ -12,6 +12,7 @@ from unitok_kernels.nn import layout
 from unitok_kernels.nn.chain import Call, Chain
 from unitok_kernels.nn.codebook import Codebook, unit
 from unitok_kernels.nn.config import VectorQuantizeConfig, configured
+from unitok_kernels.nn.portable import Exportable
 from unitok_kernels.nn.regularizers import directional, orthogonality
 from unitok_kernels.ops.residual_decode import residual_decode
 
@@ -25,7 +26,7 @@ class LossBreakdown(NamedTuple):
     inplace_optimize: Tensor
 
 
-class VectorQuantize(nn.Module):
+class VectorQuantize(Exportable):
     """Quantise rows by a codebook that learns by moving averages or by gradients.
 
     Options, defaults, results and state dict are those of vector-quantize-pytorch; `VectorQuantizeConfig` lists them.
@@ -96,7 +97,9 @@ class VectorQuantize(nn.Module):
 
         Raises:
             ValueError: a code isn't one of the codebook.
+            TypeError: `indices` isn't an integer tensor.
         """
+        indices = layout.indices(self.config.layer, indices)
         embed, separate = self._codebook.embed, self.config.separate_codebook_per_head
         codes = indices if self.heads > 1 else indices[..., None]
         parts = [
@@ -122,6 +125,7 @@ class VectorQuantize(nn.Module):
 
         Raises:
             ValueError: a code isn't one of the codebook.
+            TypeError: `indices` isn't an integer tensor.
         """
         codes = self.get_codes_from_indices(indices)
         moved = self.config.accept_image_fmap or self.config.accept_3d_fmap or not self.config.channel_last
@@ -156,11 +160,12 @@ class VectorQuantize(nn.Module):
             TypeError: an argument has the wrong type.
         """
         config = self.config
-        rows = layout.channels_last(x, config)
+        layout.call_settings(config.layer, sample_codebook_temp)
+        rows = layout.channels_last(x, config, self._codebook.embed)
         mask = layout.mask_of(rows, mask, lens, config.layer)
         frozen = config.freeze_codebook if freeze_codebook is None else freeze_codebook
         temperature = config.sample_codebook_temp if sample_codebook_temp is None else sample_codebook_temp
-        inner = self.project_in(rows)
+        inner = layout.projected(rows, self.project_in, config.layer)
         heads = inner.reshape(-1, self.heads, config.width)
         valid = None if mask is None else mask.reshape(-1)
         if config.separate_codebook_per_head:

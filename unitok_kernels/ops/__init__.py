@@ -29,3 +29,7 @@ __all__ = [
     "residual_straight_through",
     "sinkhorn_assign",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -24,6 +24,14 @@ def wide(x: Tensor) -> Tensor:
     return x.to(wide_dtype(x))
 
 
+def asks_gradient(x: Tensor) -> bool:
+    """Tell whether a gradient in x may be asked for; inside torch.vmap, what a tensor stands for must be asked."""
+    if not torch.compiler.is_compiling():
+        while torch._C._functorch.is_batchedtensor(x):
+            x = torch._C._functorch.get_unwrapped(x)
+    return x.requires_grad and torch.is_grad_enabled()
+
+
 def finite_rows(x: Tensor) -> Tensor:
     """Tell which rows have neither NaN nor infinity; (N, D) -> (N,) bool."""
     return torch.isfinite(x).all(1)

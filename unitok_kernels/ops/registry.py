@@ -18,9 +18,12 @@ from torch._subclasses.functional_tensor import FunctionalTensorMode
 
 from unitok_kernels import backends
 from unitok_kernels.ops._triton.launch import UntraceableError, traced_launches
+from unitok_kernels.rules import fail
 
 _LIBRARY = torch.library.Library("unitok_kernels", "DEF")
 _READY = (torch.float32, torch.int64, torch.float16, torch.bfloat16, torch.float64)  # what kernels take as they are
+# Operations in plain torch, by name: an ONNX model can't hold ours. `unitok_kernels.nn` fills it.
+PLAIN: dict[str, Callable[..., Any]] = {}
 REMEMBERED = 4096  # how many kinds of calls are remembered, whose checks aren't repeated
 
 
@@ -70,7 +73,7 @@ def define(
         backward: the gradient; without it no output requires a gradient, whatever the inputs do.
 
     Returns:
-        Callable: the operation's default overload.
+        Callable: calls the operation's default overload.
     """
     home, call = folder or name, name.removesuffix("_backward")
     accepted: set[tuple[Any, ...]] = set()
@@ -108,6 +111,9 @@ def define(
 
     def run_traced(mode: Any, operation: Any, types: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
         *given, backend = _positional(arguments, keywords)
+        if torch.onnx.is_in_onnx_export():  # torch.onnx.export(dynamo=True)
+            with mode:
+                return plain()(*given)
         decomposes = torch._functorch.config.decompose_custom_triton_ops  # export doesn't
         decomposes = decomposes and True not in [given[place] for place in reads]  # reading a value would end the trace
         chosen = traceable(given, backend) if decomposes else None
@@ -121,6 +127,38 @@ def define(
                 return getattr(backends.kernels(home, chosen), name)(*given)
         except UntraceableError:
             return mode.__torch_dispatch__(operation, types, arguments, keywords)
+
+    def run_vmapped(info: Any, places: tuple[int | None, ...], *arguments: Any) -> tuple[Any, Any]:
+        """Run a call for each entry of the batch: each has statistics and checks of its own."""
+        if info.batch_size == 0:
+            fail(call, "the vmapped dimension", "of size 1 at least", 0, "Leave such a call out.")
+        single = [
+            operation(*(x if d is None else x.select(d, i) for x, d in zip(arguments, places, strict=True)))
+            for i in range(info.batch_size)
+        ]
+        if isinstance(single[0], Tensor):
+            return torch.stack(single), 0
+        outputs = tuple(map(torch.stack, zip(*single, strict=True)))
+        return outputs, (0,) * len(outputs)
+
+    def call_operation(*arguments: Any) -> Any:
+        # dynamo=False
+        if torch.jit.is_tracing() and torch.onnx.is_in_onnx_export():  # type: ignore[attr-defined]
+            return plain()(*arguments[:-1])
+        return operation(*arguments)
+
+    def plain() -> Callable[..., Any]:
+        """The operation as ONNX has it; see `unitok_kernels.nn.to_onnx`."""
+        if name not in PLAIN:
+            rule = "among those of unitok_kernels.nn.decompositions()"
+            fail(
+                call,
+                "what is exported to ONNX",
+                rule,
+                name,
+                "Export the rest of the model; see unitok_kernels.nn.to_onnx.",
+            )
+        return PLAIN[name]
 
     _LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
     operation = getattr(torch.ops.unitok_kernels, name).default
@@ -147,13 +185,14 @@ def define(
 
     _LIBRARY.impl(name, run, "CompositeExplicitAutograd")
     torch.library.register_fake(f"unitok_kernels::{name}", run_fake, lib=_LIBRARY)
+    torch.library.register_vmap(f"unitok_kernels::{name}", run_vmapped, lib=_LIBRARY)
     torch.library.register_torch_dispatch(f"unitok_kernels::{name}", FunctionalTensorMode, run_traced, lib=_LIBRARY)
     _KERNELS_OF[f"unitok_kernels::{name}"] = _UNCACHED
     if backward is None:
         _LIBRARY.impl(name, torch.library.fallthrough_kernel, "Autograd")
     else:
         torch.library.register_autograd(f"unitok_kernels::{name}", backward, setup_context=setup, lib=_LIBRARY)
-    return operation
+    return call_operation
 
 
 def _plain(x: Tensor) -> Tensor:

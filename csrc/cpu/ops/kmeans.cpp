@@ -96,6 +96,7 @@ void nearest_codes(const float* rows, int64_t count, int64_t width, const float*
     Counts unused;
     Buffer<float> padded(stride == width ? 0 : kBlock * stride);
     for (int64_t first = task * kRowsTask; first < std::min(count, (task + 1) * kRowsTask); first += kBlock) {
+      check_interrupt();
       const int64_t block = std::min(kBlock, count - first);
       const float* from = rows + first * width;
       if (stride != width) {

@@ -70,6 +70,7 @@ int residual_loss(const Rows& z, const int64_t* codes, const Chains& chains, con
     const int lanes = static_cast<int>(std::min<int64_t>(kLanes, width - column));
     double total = 0;
     for (int64_t n = 0; n < z.count; ++n) {
+      if (n % kRowsPerCheck == 0) check_interrupt();
       V sum = zero(), squares = zero();
       for (int64_t slot = 0; slot < slots; ++slot) {
         const int64_t expert = experts[n * slots + slot];
@@ -150,6 +151,7 @@ void moe_residual_encode_backward(const float* gradient, int64_t count, int64_t 
     const int lanes = static_cast<int>(std::min<int64_t>(kLanes, width - column));
     const auto raise = [&](float* to, V by) { store_first(to, add(load_first(to, lanes), by), lanes); };
     for (int64_t n = 0; n < count; ++n) {
+      if (n % kRowsPerCheck == 0) check_interrupt();
       const V g = load_first(gradient + n * width + column, lanes);
       for (int64_t slot = 0; by_codebooks != nullptr && slot < slots; ++slot) {
         const int64_t place = n * slots + slot;

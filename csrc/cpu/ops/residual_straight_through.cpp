@@ -173,6 +173,7 @@ void residual_straight_through(const Rows& z, const int64_t* codes, const Chains
     ColumnSums by_code(sums != nullptr ? table : 0);
     Buffer<float> run(levels * kLanes);
     for (int64_t first = 0; first < z.count; first += kRun) {
+      if (first % kRowsPerCheck == 0) check_interrupt();
       std::fill_n(run.data(), run.size(), 0.0f);
       for (int64_t n = first; n < std::min(z.count, first + kRun); ++n) {
         V total = zero();
@@ -232,6 +233,7 @@ void residual_straight_through_backward(const float* gradient, const float* pull
   each_slice(width, threads, [&](int64_t column, int lanes) {
     ColumnSums by_code(levels * chain.codewords);
     for (int64_t n = 0; n < z.count; ++n) {
+      if (n % kRowsPerCheck == 0) check_interrupt();
       const V up = estimator == Estimator::none ? load_first(gradient + n * width + column, lanes) : zero();
       walk(z, codes, chain, n, column, lanes, [&](int64_t level, int64_t place, V, V, V after) {
         by_code.raise(place, fnma(splat(pulls[level]), after, up));

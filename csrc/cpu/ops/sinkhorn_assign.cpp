@@ -131,6 +131,7 @@ class Sinkhorn {
     double mean = 0;
     for (int64_t k = 0; k < codewords_; ++k) mean += norms_[k] / static_cast<double>(codewords_);
     for (int64_t first = 0; first < count_; first += kAssignRows) {
+      if (first % part_rows_ == 0) check_interrupt();
       const int64_t live = load_rows(first, block);
       for (int64_t i = 0; i < live; ++i) mean += block.norms[i] / static_cast<double>(count_);
     }
@@ -192,6 +193,7 @@ class Sinkhorn {
     columns.clear();
     const int64_t end = std::min(count_, (part + 1) * part_rows_);
     for (int64_t first = part * part_rows_; first < end; first += kAssignRows) {
+      check_interrupt();
       const int64_t live = score(first, block);
       LogSums& own = block.columns;
       own.clear();
@@ -226,6 +228,7 @@ class Sinkhorn {
   void assign(int64_t part, AssignBlock& block, int64_t* codes) const {
     const int64_t end = std::min(count_, (part + 1) * part_rows_);
     for (int64_t first = part * part_rows_; first < end; first += kAssignRows) {
+      check_interrupt();
       const int64_t live = score(first, block);
       for (int64_t i = 0; i < live; ++i) {
         const double* const scores = block.scores.data() + i * padded_;

@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <cfenv>
+#include <chrono>
 #include <condition_variable>
 #include <exception>
 #include <mutex>
@@ -21,6 +22,13 @@ namespace {
 
 using Body = std::function<void(int64_t, int)>;
 
+constexpr std::chrono::milliseconds kUnasked{50};
+
+struct Stopped {};  // ends a task whose job has failed on another thread
+
+thread_local Interruptible* asking = nullptr;
+thread_local const std::atomic<bool>* job_failed = nullptr;  // on the pool's own threads
+
 inline void pause() {
 #if UNITOK_X86
   _mm_pause();
@@ -35,6 +43,7 @@ class Pool {
       body_ = &body;
       tasks_ = tasks;
       next_.store(0, std::memory_order_relaxed);
+      failed_.store(false, std::memory_order_relaxed);
       std::fegetenv(&arithmetic_);
       welcome_ = threads - 1;
       hire();
@@ -44,7 +53,13 @@ class Pool {
     work(0);
     std::unique_lock<std::mutex> lock(mutex_);
     welcome_ = 0;  // a thread that wakes up late finds no work, so that nobody waits for it
-    done_.wait(lock, [this] { return active_ == 0; });
+    const auto ended = [this] { return active_ == 0; };
+    while (asking != nullptr && !done_.wait_for(lock, kUnasked, ended)) {
+      lock.unlock();
+      guarded(check_interrupt);
+      lock.lock();
+    }
+    done_.wait(lock, ended);
     if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
   }
 
@@ -60,16 +75,29 @@ class Pool {
   }
 
   void work(int worker) {
+    guarded([&] {
+      for (int64_t task; (task = next_.fetch_add(1, std::memory_order_relaxed)) < tasks_;) {
+        check_interrupt();
+        (*body_)(task, worker);
+      }
+    });
+  }
+
+  // Ends the job, and keeps the error for its caller, if `act` throws.
+  template <class Act>
+  void guarded(const Act& act) {
     try {
-      for (int64_t task; (task = next_.fetch_add(1, std::memory_order_relaxed)) < tasks_;) (*body_)(task, worker);
+      act();
     } catch (...) {
       next_.store(tasks_, std::memory_order_relaxed);
       std::lock_guard<std::mutex> lock(mutex_);
       if (!error_) error_ = std::current_exception();
+      failed_.store(true, std::memory_order_relaxed);
     }
   }
 
   void serve(int index, uint64_t seen) {
+    job_failed = &failed_;
     for (;;) {
       for (int spin = 0; job_.load(std::memory_order_acquire) == seen && spin < kSpins; ++spin) pause();
       std::unique_lock<std::mutex> lock(mutex_);
@@ -90,6 +118,7 @@ class Pool {
   std::condition_variable awake_, done_;
   std::atomic<uint64_t> job_{0};
   std::atomic<int64_t> next_{0};
+  std::atomic<bool> failed_{false};
   std::exception_ptr error_;
   std::fenv_t arithmetic_;
   const Body* body_ = nullptr;
@@ -114,7 +143,10 @@ void after_fork() {
 void parallel(int64_t tasks, int threads, const Body& body) {
   if (threads > tasks) threads = static_cast<int>(tasks);
   if (threads <= 1 || busy.exchange(true, std::memory_order_acquire)) {
-    for (int64_t task = 0; task < tasks; ++task) body(task, 0);
+    for (int64_t task = 0; task < tasks; ++task) {
+      check_interrupt();
+      body(task, 0);
+    }
     return;
   }
   struct Release {
@@ -122,6 +154,25 @@ void parallel(int64_t tasks, int threads, const Body& body) {
   } release;
   if (pool == nullptr) pool = new Pool;
   pool->run(tasks, threads, body);
+}
+
+Interruptible::Interruptible(void (*ask)())
+    : ask_(ask), outer_(asking), next_(std::chrono::steady_clock::now() + kUnasked) {
+  asking = this;
+}
+
+Interruptible::~Interruptible() { asking = outer_; }
+
+void Interruptible::check() {
+  if (const auto now = std::chrono::steady_clock::now(); now >= next_) {
+    next_ = now + kUnasked;
+    ask_();
+  }
+}
+
+void check_interrupt() {
+  if (job_failed != nullptr && job_failed->load(std::memory_order_relaxed)) throw Stopped();
+  if (asking != nullptr) asking->check();
 }
 
 }  // namespace unitok

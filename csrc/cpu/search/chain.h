@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "runtime/memory.h"
+#include "runtime/parallel.h"
 #include "search/differencing.h"
 #include "search/packed.h"
 #include "search/search.h"
@@ -112,6 +113,7 @@ class Walker {
   // Adds the sum of the residual's squares after each level to errors[level].
   void run(const Chain& chain, float* residual, float* quantized, int64_t count, int64_t stride, double* errors) {
     for (int64_t level = 0; level < chain.levels(); ++level) {
+      if (count > kFewRows) check_interrupt();  // wide rows and large codebooks take a block a second or more
       int64_t* const codes = codes_.data() + level * kBlock;
       find(chain, level, residual, count, stride, codes);
       const float* const table = chain.table(level);

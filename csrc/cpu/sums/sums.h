@@ -68,6 +68,7 @@ inline bool sum_groups(const Rows& x, const Groups& groups, Float type, void* su
   parallel(tasks, threads, [&](int64_t task, int) {
     const int64_t last = task + 1 < tasks ? first_of(task + 1) : codewords;
     for (int64_t k = task > 0 ? first_of(task) : 0; k < last; ++k) {
+      if (k % 64 == 0 || groups.size(k) >= kRowsPerCheck) check_interrupt();
       if (groups.size(k) == 0) {
         std::memset(out + k * bytes, 0, static_cast<std::size_t>(bytes));
         continue;

@@ -58,8 +58,10 @@ class Flow {
   }
 
   void run() {
-    while (std::any_of(excess_.data(), excess_.data() + problem_.nodes, [](int64_t excess) { return excess > 0; }))
+    while (std::any_of(excess_.data(), excess_.data() + problem_.nodes, [](int64_t excess) { return excess > 0; })) {
+      check_interrupt();
       augment(shortest_path());
+    }
     for (int64_t k = 0; k < problem_.codewords; ++k) problem_.prices[k] -= problem_.prices[problem_.sink];
   }
 

@@ -103,8 +103,10 @@ void sweep(Problem& problem) {
 double mean_distance(const Problem& problem, const float* codebook) {
   double total = 0;
   const int64_t width = problem.scorer.width();
-  for (int64_t i = 0; i < problem.count; ++i)
+  for (int64_t i = 0; i < problem.count; ++i) {
+    if (i % kRowsPerCheck == 0) check_interrupt();
     total += exact_distance(problem.scorer.row(i), codebook + problem.codes[i] * width, width);
+  }
   return total / static_cast<double>(problem.count);
 }
 

@@ -248,3 +248,91 @@ def test_a_wrong_instruction_set_is_refused_with_those_that_there_are():
 def test_the_module_needs_no_torch():
     code = "import sys; from unitok_kernels import _cpu; _cpu.instruction_set(); print('torch' in sys.modules)"
     assert script(code).stdout.strip() == "False"
+
+
+# Calls that would each run for over 20 seconds, and `ended_after(call)`: how long a call runs on after Ctrl-C.
+LONG_CALLS = """
+import signal, time
+from unitok_kernels.ops.ordered_linear import ordered_linear
+torch.set_num_threads(2)
+
+x, wide, books = (torch.randn(*shape, generator=generator) for shape in ((90_000, 32), (9000, 2048), (8, 16384, 128)))
+cluster = {"iterations": 10**6, "seed": 0, "backend": "cpu"}
+calls = {
+    "kmeans": lambda: uk.kmeans(x, 2048, **cluster),
+    "balanced": lambda: uk.kmeans(x[:20_000].exp(), 1024, balanced=True, **cluster),
+    "sinkhorn_assign": lambda: uk.sinkhorn_assign(x[:9000], x[:512], epsilon=0.05, iterations=10**6, backend="cpu"),
+    "hsic": lambda: uk.hsic(x, x, torch.zeros(len(x)).long(), num_segments=1, backend="cpu"),
+    "residual_encode": lambda: uk.residual_encode(wide.view(-1, 128), books, backend="cpu"),
+    "ordered_linear": lambda: ordered_linear(wide, wide, wide[:, 0], backend="cpu"),
+}
+
+def ended_after(call):
+    sent = []
+    def interrupt():
+        time.sleep(0.2)
+        sent.append(time.perf_counter())
+        os.kill(os.getpid(), signal.SIGINT)
+    threading.Thread(target=interrupt).start()
+    try:
+        call()
+    except KeyboardInterrupt:
+        return time.perf_counter() - sent[0]
+    raise SystemExit("it was not interrupted")
+
+assert right()
+"""
+
+
+@built
+def test_long_calls_are_interrupted_the_next_ones_are_right_and_other_threads_go_on():
+    code = """
+for name, call in calls.items():
+    print(name, ended_after(call), right())
+
+rows, found = wide.view(-1, 128)[:3000], []
+expected_there = uk.residual_encode(rows, books[:1], backend="cpu").codes
+def other_call():
+    found.append(torch.equal(uk.residual_encode(rows, books[:1], backend="cpu").codes, expected_there))
+other = threading.Thread(target=other_call)
+other.start()
+ended_after(calls["kmeans"])
+other.join()
+print(*found, right())
+"""
+    *lines, others = [line.split() for line in printed(LONG_CALLS + code).splitlines()]
+    assert len(lines) == 6
+    assert [name for name, seconds, right in lines if float(seconds) > 1 or right != "True"] == []
+    assert others == ["True", "True"]
+
+
+@built
+def test_a_sub_interpreter_gets_an_error_and_does_not_hang():
+    code = """
+try:
+    import _interpreters as interpreters
+except ImportError:
+    import _xxsubinterpreters as interpreters
+inside = '''
+import unitok_kernels
+from unitok_kernels import backends
+print(backends.modules()["_cpu"])
+try:
+    import unitok_kernels._cpu
+except ImportError as error:
+    print(error, flush=True)
+try:
+    import unitok_kernels.numpy
+except ImportError as error:
+    print(error, flush=True)
+'''
+interpreters.run_string(interpreters.create(), inside)
+import unitok_kernels._cpu
+print(unitok_kernels._cpu.instruction_set() in unitok_kernels._cpu.instruction_sets())
+"""
+    refusal = (
+        "unitok_kernels._cpu: the importing interpreter must be the main one of its process, got a sub-interpreter. "
+        "Import it in the main one; under mod_wsgi, set WSGIApplicationGroup %{GLOBAL}."
+    )
+    done = script(code)
+    assert done.stdout.splitlines() == [refusal.rstrip("."), refusal, refusal, "True"], done.stderr

@@ -97,6 +97,41 @@ def test_codes_and_audio_are_equal_before_and_after(name):
     assert torch.equal(again[1], before[1])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", MODELS)
+def test_codes_are_the_nearest_or_on_demand_the_original_s(name, dtype):
+    made = model(name).to(dtype)
+    quantizer = made.quantizer
+    x = normal(2, made.config.hidden_size, 200).to(dtype)
+
+    def codes():
+        with torch.no_grad():
+            return quantizer(x)[1] if name == "dac" else quantizer.encode(x)
+
+    original = codes()
+    changed = replace_quantizers(made, match="original")
+    assert {one.methods for one in changed} == {() if name == "dac" else ("decode",)}
+    assert torch.equal(codes(), original)
+    replace_quantizers(made)
+    nearest = codes()
+    if dtype == torch.bfloat16:
+        assert not torch.equal(nearest, original)
+    replace_quantizers(made, match="original")
+    assert torch.equal(codes(), original)
+    assert restore_quantizers(made) == [one.name for one in changed]
+    assert torch.equal(codes(), original)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dac_s_codes_are_those_of_a_float64_search(dtype):
+    made = model("dac").to(dtype).quantizer.quantizers[0]
+    replace_quantizers(made)
+    latents = normal(2, made.codebook.weight.shape[1], 500).to(dtype)
+    rows, table = latents.double().transpose(1, 2).reshape(1000, -1), made.codebook.weight.detach().double()
+    right = torch.cdist(torch.nn.functional.normalize(rows), torch.nn.functional.normalize(table)).argmin(1)
+    assert torch.equal(made.decode_latents(latents)[1].flatten(), right)
+
+
 @pytest.mark.parametrize("name", ["encodec", "mimi"])
 def test_the_search_is_one_call(name, monkeypatch):
     import unitok_kernels as uk
@@ -168,5 +203,7 @@ def test_a_quantizer_can_be_pickled(name):
 def test_what_has_no_quantizer_is_refused():
     with raises("replace_quantizers: model must be one with a known quantizer, got Linear"):
         replace_quantizers(torch.nn.Linear(2, 2))
+    with raises("replace_quantizers: match must be one of 'nearest', 'original', got 'theirs'"):
+        replace_quantizers(torch.nn.Linear(2, 2), match="theirs")
     with raises("replace_quantizers: precision must be one of 'exact', 'fast', got 'low'"):
         replace_quantizers(torch.nn.Linear(2, 2), precision="low")

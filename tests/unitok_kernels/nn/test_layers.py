@@ -7,6 +7,7 @@ import dataclasses
 import inspect
 import pickle
 import random
+import re
 
 import pytest
 import torch
@@ -266,8 +267,12 @@ def test_a_config_says_the_same(kind, config, options):
     name = kind.__name__
     with raises(f"{name}: config must be a {config.__name__}, alone, got {config.__name__} and decay", TypeError):
         kind(config(**options), decay=0.5)
-    with raises(f"{name}: codebook_sise must be an option of this layer, got 3", TypeError):
-        kind(**options, codebook_sise=3)
+    for made in (kind, config):
+        name, mistake = made.__name__, {**options, "codebook_sise": 3}
+        message = f"{name}: codebook_sise must be an option of {name}, got 3. Did you mean codebook_size?"
+        with raises(re.escape(message), TypeError):
+            made(**mistake)
+    name = kind.__name__
     with raises(f"{name}: dim must be given, got nothing", TypeError):
         kind(codebook_size=3)
     for option, off in config.off.items():

@@ -12,8 +12,7 @@ REMEDY = "install a C++17 compiler, such as by `apt install g++`, and UniTok aga
 
 
 def _unbuilt() -> str | None:
-    reason = unbuilt(MODULE)
-    return reason and f"{reason} ({REMEDY})"
+    return unbuilt(MODULE, REMEDY)
 
 
 def _missing() -> str | None:

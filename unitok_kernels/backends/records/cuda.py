@@ -8,7 +8,7 @@ import importlib.util
 import os
 import sys
 
-from unitok_kernels import nvcc
+from unitok_kernels import nvcc, rules
 from unitok_kernels.backends.native import unbuilt
 from unitok_kernels.backends.record import Backend, NativeModule
 
@@ -20,6 +20,9 @@ def emulated() -> bool:
 
     Returns:
         bool: whether UNITOK_CUDA_EMULATED names their module; it is loaded, then.
+
+    Raises:
+        ImportError: what it names can't be loaded.
     """
     if (path := os.environ.get("UNITOK_CUDA_EMULATED")) is None:
         return False
@@ -27,7 +30,14 @@ def emulated() -> bool:
         loader = importlib.machinery.ExtensionFileLoader(MODULE, path)
         spec = importlib.util.spec_from_file_location(MODULE, path, loader=loader)
         assert spec is not None
-        sys.modules[MODULE] = module = importlib.util.module_from_spec(spec)
+        try:
+            module = importlib.util.module_from_spec(spec)
+        except ImportError as error:
+            step = f"{error}. Unset it to use a device."
+            rules.fail(
+                "backends", "UNITOK_CUDA_EMULATED", "the path of the emulated module", repr(path), step, ImportError
+            )
+        sys.modules[MODULE] = module
         loader.exec_module(module)
     return True
 
@@ -39,9 +49,9 @@ def _built_for() -> str:
 
 
 def _unbuilt() -> str | None:
-    reason = None if emulated() else unbuilt(MODULE)
     install = "" if nvcc.find() else f"`{nvcc.INSTALL}` brings nvcc; "
-    return reason and f"{reason} ({install}with nvcc, `{nvcc.BUILD}` in a checkout builds it)"
+    remedy = f"{install}with nvcc, `{nvcc.BUILD}` in a checkout builds it"
+    return None if emulated() else unbuilt(MODULE, remedy)
 
 
 def _missing() -> str | None:

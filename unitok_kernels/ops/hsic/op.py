@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from unitok_kernels import backends, checks
-from unitok_kernels.ops.common import wide_dtype
+from unitok_kernels.ops.common import asks_gradient, wide_dtype
 from unitok_kernels.ops.registry import define
 
 
@@ -140,7 +140,7 @@ def hsic(
         num_segments = max(int(segments.max()), 0) + 1 if segments.numel() else 1
     checks.whole("hsic", num_segments=num_segments)
     sigma = None if isinstance(bandwidth, str) else float(bandwidth)
-    with_gradient = z.requires_grad and torch.is_grad_enabled()  # it costs little along with the value, much afterwards
+    with_gradient = asks_gradient(z)  # it costs little along with the value, much afterwards
     values: Tensor
     values, _ = _operation(x, z, segments, num_segments, sigma, normalised, with_gradient, check_finite, backend)
     return values

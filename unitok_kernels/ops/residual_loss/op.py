@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from unitok_kernels import backends, checks
-from unitok_kernels.ops.common import wide_dtype
+from unitok_kernels.ops.common import asks_gradient, wide_dtype
 from unitok_kernels.ops.registry import define
 
 OP = "moe_residual_loss"
@@ -189,4 +188,4 @@ def residual_loss(
 
 def _with_gradient(z: Tensor, codebooks: Tensor) -> bool:
     """One walk along the chains gives the loss and its gradients, so both are made at once if both are wanted."""
-    return torch.is_grad_enabled() and (z.requires_grad or codebooks.requires_grad)
+    return asks_gradient(z) or asks_gradient(codebooks)
