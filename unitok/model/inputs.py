@@ -115,5 +115,6 @@ def checked_ids(
     if not isinstance(ids, list | tuple) or not all(isinstance(text, str) for text in ids):
         step = "Pass what tokenize() gave, or a list of texts."
         checks.fail(what, "ids", "SemanticIds, or a list of their texts", type(ids).__name__, step, TypeError)
-    sizes = {"codebook_size": config.codebook_size, "num_experts": num_experts}
-    return replace(SemanticIds.from_text(ids, num_levels=config.num_levels, **sizes), suffix=None)
+    levels, size = config.num_levels, config.codebook_size
+    found = SemanticIds.from_text(ids, num_levels=levels, codebook_size=size, num_experts=num_experts)
+    return replace(found, suffix=None)

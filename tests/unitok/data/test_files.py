@@ -168,9 +168,7 @@ def test_a_column_twice_is_refused(folder: Path) -> None:
     table = pa.Table.from_arrays([pa.array([0, 1]), WORDS, WORDS], names=["item_id", "title", "title"])
     pq.write_table(table, folder / "items.parquet")
     for read in (read_domain, embed_texts):
-        with pytest.raises(
-            CatalogueError, match=r"items\.parquet: table must be .*, got title twice"
-        ):
+        with pytest.raises(CatalogueError, match=r"items\.parquet: table must be .*, got title twice"):
             read(folder)
 
 
