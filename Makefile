@@ -71,9 +71,11 @@ prove-sanitizers: ## csrc under address, undefined-behaviour and thread sanitize
 	$(MAKE) -C tests/native -j$(shell nproc) quick
 	$(MAKE) -C tests/cuda_emulator -j$(shell nproc) quick
 
-sanitize: ## csrc under address, undefined-behaviour and thread sanitizers, and beyond 2^33 values: all of it
+sanitize: $(BUILT) ## csrc under sanitizers and beyond 2^33 values, 5,000 damaged files, two of every command at once: all of it
 	$(MAKE) -C tests/native -j$(shell nproc) all
 	$(MAKE) -C tests/cuda_emulator -j$(shell nproc) all
+	$(BIN)/python -m tests.mutations
+	$(BIN)/python -m tests.races
 
 clean: ## remove the environment, build products and caches; runs/ stays
 	rm -rf .venv build dist *.egg-info .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache

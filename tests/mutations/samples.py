@@ -132,7 +132,10 @@ def _checkpoint(folder: Path) -> Any:
 
 def _best(folder: Path) -> Any:
     recommender = _recommender()
-    read_model(folder / "training" / "best.safetensors", recommender.model)
+    try:
+        read_model(folder / "training" / "best.safetensors", recommender.model)
+    except RuntimeError as error:  # weights of other names: as the training reads them
+        raise ValueError(str(error).splitlines()[0]) from error
     progress = read_progress(folder / "training" / "checkpoint.safetensors")
     return progress, {name: value.tolist() for name, value in recommender.model.state_dict().items()}
 

@@ -38,12 +38,14 @@ from unitok.data.files import (
     read_titles,
     write_embedding_info,
 )
+from unitok.storage.lock import only_writer
 from unitok.storage.parquet import write_parquet
 from unitok.storage.whole import current, whole_files, whole_read
 
 EMBEDDINGS, EMBEDDING_INFO, ITEMS = "embeddings.npy", "embeddings.json", "items.parquet"
 INTERACTIONS, SOURCE = "interactions.parquet", "SOURCE.md"
 FILES = (EMBEDDINGS, EMBEDDING_INFO, ITEMS, INTERACTIONS, SOURCE)
+_WRITES = 10.0  # seconds that writing a domain waits for another
 TEXT_TEMPLATE = b"unitok.text_template"  # in the metadata of items.parquet: the template that made its column `text`
 
 
@@ -172,11 +174,12 @@ def write_domain(
 
     Raises:
         CatalogueError: the folder holds a domain already and `force` is off, or it holds folders of domains.
-        OSError: the folder can't be written to; an old domain stays as it was.
+        OSError: the folder can't be written to, or another process works there; an old domain stays as it was.
     """
     path = Path(path)
     check_free(path, force=force)
-    with whole_files(path, drop=FILES) as staging:
+    with only_writer("write_domain", path, wait=_WRITES), whole_files(path, drop=FILES) as staging:
+        check_free(path, force=force)  # another may have written meanwhile
         if interactions is not None:
             with _named(path / INTERACTIONS):
                 write_parquet(_columns(interactions), staging / INTERACTIONS)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from unitok.recommender.base import SequenceRecommender
@@ -280,7 +279,7 @@ class _Run:
         if progress["history"]:
             try:
                 read_model(self.directory / BEST, self.model)
-            except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            except (OSError, ValueError, RuntimeError) as error:
                 raise _damaged(self.directory / BEST, " ".join(str(error).split())) from error
             self.best_weights = _copy(self.model)
         load_checkpoint(self.directory / CHECKPOINT, self.model, self.optimizer)

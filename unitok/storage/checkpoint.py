@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from unitok.storage.tensors import read_notes, read_tensors, write_tensors
@@ -53,7 +52,7 @@ def read_progress(path: Path) -> dict[str, Any]:
     """
     try:
         progress = json.loads(read_notes(path)["progress"])
-    except (SafetensorError, KeyError, ValueError, RecursionError) as error:
+    except (KeyError, ValueError, RecursionError) as error:
         raise _broken(path, error) from error
     if not isinstance(progress, dict):
         raise _broken(path, "its progress is no JSON object")
@@ -73,7 +72,7 @@ def load_checkpoint(path: Path, model: torch.nn.Module, optimizer: torch.optim.O
     """
     try:
         tensors = read_tensors(path)
-    except (SafetensorError, ValueError) as error:
+    except ValueError as error:
         raise _broken(path, error) from error
     weights = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
     try:

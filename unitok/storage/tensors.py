@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model, save_file
 from torch import Tensor
 
@@ -82,16 +84,18 @@ def read_notes(file: Path) -> dict[str, str]:
         dict: the notes, with those about digests.
 
     Raises:
-        SafetensorError: the file is broken.
-        ValueError: the notes aren't those that were written, or what is there is no file.
+        ValueError: the file is broken, the notes aren't those that were written, or what is there is no file.
     """
-    if not file.is_file():  # a pipe would be waited for without end
-        raise ValueError(f"{file.name} isn't a file")
-    with safe_open(file, "pt") as opened:
+    with _opened(file) as opened:
         found: dict[str, str] = opened.metadata() or {}
     if _NOTES not in found:
         return found  # an older release's
-    notes: dict[str, str] = json.loads(found[_NOTES])
+    try:
+        notes = json.loads(found[_NOTES])
+    except (ValueError, RecursionError):
+        notes = None
+    if not isinstance(notes, dict):
+        raise ValueError(f"the header of {file.name} isn't as it was written: the file is damaged")
     check_seal(f"the header of {file.name}", notes)
     return notes
 
@@ -106,11 +110,10 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
         dict: the tensors, on the CPU.
 
     Raises:
-        SafetensorError: the file is broken.
-        ValueError: the tensors or the notes aren't those that were written.
+        ValueError: the file is broken, or the tensors or the notes aren't those that were written.
     """
     notes = read_notes(file)
-    with safe_open(file, "pt") as opened:
+    with _opened(file) as opened:
         tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  (no mapping)
     if _OF_TENSORS in notes and notes[_OF_TENSORS] != _digest(tensors):
         raise ValueError(f"the tensors of {file.name} aren't those that were written: the file is damaged")
@@ -135,14 +138,25 @@ def read_model(file: Path, model: torch.nn.Module) -> None:
         model: receives the weights, strictly.
 
     Raises:
-        SafetensorError: the file is broken.
-        ValueError: the weights aren't those that were written.
+        ValueError: the file is broken, or the weights aren't those that were written.
         RuntimeError: they are another model's.
     """
     if _OF_TENSORS in read_notes(file):
         model.load_state_dict(read_tensors(file))
     else:  # an older release wrote tied weights once
         load_model(model, file)
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    """Open a safetensors file, and say in one way that it is none."""
+    if not file.is_file():  # a pipe would be waited for without end
+        raise ValueError(f"{file.name} isn't a file")
+    try:
+        with safe_open(file, "pt") as opened:
+            yield opened
+    except SafetensorError as error:
+        raise ValueError(f"{file.name} isn't a whole safetensors file ({error})") from error
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:

@@ -74,28 +74,30 @@ def import_(
     from unitok.data import import_domain
     from unitok.data.folder import check_free
     from unitok.data.template import TEMPLATE
+    from unitok.storage.lock import only_writer
 
     check_free(out, force=force)
-    with StepBar("reading", "MiB") as bar:
-        found = import_domain(
-            format_,
-            items,
-            interactions,
+    with only_writer("import", out):
+        with StepBar("reading", "MiB") as bar:
+            found = import_domain(
+                format_,
+                items,
+                interactions,
+                k_core=k_core,
+                template=TEMPLATE if template is None else template,
+                progress=lambda done, total: bar(done >> 20, total >> 20),
+            )
+        source = _SOURCE.format(
+            name=out.resolve().name,
+            format=format_,
+            items=items.name,
+            interactions=interactions.name,
             k_core=k_core,
-            template=TEMPLATE if template is None else template,
-            progress=lambda done, total: bar(done >> 20, total >> 20),
+            template=found.template,
+            times=found.times,
+            counts="\n".join(f"- {line}" for line in _count_lines(found)),
         )
-    source = _SOURCE.format(
-        name=out.resolve().name,
-        format=format_,
-        items=items.name,
-        interactions=interactions.name,
-        k_core=k_core,
-        template=found.template,
-        times=found.times,
-        counts="\n".join(f"- {line}" for line in _count_lines(found)),
-    )
-    _write(out, found, source, force)
+        _write(out, found, source, force)
     if as_json:
         counts = {name.replace(" ", "_").replace("-", "_"): count for name, count in found.counts.items()}
         about = {"out": str(out), "format": format_, "k_core": k_core, "template": found.template}

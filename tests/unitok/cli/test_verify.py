@@ -1,0 +1,68 @@
+"""`unitok verify` finds everything that was written, and names each damaged part."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.mutations.samples import make
+from tests.unitok.cli.runs import refused, unitok
+
+PARTS = {
+    "tokenizer/unitok.json": ("tokenizer", "tokenizer"),
+    "tokenizer/model.safetensors": ("tokenizer", "tokenizer"),
+    "recommender/recommender.json": ("recommender", "recommender"),
+    "recommender/config.json": ("recommender", "recommender"),
+    "recommender/items.safetensors": ("recommender", "recommender"),
+    "catalogue/books/embeddings.npy": ("domain", "catalogue/books"),
+    "catalogue/books/embeddings.json": ("domain", "catalogue/books"),
+    "catalogue/books/items.parquet": ("domain", "catalogue/books"),
+    "catalogue/games/interactions.parquet": ("domain", "catalogue/games"),
+    "ids.parquet": ("table", "ids.parquet"),
+    "run/checkpoint.safetensors": ("checkpoint", "run/checkpoint.safetensors"),
+    "training/best.safetensors": ("checkpoint", "training/best.safetensors"),
+}
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("written")
+    make(folder)
+    return folder
+
+
+def test_what_is_whole_is_said_to_be(written: Path) -> None:
+    before = {path: path.read_bytes() for path in written.rglob("*") if path.is_file()}
+    said = json.loads(unitok("verify", written, "--json").stdout)
+    assert said["whole"]
+    assert {(part["kind"], part["path"]) for part in said["found"]} >= {
+        (kind, str(written / path)) for kind, path in PARTS.values()
+    }
+    assert "0 damaged" in unitok("verify", written / "tokenizer", written / "ids.parquet").stdout
+    assert {path: path.read_bytes() for path in written.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("file", PARTS)
+def test_a_flipped_bit_is_named(file: str, written: Path, tmp_path: Path) -> None:
+    shutil.copytree(written, tmp_path / "copy")
+    damaged = bytearray((tmp_path / "copy" / file).read_bytes())
+    # The last part of a parquet file is its footer, with statistics that nobody reads.
+    damaged[len(damaged) // 10 if file.endswith(".parquet") else len(damaged) * 2 // 3] ^= 4
+    (tmp_path / "copy" / file).write_bytes(damaged)
+    kind, path = PARTS[file]
+    said = json.loads(unitok("verify", tmp_path / "copy", "--json", code=1).stdout)
+    assert [(part["kind"], part["path"]) for part in said["found"] if not part["whole"]] == [
+        (kind, str(tmp_path / "copy" / path))
+    ]
+    lines = unitok("verify", tmp_path / "copy", code=1).stderr.splitlines()
+    (line,) = (line for line in lines if line.startswith("damaged"))
+    assert line.startswith(f"damaged  {kind}")
+
+
+def test_nothing_there_is_refused(tmp_path: Path) -> None:
+    assert "got nothing there" in refused("verify", tmp_path / "none")
+    (tmp_path / "notes.txt").write_text("mine")
+    assert "something that UniTok wrote" in refused("verify", tmp_path)
