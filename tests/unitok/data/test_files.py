@@ -229,7 +229,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before >> 10)
 
 
 def test_a_literal_of_one_line_does_not_fill_the_memory(tmp_path: Path) -> None:
-    """ast.literal_eval takes 500 bytes for each: 7 GiB for the 16 MiB that a line of JSON may have."""
+    """ast.literal_eval takes 500 bytes for each: 4 GiB for the 8 MiB that a line of JSON may have."""
     items, events = write_published(tmp_path, "amazon-2014")
     for literal, message in (
         ("{'a': [" + "0," * (4 << 20) + "0]}", "line 1 must be at most 1 MiB long, as it isn't JSON, got"),

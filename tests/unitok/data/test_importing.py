@@ -341,7 +341,7 @@ def test_a_line_without_an_end_does_not_fill_the_memory(tmp_path: Path) -> None:
     items, events = write_published(tmp_path, "yelp")
     with events.open("wb") as file:
         file.truncate(1 << 40)  # a terabyte of zeros that takes no room
-    with pytest.raises(CatalogueError, match="line 1 must be at most 16 MiB long, got more"):
+    with pytest.raises(CatalogueError, match="line 1 must be at most 8 MiB long, got more"):
         import_domain("yelp", items, events)
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from torch import Tensor
 import unitok.training.trainer
 from unitok import Tokenizer, UniTokConfig, UniTokModel
 from unitok.storage.checkpoint import read_progress
+from unitok.storage.whole import BusyError
 from unitok.training.batches import StratifiedBatches
 from unitok.training.trainer import CHECKPOINT, HISTORY, Trainer
 
@@ -230,6 +233,41 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_advice(
     with pytest.raises(RuntimeError, match=message):
         Tokenizer.fit(domains, wild, directory=tmp_path)
     assert read_progress(tmp_path / CHECKPOINT)["step"] == 0
+
+
+def test_embeddings_of_another_scale_are_named_in_place_of_the_learning_rate(domains, config) -> None:
+    with pytest.raises(RuntimeError, match=r"Scale the embeddings, whose largest value is \de\+\d\d,"):
+        Tokenizer.fit({name: 1e18 * x for name, x in domains.items()}, config)
+
+
+def test_a_second_fit_in_the_folder_is_refused_and_leaves_it_as_it_is(domains, config, tmp_path: Path) -> None:
+    said = []
+
+    def on_epoch(record: dict[str, object]) -> None:
+        if record["epoch"] == 1:
+            other = threading.Thread(target=try_it)
+            other.start()
+            other.join()
+
+    def try_it() -> None:
+        with pytest.raises(BusyError) as caught:
+            Tokenizer.fit(domains, config, directory=tmp_path)
+        said.append(str(caught.value))
+
+    history = Tokenizer.fit(domains, config, directory=tmp_path, on_epoch=on_epoch).history
+    assert len(said) == 1
+    assert said[0].startswith(f"fit: {tmp_path} must be free to write to, got process {os.getpid()} on")
+    assert (tmp_path / HISTORY).read_text().splitlines() == [json.dumps(record) for record in history]
+
+
+@pytest.mark.parametrize("what", [CHECKPOINT, HISTORY])
+def test_a_flipped_bit_in_what_a_run_left_is_refused(what: str, domains, config, tmp_path: Path) -> None:
+    Tokenizer.fit(domains, config, directory=tmp_path)
+    damaged = bytearray((tmp_path / what).read_bytes())
+    damaged[len(damaged) * 2 // 3] ^= 1
+    (tmp_path / what).write_bytes(damaged)
+    with pytest.raises(ValueError, match=rf"^fit: .*{what} must "):
+        Tokenizer.fit(domains, config, directory=tmp_path)
 
 
 def test_the_loss_falls(fitted) -> None:

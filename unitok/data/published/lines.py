@@ -18,7 +18,7 @@ from unitok.data.catalogue import CatalogueError
 from unitok.data.files import is_special
 
 _GZIP = b"\x1f\x8b"
-_LONGEST = 1 << 24  # bytes per line; its objects take up to 31 for each
+_LONGEST = 1 << 23  # bytes per line; its objects take up to 31 for each
 _LONGEST_LITERAL = 1 << 20  # characters; real ones have some thousands
 _LINES_PER_REPORT = 1024  # of progress
 _DECODER = json.JSONDecoder(parse_float=Decimal)  # as they are given: times must not be rounded
