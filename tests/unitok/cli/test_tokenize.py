@@ -156,7 +156,7 @@ def test_add_domain_leaves_no_folder_of_a_failure(
     out = tmp_path / "out"
     added = ("add-domain", fitted, domain, "--name", "garden", "--out", out)
     with monkeypatch.context() as patch:
-        patch.setattr("unitok.storage.whole._seal", full)  # once the folder has been made
+        patch.setattr(os, "fsync", full)  # once the folder has been made
         assert "No space left" in refused(*added)
     assert not out.exists()
     assert "must be a new domain's name" in refused(*added[:3], "--name", "beauty", "--out", out)
@@ -164,7 +164,7 @@ def test_add_domain_leaves_no_folder_of_a_failure(
     out.mkdir()
     (out / "notes.txt").write_text("mine")
     with monkeypatch.context() as patch:
-        patch.setattr("unitok.storage.whole._seal", full)
+        patch.setattr(os, "fsync", full)
         assert "No space left" in refused(*added)
     assert (out / "notes.txt").read_text() == "mine"
 

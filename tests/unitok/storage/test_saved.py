@@ -264,6 +264,7 @@ def test_all_that_is_saved_has_the_permissions_of_the_umask(umask: str, tmp_path
     modes = {name: stat.S_IMODE(path.stat().st_mode) for name, path in found.items() if path.is_file()}
     assert {name.rpartition("/")[2] for name in modes} == {
         *("embeddings.npy", "embeddings.json", "items.parquet", "interactions.parquet", "SOURCE.md"),
+        *(".embedded.npy", ".embedded.digests"),
         *("unitok.json", WEIGHTS, "history.jsonl", "report.json", "checkpoint.safetensors", "best.safetensors"),
         *("ids.parquet", "decoded.npy", "report.png"),
         *("recommender.json", "config.json", "generation_config.json", "items.safetensors", "head.safetensors"),
