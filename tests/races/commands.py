@@ -167,6 +167,19 @@ COMMANDS = [
 ]
 
 
+def _save(inputs: Path, out: Path, variant: int) -> None:
+    import torch
+
+    from unitok.recommender import RQRecommender, TokenTable, gpt2_config
+
+    torch.manual_seed(variant)
+    recommender = RQRecommender.create(TokenTable.items(9), gpt2_config(width=8, layers=1, heads=1), seed=variant)
+    recommender.save_pretrained(out / "recommender", force=True)
+
+
+SAVE = Command("save", _save, _told_by_recommender)
+
+
 def key(told: Any) -> str:
     """Make what tells a result comparable."""
     return json.dumps(told, default=str, sort_keys=True)

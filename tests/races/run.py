@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.races.commands import COMMANDS, VARIANTS, Command, key, prepare
+from tests.races.commands import COMMANDS, SAVE, VARIANTS, Command, key, prepare
 
 
 def start(work: Callable[[], None], log: Path) -> int:
@@ -96,9 +96,9 @@ def race(command: Command, rounds: int, folder: Path, dice: random.Random) -> tu
 
 
 def readers(loads: int, folder: Path) -> tuple[Counter[str], list[str]]:
-    """Load a tokenizer, a table and a domain again and again while other processes replace them."""
+    """Load a tokenizer, a table, a domain and a recommender again and again while another process replaces them."""
     inputs, out, log = folder / "inputs", folder / "read", folder / "log"
-    chosen = [command for command in COMMANDS if command.name in ("import", "tokenize", "add-domain")]
+    chosen = [command for command in COMMANDS if command.name in ("import", "tokenize", "add-domain")] + [SAVE]
     results: dict[str, set[str]] = {}
     for command in chosen:
         results[command.name] = set()
@@ -106,13 +106,15 @@ def readers(loads: int, folder: Path) -> tuple[Counter[str], list[str]]:
             out.mkdir(exist_ok=True)
             done(lambda command=command, variant=variant: command.run(inputs, out, variant), log)
             results[command.name].add(told(command, out, log))
-    told_file = folder / "read.told"
+    told_file, saves = folder / "read.told", folder / "saves"
 
     def write() -> None:
         while True:
             for variant in VARIANTS:
                 for command in chosen:
                     command.run(inputs, out, variant)
+                    with saves.open("ab") as count:
+                        count.write(b".")
 
     def read() -> None:
         counts, bad = Counter[str](), []
@@ -130,10 +132,14 @@ def readers(loads: int, folder: Path) -> tuple[Counter[str], list[str]]:
 
     writer = start(write, log)
     ended = done(read, folder / "readers.log")
+    alive = os.waitpid(writer, os.WNOHANG) == (0, 0)
     os.kill(writer, signal.SIGKILL)
     os.waitpid(writer, 0)
     assert ended, (folder / "readers.log").read_text()[-2000:]
     counts, bad = json.loads(told_file.read_text())
+    counts["saves meanwhile"] = saves.stat().st_size if saves.exists() else 0
+    if not alive or counts["saves meanwhile"] < loads // 100:
+        bad.append(f"readers: the writer must go on, got {counts['saves meanwhile']} saves: {log.read_text()[-600:]}")
     return Counter(counts), bad
 
 
@@ -158,7 +164,7 @@ def main() -> None:
         (folder / "inputs").mkdir()
         if not done(lambda: prepare(folder / "inputs"), folder / "log"):
             raise RuntimeError((folder / "log").read_text()[-2000:])
-        for command in COMMANDS:
+        for command in COMMANDS if args.rounds else ():
             if args.only in (None, command.name):
                 counts, bad = race(command, args.rounds, folder, dice)
                 failures += bad

@@ -211,6 +211,17 @@ def test_assigned_ids_are_those_of_the_table(plain: Path, x: Tensor, tmp_path: P
     with refuses("texts", "items") as caught:
         server.assigned.texts("games", [3])
     assert "of domain 'games', got 3" in str(caught.value)
+    for call in (
+        lambda: server.assigned.texts("books", "12"),
+        lambda: server.assigned.texts("books", [1.7]),
+        lambda: server.assigned.texts("books", [True]),
+        lambda: server.assigned.texts("books", [None]),
+        lambda: server.assigned.texts("books", 3),
+        lambda: server.assigned.items(texts[0]),
+        lambda: server.assigned.items([3]),
+    ):
+        with pytest.raises(TypeError, match=r"^(texts|items): (items|texts) must be a sequence of "):
+            call()
     assert serving.load(plain).assigned is None
     other = copy.deepcopy(tokenizer)
     other.model.router.bias.data += 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -12,6 +12,8 @@ import typer
 from unitok.cli.inputs import counted
 from unitok.cli.options import Json
 from unitok.cli.terminal import Refusal, console, print_json, say
+
+_ANY = 1 << 62  # as many items as interactions may name, where nothing says how many there are
 
 
 class _Part(NamedTuple):
@@ -30,8 +32,9 @@ def verify(
 ) -> None:
     """Read everything that UniTok wrote in some folders, and name what is damaged.
 
-    Finds tokenizers, recommenders, checkpoints, catalogues and tables of IDs, in folders of folders too. Each file is
-    compared with the digest that was written with it. Nothing is changed. The exit code is 1 if something is damaged.
+    Finds tokenizers, recommenders, checkpoints, catalogues and tables of IDs, in folders of folders too. What a loader
+    reads is compared with the digest that was written with it; history.jsonl and report.json are for people, and left
+    out. Nothing is changed. The exit code is 1 if something is damaged.
 
     For example:
 
@@ -70,31 +73,35 @@ def _result(part: _Part, as_json: bool) -> dict[str, Any]:
 
 def _parts(path: Path) -> Iterator[_Part]:
     """Find what is in a folder or what a file is, hidden folders left out."""
-    from unitok.storage.whole import is_hidden
-
-    if path.is_file():
-        yield from _of_file(path)
-        return
-    for folder, inner, names in os.walk(path):
-        inner[:] = sorted(name for name in inner if not name.startswith(".") and not is_hidden(Path(name)))
-        yield from _of_folder(Path(folder), names)
-
-
-def _of_folder(folder: Path, names: list[str]) -> Iterator[_Part]:
-    from unitok.data.folder import EMBEDDINGS, INTERACTIONS, ITEMS
-    from unitok.storage.saved import RECOMMENDER, TOKENIZER, settings_file
     from unitok.storage.whole import current
 
-    there = {*names, *(file.name for file in current(folder).iterdir())}
-    if TOKENIZER.settings in there or settings_file(current(folder), TOKENIZER) is not None:
+    if path.is_file():
+        yield from _of_folder(path.parent, [path.name])
+        return
+    for folder, inner, names in os.walk(path):
+        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        yield from _of_folder(Path(folder), {*names, *(file.name for file in current(folder).iterdir())})
+
+
+def _of_folder(folder: Path, names: Iterable[str]) -> Iterator[_Part]:
+    """Find what some files of a folder belong to, and what they are by themselves."""
+    from unitok.data.folder import EMBEDDING_INFO, EMBEDDINGS, INTERACTIONS, ITEMS
+    from unitok.storage.saved import CONFIG, RECOMMENDER, TOKENIZER, WEIGHTS, settings_file
+    from unitok.storage.whole import current
+
+    base = current(folder)
+    there, asked = {file.name for file in base.iterdir()}, set(names)
+    older = TOKENIZER.formerly in there and WEIGHTS in there and CONFIG not in there  # a model of transformers has one
+    holds = TOKENIZER.settings in there or older or settings_file(base, TOKENIZER) is not None
+    if holds and asked & {*TOKENIZER.names, *TOKENIZER.files}:
         yield _Part(TOKENIZER.name, folder, _tokenizer)
-    if RECOMMENDER.settings in there:
+    if RECOMMENDER.settings in there and asked & {RECOMMENDER.settings, *RECOMMENDER.files}:
         yield _Part(RECOMMENDER.name, folder, _recommender)
-    of_domain = {EMBEDDINGS, ITEMS, INTERACTIONS}
-    if of_domain & there:
+    of_domain = {EMBEDDINGS, EMBEDDING_INFO, ITEMS, INTERACTIONS}
+    if asked & of_domain:
         yield _Part("domain", folder, _domain)
-    for name in sorted(there - of_domain):
-        yield from _of_file(folder / name)
+    for name in sorted(asked - of_domain):
+        yield from _of_file(base / name)
 
 
 def _of_file(file: Path) -> Iterator[_Part]:
@@ -103,8 +110,20 @@ def _of_file(file: Path) -> Iterator[_Part]:
 
     if file.name in (CHECKPOINT, BEST):
         yield _Part("checkpoint", file, _tensors)
-    elif file.suffix == ".parquet":
+    elif file.suffix == ".parquet" and _may_be_table(file):
         yield _Part("table", file, _table)
+
+
+def _may_be_table(file: Path) -> bool:
+    """Tell whether a parquet file is a table of IDs, or too damaged to tell."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        found = pq.read_schema(file)
+        return "semantic_id" in found.names or b"unitok" in (found.metadata or {})
+    except (OSError, ValueError, pa.ArrowException):
+        return True
 
 
 def _tokenizer(folder: Path) -> str:
@@ -128,8 +147,9 @@ def _recommender(folder: Path) -> str:
 
 
 def _domain(folder: Path) -> str:
+    from unitok.data.events import read_events
     from unitok.data.files import read_items
-    from unitok.data.folder import EMBEDDINGS, INTERACTIONS, ITEMS, read_domain, read_interactions
+    from unitok.data.folder import EMBEDDINGS, INTERACTIONS, ITEMS, read_domain
     from unitok.storage.whole import current
 
     base, said = current(folder), []
@@ -138,9 +158,12 @@ def _domain(folder: Path) -> str:
         rows = len(read_domain(folder).embeddings)
         said.append(counted(rows, "embedding"))
     if (base / ITEMS).exists():
-        said.append(counted(read_items(base / ITEMS, rows).num_rows, "item"))
-    if (base / INTERACTIONS).exists() and rows is not None:
-        said.append(counted(len(read_interactions(folder).user_ids), "interaction"))
+        rows = read_items(base / ITEMS, rows).num_rows
+        said.append(counted(rows, "item"))
+    if (base / INTERACTIONS).exists():
+        said.append(
+            counted(len(read_events(base / INTERACTIONS, _ANY if rows is None else rows).user_ids), "interaction")
+        )
     return ", ".join(said)
 
 

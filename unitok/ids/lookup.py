@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Integral
 from pathlib import Path
 
 from unitok.storage.layout import Fingerprint
@@ -68,6 +69,7 @@ class AssignedTexts:
         Raises:
             ValueError: an item isn't in the table.
         """
+        _check_sequence("texts", "items", items, Integral, "numbers of items")
         found = [self._text_of.get((domain, int(item))) for item in items]
         if None in found:
             item = items[found.index(None)]
@@ -83,4 +85,13 @@ class AssignedTexts:
         Returns:
             list: domain and number of each item; None for an ID that no item has.
         """
+        _check_sequence("items", "texts", texts, str, "texts of IDs")
         return [self._item_of.get("".join(text.split())) for text in texts]
+
+
+def _check_sequence(what: str, name: str, given: Sequence[object], kind: type, rule: str) -> None:
+    """Refuse what is no sequence, such as one text alone, and what holds something else."""
+    whole = isinstance(given, Iterable) and not isinstance(given, str)
+    odd = [x for x in given if not isinstance(x, kind) or isinstance(x, bool)] if whole else [given]
+    if odd:
+        fail(what, name, f"a sequence of {rule}", repr(odd[0]), "Pass a list of them.", TypeError)

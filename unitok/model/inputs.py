@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from unitok.config import UniTokConfig
-from unitok.data.catalogue import EmbeddingInfo
+from unitok.data.catalogue import Domain, EmbeddingInfo
 from unitok.ids.semantic_ids import AssignedIds, SemanticIds
 from unitok.numerics import embeddings
 from unitok_kernels import checks
 
-Rows = Tensor | np.ndarray[Any, Any] | Sequence[Sequence[float]]  # or a table of pandas or polars
+Rows = Tensor | np.ndarray[Any, Any] | Domain | Sequence[Sequence[float]]  # or a table of pandas or polars
 
 
 def checked_domains(domains: Mapping[str, Rows]) -> dict[str, Tensor]:
@@ -72,7 +72,7 @@ def checked_rows(what: str, name: str, x: Rows) -> Tensor:
     Args:
         what: the operation that a message names.
         name: the argument that it names.
-        x: (N, D_in) float embeddings: a tensor, an array, a list of rows, or a table of pandas or polars.
+        x: (N, D_in) float embeddings: a tensor, an array, a list of rows, a table of pandas or polars, or a domain.
 
     Returns:
         Tensor: (N, D_in) float32 on the CPU.
@@ -81,6 +81,8 @@ def checked_rows(what: str, name: str, x: Rows) -> Tensor:
         ValueError: not a matrix; NaN or infinity (with the row).
         TypeError: neither a tensor nor an array of floats.
     """
+    if isinstance(x, Domain):
+        x = x.embeddings
     if not isinstance(x, Tensor):
         array = embeddings(what, name, x)
         return torch.from_numpy(array if array.flags.writeable else array.copy())  # a file's memory map is not

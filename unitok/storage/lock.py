@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 import platform
 import sys
@@ -16,6 +17,8 @@ from filelock import FileLock, Timeout
 from unitok.storage.whole import BusyError
 
 LOCK = ".unitok-lock"
+# Without locks of the file system, filelock may keep a file of its own instead, which a kill would leave for ever.
+_NATIVE = {"fallback_to_soft": False} if "fallback_to_soft" in inspect.signature(FileLock.__init__).parameters else {}
 _SETTLES = 0.2  # seconds in which a lock that is being released is gone
 
 
@@ -40,11 +43,9 @@ def only_writer(what: str, folder: str | Path, *, wait: float = 0.0) -> Iterator
     """
     folder = Path(folder)
     made = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
     file = Path(os.path.realpath(folder)) / LOCK
-    lock = FileLock(file, is_singleton=True)
     try:
-        lock.acquire(timeout=max(wait, _SETTLES), poll_interval=_SETTLES / 4)
+        lock = _acquired(file, max(wait, _SETTLES))
     except Timeout as error:
         step = "Wait until it is done, or choose another folder."
         raise BusyError(f"{what}: {folder} must be free to write to, got {_holder(file)}. {step}") from error
@@ -53,15 +54,32 @@ def only_writer(what: str, folder: str | Path, *, wait: float = 0.0) -> Iterator
         return
     try:
         if lock.lock_counter == 1:
-            file.write_text(_self(), encoding="utf-8")
+            with contextlib.suppress(OSError):  # on Windows nobody may write a locked file
+                file.write_text(_self(), encoding="utf-8")
         yield
     finally:
         if lock.lock_counter == 1:
-            file.unlink(missing_ok=True)  # still held: whoever has it open sees that it is gone, and makes another
+            with contextlib.suppress(OSError):  # nor remove it
+                file.unlink()  # still held: whoever has it open sees that it is gone, and makes another
             if made:
                 with contextlib.suppress(OSError):  # not empty
                     folder.rmdir()
         lock.release()
+
+
+def _acquired(file: Path, wait: float) -> FileLock:
+    """Take a lock in a folder, which is made where it is missing."""
+    end = time.monotonic() + wait
+    while True:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(file, is_singleton=True, **_NATIVE)
+        try:
+            lock.acquire(timeout=max(0.0, end - time.monotonic()), poll_interval=_SETTLES / 4)
+        except FileNotFoundError:  # its holder has just removed the folder, which stayed empty
+            if time.monotonic() > end:
+                raise
+        else:
+            return lock
 
 
 def _self() -> str:

@@ -32,6 +32,7 @@ def write_parquet(table: Any, partial: Path) -> None:
         table: a pyarrow table.
         partial: the file.
     """
+    table = _as_read(table)
     notes = table.schema.metadata or {}
     columns = {name: _digest(column) for name, column in zip(table.column_names, table.columns, strict=True)}
     vouched = sealed({"rows": table.num_rows, "notes": _digest_of_notes(notes), "columns": columns})
@@ -62,7 +63,7 @@ def read_parquet(file: Path, choose: Callable[[list[str]], Sequence[str] | None]
     noted = notes.pop(_NOTE, b"")
     table = table.replace_schema_metadata(notes or None)
     if ours and not _is_as_written(table, names, noted):
-        raise ValueError("it isn't as it was written: the file is damaged")
+        raise ValueError("it isn't as it was written: damaged, or changed and saved with the notes of what it was")
     return table
 
 
@@ -101,23 +102,48 @@ def _digest_of_notes(notes: Mapping[bytes, bytes]) -> str:
 
 def _digest(column: Any) -> str:
     """Return a digest of a column's type and values."""
-    kind = column.type
-    found = hashlib.sha256(str(kind).encode())
-    found.update(np.packbits(column.is_null().to_numpy()).data)
-    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
-        found.update(np.ascontiguousarray(column.fill_null(0).to_numpy()).data)
-    elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        _update_by_texts(found, column)
-    else:
-        found.update(json.dumps(column.to_pylist(), default=str).encode())
+    found = hashlib.sha256(str(column.type).encode())
+    for chunk in [pa.array([], column.type)] if not column.num_chunks else [_whole(column)]:
+        _update(found, chunk)
     return found.hexdigest()
 
 
-def _update_by_texts(found: hashlib._Hash, column: Any) -> None:
-    chunks = column.cast(pa.large_binary()).fill_null(b"").chunks
-    texts = pa.concat_arrays([pa.array([], pa.large_binary()), *chunks])
+def _whole(column: Any) -> Any:
+    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
+
+
+def _update(found: hashlib._Hash, array: Any) -> None:
+    """Take an array's values into a digest, whatever lies between and around them in memory."""
+    kind = array.type
+    found.update(np.packbits(array.is_null().to_numpy(zero_copy_only=False)).data)
+    if pa.types.is_temporal(kind):
+        array = array.view(pa.int32() if kind.bit_width == 32 else pa.int64())
+        kind = array.type
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        found.update(np.ascontiguousarray(array.fill_null(0).to_numpy(zero_copy_only=False)).data)
+    elif pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind):
+        _update_by_texts(found, array)
+    elif pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        _update(found, pc.list_value_length(array))
+        _update(found, array.flatten())
+    elif pa.types.is_struct(kind):
+        for part in array.flatten():
+            _update(found, part)
+    else:
+        found.update(json.dumps(array.to_pylist(), default=str).encode())
+
+
+def _update_by_texts(found: hashlib._Hash, array: Any) -> None:
+    texts = array.cast(pa.large_binary()).fill_null(b"")
     found.update(np.ascontiguousarray(pc.binary_length(texts).to_numpy(zero_copy_only=False)).data)
     _, offsets, content = texts.buffers()
-    ends = np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + len(texts) + 1]
     if content is not None and len(texts):
+        ends = np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + len(texts) + 1]
         found.update(memoryview(content)[int(ends[0]) : int(ends[-1])])
+
+
+def _as_read(table: Any) -> Any:
+    """Give a table the types that it has when it is read again: parquet has no seconds, for one."""
+    empty = pa.BufferOutputStream()
+    pq.write_table(table.slice(0, 0), empty)
+    return table.cast(pq.read_table(pa.BufferReader(empty.getvalue())).schema)

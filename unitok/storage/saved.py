@@ -6,9 +6,10 @@ A folder holds one of them or none. What another program, or the user, put there
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from filecmp import cmp
 from pathlib import Path
 from typing import Any
 
@@ -109,8 +110,27 @@ def check_free(what: str, kind: Kind, directory: str | Path, *, force: bool) -> 
         return
     found = found or _foreign(base, kind)
     if found is not None:
-        rule = f"directory must be free for a {kind.name}"
-        raise ValueError(f"{what}: {rule}, got {folder} with {found}. Choose another, or move that away.")
+        raise _not_free(what, kind, folder, found)
+
+
+def check_own(what: str, kind: Kind, directory: Path, new: Path, written: Iterable[str]) -> None:
+    """Refuse new files that would take the places of others than an earlier save wrote.
+
+    Args:
+        what: the operation that a message names.
+        kind: what is to be saved.
+        directory: the folder; it may be missing.
+        new: a folder with the new files; what has the same content may be there.
+        written: names of the files that the earlier save wrote, if there was one.
+
+    Raises:
+        ValueError: the folder holds such a file.
+    """
+    base, own = current(directory), set(written)
+    for file in sorted(path for path in new.rglob("*") if path.is_file()):
+        name = file.relative_to(new).as_posix()
+        if name not in own and (base / name).is_file() and not cmp(file, base / name, shallow=False):
+            raise _not_free(what, kind, directory, _foreign_file(name, kind))
 
 
 @contextmanager
@@ -185,6 +205,15 @@ def settings_file(base: Path, kind: Kind) -> Path | None:
     return None
 
 
+def _not_free(what: str, kind: Kind, folder: Path, found: str) -> ValueError:
+    rule = f"directory must be free for a {kind.name}"
+    return ValueError(f"{what}: {rule}, got {folder} with {found}. Choose another, or move that away.")
+
+
+def _foreign_file(name: str, kind: Kind) -> str:
+    return f"the file {name}, which isn't a {kind.name}'s or is broken"
+
+
 def _holds(base: Path, kind: Kind) -> bool:
     return settings_file(base, kind) is not None
 
@@ -194,7 +223,7 @@ def _foreign(base: Path, kind: Kind) -> str | None:
     ours = (name for name in (*kind.names, *kind.files) if (base / name).exists())
     parts = (path.name for path in base.glob(SHARDS) if WEIGHTS in kind.files)
     if (name := next(ours, next(parts, None))) is not None:
-        return f"the file {name}, which isn't a {kind.name}'s or is broken"
+        return _foreign_file(name, kind)
     return "a model of transformers" if _is_of_transformers(base) else None
 
 

@@ -6,6 +6,8 @@ import json
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.mutations.samples import make
@@ -60,6 +62,33 @@ def test_a_flipped_bit_is_named(file: str, written: Path, tmp_path: Path) -> Non
     lines = unitok("verify", tmp_path / "copy", code=1).stderr.splitlines()
     (line,) = (line for line in lines if line.startswith("damaged"))
     assert line.startswith(f"damaged  {kind}")
+
+
+@pytest.mark.parametrize("file", PARTS)
+def test_a_file_stands_for_what_it_is_part_of(file: str, written: Path) -> None:
+    (part,) = json.loads(unitok("verify", written / file, "--json").stdout)["found"]
+    assert part["whole"]
+    assert (part["kind"], part["path"]) == (PARTS[file][0], str(written / PARTS[file][1]))
+
+
+def test_a_domain_that_is_not_embedded_yet_is_read_whole(written: Path, tmp_path: Path) -> None:
+    for name in ("items.parquet", "interactions.parquet"):
+        shutil.copy(written / "catalogue" / "books" / name, tmp_path / name)
+    assert "40 items, 32 interactions" in unitok("verify", tmp_path).stdout
+    damaged = bytearray((tmp_path / "interactions.parquet").read_bytes())
+    damaged[len(damaged) // 10] ^= 4
+    (tmp_path / "interactions.parquet").write_bytes(damaged)
+    assert "damaged  domain" in unitok("verify", tmp_path, code=1).stderr
+
+
+def test_files_of_others_are_left_out_and_broken_settings_are_not(written: Path, tmp_path: Path) -> None:
+    shutil.copytree(written / "tokenizer", tmp_path / "tokenizer")
+    pq.write_table(pa.table({"sold": [1, 2]}), tmp_path / "sales.parquet")
+    assert "1 part whole, 0 damaged" in unitok("verify", tmp_path).stdout
+    for name in ("unitok.json", "tokenizer.json"):  # the second as older releases called it
+        (tmp_path / "tokenizer" / "unitok.json").rename(tmp_path / "tokenizer" / name)
+        (tmp_path / "tokenizer" / name).write_text("{")
+        assert "damaged  tokenizer" in unitok("verify", tmp_path, code=1).stderr
 
 
 def test_nothing_there_is_refused(tmp_path: Path) -> None:

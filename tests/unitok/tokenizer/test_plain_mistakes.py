@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from unitok import Tokenizer, UniTokConfig
+from unitok.data import Domain
 
 
 class Frame:
@@ -40,6 +41,13 @@ def test_rows_are_taken_in_any_form(form: Callable[[Any], Any], tokenizer: Token
     assert tokenizer.tokenize(given).to_text() == tokenizer.tokenize(x).to_text()
     whole = tokenizer.tokenize([[1, 2, 3, 4, 5, 6]])
     assert whole.to_text() == tokenizer.tokenize(torch.arange(1.0, 7)[None]).to_text()
+
+
+def test_a_domain_as_it_was_read_is_taken(tokenizer: Tokenizer, x: Tensor) -> None:
+    domain = Domain("shop", x.numpy(), np.arange(80))
+    assert tokenizer.tokenize(domain).to_text() == tokenizer.tokenize(x).to_text()
+    sizes = {"codebook_size": 8, "codebook_dim": 4, "num_levels": 2, "encoder_widths": (8,)}
+    assert list(Tokenizer.fit({"shop": domain}, UniTokConfig(epochs=1, **sizes)).domains) == ["shop"]
 
 
 def test_ids_are_decoded_in_any_form(tokenizer: Tokenizer, x: Tensor) -> None:

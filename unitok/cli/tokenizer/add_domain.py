@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -47,6 +48,7 @@ def add_domain(
     """
     from unitok import Tokenizer
     from unitok.metrics import collision_rate
+    from unitok.storage.lock import only_writer
     from unitok.storage.saved import TOKENIZER, check_free
 
     try:
@@ -57,14 +59,15 @@ def add_domain(
         raise Refusal(
             f"{out}: a tokenizer is there already. Choose another folder, or pass --force to replace it."
         ) from error
-    known = Tokenizer.from_pretrained(tokenizer)
     part = one_domain(folder)
-    check_fits(known, folder, {part.name: part})
-    name = part.name if name is None else name
-    checked = _check(known, part)
-    known.add_domain(name, part.embeddings, mode, embedding=part.embedding)
-    rate = collision_rate(known.tokenize(part.embeddings, name).tokens())
-    known.save_pretrained(out, force=force)
+    with only_writer("add-domain", out):  # before TOKENIZER is read, which may be replaced: another may add to it, too
+        known = Tokenizer.from_pretrained(tokenizer)
+        check_fits(known, folder, {part.name: part})
+        name = part.name if name is None else name
+        checked = _check(known, part)
+        known.add_domain(name, part.embeddings, mode, embedding=part.embedding)
+        rate = collision_rate(known.tokenize(part.embeddings, name).tokens())
+        known.save_pretrained(out, force=force)
     expert = known.domains[name].expert
     if as_json:
         summary = {"out": str(out), "domain": name, "mode": mode, "items": len(part.keys), "expert": expert}
@@ -72,6 +75,8 @@ def add_domain(
         print_json({**summary, "domains": list(known.domains), "collision_rate": rate, "check": check})
         return
     if checked is not None:
+        if expert is not None and "codebooks of its own" in checked.advice:
+            checked = replace(checked, advice="It has codebooks of its own now.")
         console().print(f"{name} among the experts before: {verdict(checked)}", markup=False, soft_wrap=True)
     where = "the router's choice of experts" if expert is None else f"their own expert, {expert}"
     console().print(

@@ -126,7 +126,7 @@ def fit(
         tokenizer = fit_and_save(parts, config, out, embedding=embedding, again=f"{again} resumes from there")
         seconds = time.perf_counter() - began
         report = report_and_save(tokenizer, parts, out)
-    alarms = tokenizer.history[-1]["alarms"]
+    alarms = tokenizer.history[-1]["alarms"] if tokenizer.history else []  # none if history.jsonl was deleted
     if as_json:
         print_json({"out": str(out), "seconds": round(seconds, 3), "alarms": alarms, "report": report.to_dict()})
         return
