@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from unitok.data.catalogue import Interactions
-from unitok.data.files import fault, integers, is_text, read_table
+from unitok.data.files import fault, integers, is_text, read_table, texts
 from unitok.data.times import UNITS, MixedUnitsError, in_seconds, unit_of
 
 _DAY = 86_400
@@ -21,7 +21,7 @@ _UNITS = dict(zip(("s", "ms", "us", "ns"), UNITS, strict=True))  # of Arrow
 def read_events(file: Path, num_items: int) -> Interactions:
     """Read the interactions of a domain of `num_items` items; `read_interactions` says what may be in the file."""
     table = read_table(file, ("user_id", "item_id"), optional=("position", "timestamp"))
-    users, items, times = _users(file, table), integers(file, table, "item_id"), None
+    (users, names), items, times = _users(file, table), integers(file, table, "item_id"), None
     if (strangers := np.flatnonzero((items < 0) | (items >= num_items))).size:
         got = f"{items[strangers[0]]} in row {strangers[0]}"
         step = "Drop the events of items that embeddings.npy doesn't hold"
@@ -39,18 +39,19 @@ def read_events(file: Path, num_items: int) -> Interactions:
         lengths = np.diff(starts, append=len(users))
         positions = np.arange(len(users)) - np.repeat(starts, lengths)
     seconds = None if times is None else _seconds(file, times[0][order], times[1])
-    return Interactions(users, items[order], positions, seconds)
+    return Interactions(users, items[order], positions, seconds, names)
 
 
-def _users(file: Path, table: Any) -> NDArray[np.int64]:
-    """Return the users' numbers; those with names are numbered in the order of their names."""
+def _users(file: Path, table: Any) -> tuple[NDArray[np.int64], list[str] | None]:
+    """Return the users' numbers, and their names if they have some: then they are numbered in the order of these."""
     column = table["user_id"]
     if not is_text(column.type) or column.null_count:
-        return integers(file, table, "user_id")
+        return integers(file, table, "user_id"), None
     names = column.cast(pa.large_string()).combine_chunks().dictionary_encode()
-    ranks = np.empty(len(names.dictionary), dtype=np.int64)
-    ranks[np.asarray(pc.sort_indices(names.dictionary))] = np.arange(len(ranks))
-    return ranks[np.asarray(names.indices)]
+    order, ranks = pc.sort_indices(names.dictionary), np.empty(len(names.dictionary), dtype=np.int64)
+    ranks[np.asarray(order)] = np.arange(len(ranks))
+    sorted_names = pa.table({"user_id": names.dictionary.take(order)})
+    return ranks[np.asarray(names.indices)], texts(file, sorted_names, "user_id")
 
 
 def _times(file: Path, table: Any) -> tuple[NDArray[Any], str | None]:

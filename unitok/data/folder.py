@@ -4,13 +4,14 @@ A domain's folder holds
 
     embeddings.npy         (N, D) float16 or float32; row i is item i
     embeddings.json        {"model": ..., "template": ...}: what made the embeddings, and from which text; optional
-    items.parquet          item_id (0 to N - 1), title, text, and any other column; optional
+    items.parquet          item_id (0 to N - 1), title, text, source_id, and any other column; optional
     interactions.parquet   user_id, item_id, position and timestamp; optional, as are the last two
 
-A column of text may be of any of Arrow's types for it. In interactions.parquet user_id is whole numbers or names, and
-item_id and position are whole numbers, which may be floats. position is the order of a user's events; without it, that
-of timestamp counts, or else that of the rows. timestamp is in seconds since 1970 in UTC, whole or with a fraction;
-dates with or without a zone are read, too.
+source_id is an item's name in its source: by it items are known again after an import anew, which may number them
+otherwise. A column of text may be of any of Arrow's types for it. In interactions.parquet user_id is whole numbers or
+names, and item_id and position are whole numbers, which may be floats. position is the order of a user's events;
+without it, that of timestamp counts, or else that of the rows. timestamp is in seconds since 1970 in UTC, whole or with
+a fraction; dates with or without a zone are read, too.
 
 `unitok import` writes a folder without embeddings; it counts as incomplete until `unitok embed` has made them. Reading
 needs only numpy and pyarrow, and no file can run code: pickled arrays are refused.
@@ -35,7 +36,7 @@ from unitok.data.files import (
     fault,
     open_embeddings,
     read_embedding_info,
-    read_titles,
+    read_names,
     write_embedding_info,
 )
 from unitok.storage.lock import only_writer
@@ -117,12 +118,14 @@ def read_domain(path: str | Path) -> Domain:
         embeddings = open_embeddings(base / EMBEDDINGS)
         check_finite(base / EMBEDDINGS, embeddings)
         items, info = base / ITEMS, base / EMBEDDING_INFO
+        titles, sources = read_names(items, len(embeddings)) if items.exists() else (None, None)
         return Domain(
             name=_name(path),
             embeddings=embeddings,
             keys=np.arange(len(embeddings), dtype=np.int64),
-            titles=read_titles(items, len(embeddings)) if items.exists() else None,
+            titles=titles,
             embedding=read_embedding_info(info, embeddings) if info.exists() else None,
+            source_ids=sources,
         )
 
     return whole_read(path, FILES, read)
@@ -136,8 +139,9 @@ def read_interactions(path: str | Path) -> Interactions:
 
     Returns:
         The events, sorted by user and then by position. Users with names are numbered from 0 on in the order of their
-        names; where there is no position, it is counted from 0 on, in the order of time and, at equal times, of the
-        rows. Times whose size shows that they are in milliseconds, microseconds or nanoseconds become seconds.
+        names, which are kept as `user_names`; where there is no position, it is counted from 0 on, in the order of time
+        and, at equal times, of the rows. Times whose size shows that they are in milliseconds, microseconds or
+        nanoseconds become seconds.
 
     Raises:
         CatalogueError: the file is missing or malformed, or names an item that the domain doesn't have.
@@ -176,7 +180,7 @@ def write_domain(
         CatalogueError: the folder holds a domain already and `force` is off, or it holds folders of domains.
         OSError: the folder can't be written to, or another process works there; an old domain stays as it was.
     """
-    path = Path(path)
+    path, embeddings = Path(path), None if embeddings is None else np.asarray(embeddings)
     check_free(path, force=force)
     with only_writer("write_domain", path, wait=_WRITES), whole_files(path, drop=FILES) as staging:
         check_free(path, force=force)  # another may have written meanwhile
@@ -213,13 +217,20 @@ def _named(file: Path) -> Iterator[None]:
 
 def _columns(interactions: Interactions) -> pa.Table:
     columns = {
-        "user_id": _narrow(interactions.user_ids),
+        "user_id": _users(interactions),
         "item_id": _narrow(interactions.item_ids),
         "position": _narrow(interactions.positions),
     }
     if interactions.timestamps is not None:
         columns["timestamp"] = interactions.timestamps
     return pa.table(columns)
+
+
+def _users(interactions: Interactions) -> Any:
+    """Return each event's user, by name where there are names."""
+    if interactions.user_names is None:
+        return _narrow(interactions.user_ids)
+    return pa.array(interactions.user_names, pa.large_string()).take(pa.array(interactions.user_ids))
 
 
 def _narrow(numbers: NDArray[Any]) -> NDArray[Any]:

@@ -301,7 +301,8 @@ class SequenceRecommender(ABC):
             directory: the folder; made where it is missing.
             force: replace a recommender that is there.
             tokenizer: a language model's, which `extend_vocabulary` extended. It is saved, too: transformers' own
-                `AutoTokenizer` and `AutoModelForCausalLM` then load both from the folder.
+                `AutoTokenizer` and `AutoModelForCausalLM` then load both from the folder. Without it, a recommender of
+                equal `table` that is replaced leaves its tokenizer there.
 
         Raises:
             FileExistsError: a recommender is there and `force` is off.
@@ -322,7 +323,7 @@ class SequenceRecommender(ABC):
         settings = {"kind": self.kind, "history": self.history, "beam": self.beam, "about": self.about}
         saving.check_plain("save_pretrained", "about", self.about)
         with free_to_save("save_pretrained", RECOMMENDER, folder, force=force):
-            saving.write(folder, self.model, self.table, self.rows, settings, tokenizer)
+            saving.write("save_pretrained", folder, self.model, self.table, self.rows, settings, tokenizer)
 
     @classmethod
     def from_pretrained(cls, directory: str | Path, device: str = "cpu") -> Self:

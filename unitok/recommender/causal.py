@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from unitok.recommender.backbones import check_creation, check_embeddings, fitted, gpt2_config, positions
 from unitok.recommender.base import SequenceRecommender, Step
+from unitok.recommender.histories import check_spans
 from unitok.recommender.saving import Saved, model_of
 from unitok.recommender.token_table import TokenTable
 
@@ -103,7 +104,12 @@ class CausalRecommender(SequenceRecommender, kind="causal"):
 
         Returns:
             - log p(item), the mean over all items, in nats.
+
+        Raises:
+            TypeError: no tensor.
+            ValueError: another dtype or shape.
         """
+        check_spans(items)
         asked, nodes, children = self._asked(items)
         tokens = self._read(self._spell(items)[0][:, :-1])
         logits = self.model(input_ids=tokens, use_cache=False).logits[asked.flatten(1)]

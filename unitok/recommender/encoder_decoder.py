@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from unitok.recommender.backbones import check_creation, check_embeddings
 from unitok.recommender.base import SequenceRecommender, Spans, Step
-from unitok.recommender.histories import Histories
+from unitok.recommender.histories import Histories, check_spans
 from unitok.recommender.saving import Saved, model_of
 from unitok.recommender.token_table import TokenTable
 
@@ -118,7 +118,12 @@ class T5Recommender(SequenceRecommender, kind="t5"):
 
         Returns:
             - log p(item), the mean over all spans, in nats.
+
+        Raises:
+            TypeError: no tensor.
+            ValueError: another dtype or shape.
         """
+        check_spans(items)
         last = (items >= 0).sum(1, keepdim=True) - 1
         wanted = items.gather(1, last)
         tokens, there = self._read(items.scatter(1, last, -1)[:, :-1])

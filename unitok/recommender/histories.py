@@ -87,14 +87,14 @@ class Histories:
 
     offsets: Tensor
     items: Tensor
-    user_ids: Tensor | NDArray[np.str_]
+    user_ids: Tensor | NDArray[np.str_] | NDArray[np.object_]
 
     def __post_init__(self) -> None:
         """Check that every item is one user's; nothing later has to."""
         _check_fields("Histories", vars(self), offsets=1, items=1)
         if isinstance(self.user_ids, Tensor):
             _check_fields("Histories", vars(self), user_ids=1)
-        elif not isinstance(self.user_ids, np.ndarray) or self.user_ids.dtype.kind != "U":
+        elif not _are_texts(self.user_ids):
             got = getattr(self.user_ids, "dtype", type(self.user_ids).__name__)
             fail("Histories", "user_ids", "a tensor of int64 or an array of texts", got, _MAKE, TypeError)
         offsets, users, items = self.offsets, len(self.user_ids), len(self.items)
@@ -111,7 +111,7 @@ class Histories:
             num_items: N, the items of the domain.
 
         Returns:
-            The histories, users in the order of their ids, which are integers or texts.
+            The histories, users in the order of their ids, which are integers or texts; their names, if they have some.
 
         Raises:
             TypeError: something else than interactions, or ids and positions of another type.
@@ -144,7 +144,9 @@ class Histories:
             )
         ids, counts = np.unique(users, return_counts=True)
         offsets = np.concatenate([[0], counts.cumsum()])
-        return cls(_tensor(offsets), _tensor(items), ids if ids.dtype.kind == "U" else _tensor(ids))
+        if interactions.user_names is not None:
+            ids = np.array(interactions.user_names, dtype=object)[ids]  # as long as each is, to the last character
+        return cls(_tensor(offsets), _tensor(items), _tensor(ids) if ids.dtype.kind == "i" else ids)
 
     @classmethod
     def from_lists(
@@ -248,7 +250,7 @@ def as_histories(what: str, name: str, histories: object, num_items: int, most: 
         width = max(map(len, rows), default=0)
         padded = [[-1] * (width - len(row)) + row for row in rows]
         histories = torch.tensor(padded, dtype=torch.int64).reshape(len(rows), width)
-    elif most is not None:
+    elif most is not None and histories.ndim:
         histories = histories[..., -most:]
     if histories.ndim != 2 or histories.dtype != torch.int64:
         got = f"{histories.dtype} of shape {tuple(histories.shape)}"
@@ -263,6 +265,20 @@ def as_histories(what: str, name: str, histories: object, num_items: int, most: 
             f"row {row}. Number the items as the recommender does."
         )
     return histories
+
+
+def check_spans(items: object) -> None:
+    """Refuse what a loss can't be of by its type and shape alone, which costs no wait for a GPU.
+
+    Raises:
+        TypeError: no tensor.
+        ValueError: another dtype or shape than (B, H) int64.
+    """
+    checks.tensors("loss", items=items)
+    assert isinstance(items, Tensor)
+    if items.ndim != 2 or items.dtype != torch.int64:
+        got = f"{items.dtype} of shape {tuple(items.shape)}"
+        fail("loss", "items", "(B, H) int64", got, "Pad spans of histories on the right with -1.")
 
 
 def checked_rows(what: str, rows: Tensor, known: Tensor) -> Tensor:
@@ -333,6 +349,12 @@ def _ids(what: str, name: str, ids: object) -> NDArray[Any]:
         got, step = f"{found.dtype} of shape {found.shape}", "Convert them with .astype('int64') or .astype(str)."
         fail(what, name, "a row of integers or of texts", got, step, TypeError)
     return found if found.dtype.kind == "U" else found.astype(np.int64)
+
+
+def _are_texts(ids: object) -> bool:
+    if not isinstance(ids, np.ndarray) or ids.ndim != 1:
+        return False
+    return ids.dtype.kind == "U" or (ids.dtype.kind == "O" and all(isinstance(each, str) for each in ids))
 
 
 def _check_fields(what: str, fields: dict[str, Any], **ranks: int) -> None:

@@ -12,6 +12,7 @@ from typing_extensions import Self
 
 from unitok.recommender.backbones import check_creation, fitted, rq_config
 from unitok.recommender.base import SequenceRecommender, Step
+from unitok.recommender.histories import check_spans
 from unitok.recommender.saving import HEAD, Saved, model_of
 from unitok.recommender.token_table import TokenTable
 from unitok.storage.tensors import write_tensors
@@ -182,7 +183,12 @@ class RQRecommender(SequenceRecommender, kind="rq"):
 
         Returns:
             - log p(item), the mean over all items, in nats.
+
+        Raises:
+            TypeError: no tensor.
+            ValueError: another dtype or shape.
         """
+        check_spans(items)
         there, trie = items >= 0, self._learnt
         wanted, states = items[there], self._read(items[:, :-1])[there]
         total = states.new_zeros(())

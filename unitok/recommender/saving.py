@@ -7,9 +7,11 @@ import json
 from collections.abc import Callable
 from contextlib import suppress
 from fnmatch import fnmatch
-from pathlib import Path
+from pathlib import Path, PurePath
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, TypeVar
 
+import torch
 from safetensors.torch import load
 from torch import Tensor
 
@@ -22,11 +24,12 @@ from unitok.storage.saved import (
     SHARDS,
     WEIGHTS,
     check_holds,
+    check_own,
     missing,
     not_whole,
 )
 from unitok.storage.tensors import contiguous, write_tensors
-from unitok.storage.whole import current, whole_files, whole_read
+from unitok.storage.whole import current, link_or_copy, whole_files, whole_read
 from unitok_kernels.rules import fail
 
 SETTINGS, ITEMS, HEAD = RECOMMENDER.settings, "items.safetensors", "head.safetensors"
@@ -79,34 +82,66 @@ def check_plain(what: str, name: str, value: object) -> None:
         fail(what, name, "plain data for JSON", f"other ({why})", "Keep texts, numbers, lists and dicts.", TypeError)
 
 
+def check_tokenizer(what: str, folder: Path, tokenizer: Any) -> None:
+    """Refuse a folder where a language model's tokenizer would replace files that no save of a recommender wrote.
+
+    Args:
+        what: the operation that a message names.
+        folder: where a recommender is to be saved with it.
+        tokenizer: of transformers.
+
+    Raises:
+        ValueError: the folder holds such a file.
+    """
+    with TemporaryDirectory() as made:
+        tokenizer.save_pretrained(made)  # only it knows what it writes
+        check_own(what, RECOMMENDER, folder, Path(made), _before(current(folder)))
+
+
 def write(
-    folder: Path, model: Any, table: TokenTable, rows: Tensor | None, settings: dict[str, Any], tokenizer: Any = None
+    what: str,
+    folder: Path,
+    model: Any,
+    table: TokenTable,
+    rows: Tensor | None,
+    settings: dict[str, Any],
+    tokenizer: Any = None,
 ) -> None:
     """Write a model as transformers does, its items and settings; a recommender that is there is replaced.
 
     The settings have a digest of every other file and one of themselves: files of two saves are never taken for one.
 
     Args:
+        what: the operation that a message names.
         folder: created if it is missing.
         model: of transformers, or one that saves itself as those do.
         table: the items.
         rows: (M,) int64, the items that are ranked; None where all are.
         settings: plain data for JSON.
-        tokenizer: of transformers, to be saved with the model; or None.
+        tokenizer: of transformers, to be saved with the model. None keeps the one that an earlier save left, if the
+            tokens of its items are equal.
 
     Raises:
         OSError: the folder can't be written to; what was there stays.
+        ValueError: a file is there that no save wrote and that would be lost.
     """
-    with whole_files(folder, drop=_before(current(folder))) as staging:
+    base = current(folder)
+    before = _before(base)
+    with whole_files(folder, drop=before) as staging:
         model.save_pretrained(staging, state_dict=contiguous(model.state_dict()))  # transformers takes no others
         if tokenizer is not None:
             tokenizer.save_pretrained(staging)
+        else:
+            for name in _tokenizer_of(base, table):
+                (staging / name).parent.mkdir(parents=True, exist_ok=True)
+                link_or_copy(base / name, staging / name)
         items = {"tokens": table.tokens, "groups": table.groups, "rows": rows}
         write_tensors(staging / ITEMS, {name: value for name, value in items.items() if value is not None})
         files = {path.relative_to(staging).as_posix(): path for path in sorted(staging.rglob("*")) if path.is_file()}
         written = {"format": FORMAT, **settings, **{name: getattr(table, name) for name in _OF_TABLE}}
         written["files"] = {name: _digest(path) for name, path in files.items()}
         (staging / SETTINGS).write_text(json.dumps(sealed(written), indent=1) + "\n", encoding="utf-8")
+        check_own(what, RECOMMENDER, folder, staging, before)
 
 
 def read(what: str, directory: str | Path, make: Callable[[Saved], Made]) -> Made:
@@ -243,10 +278,28 @@ def _before(base: Path) -> set[str]:
     """What an earlier save left, which a model of another kind or size may not write anew."""
     if not (base / SETTINGS).exists():
         return set()  # nothing here was written by a save
-    names = {*RECOMMENDER.files, *(path.name for path in base.glob(SHARDS))}
+    names = {SETTINGS, *RECOMMENDER.files, *(path.name for path in base.glob(SHARDS))}
     with suppress(OSError, ValueError, KeyError, TypeError):  # written by an older release
-        names |= set(json.loads((base / SETTINGS).read_text(encoding="utf-8"))["files"])
+        files = json.loads((base / SETTINGS).read_text(encoding="utf-8"))["files"]
+        names |= {name for name in files if isinstance(name, str)}
     return names
+
+
+def _tokenizer_of(base: Path, table: TokenTable) -> list[str]:
+    """Name an earlier save's files of a language model's tokenizer, if they are whole and fit these items."""
+    with suppress(OSError, *NOT_WHOLE):
+        settings = _settings(base / SETTINGS)
+        digests = settings.get("files", {})
+        names = [name for name in digests if name not in RECOMMENDER.files and not _is_weights(name)]
+        whole = all(_is_within(name) and _digest(base / name) == digests[name] for name in (ITEMS, *names))
+        if names and whole and all(settings[name] == getattr(table, name) for name in _OF_TABLE):
+            return names if torch.equal(load((base / ITEMS).read_bytes())["tokens"], table.tokens.cpu()) else []
+    return []
+
+
+def _is_within(name: str) -> bool:
+    path = PurePath(name)
+    return not path.is_absolute() and ".." not in path.parts
 
 
 def _digest(file: Path) -> str:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -18,7 +19,9 @@ from unitok.storage.whole import BusyError
 
 LOCK = ".unitok-lock"
 # Without locks of the file system, filelock may keep a file of its own instead, which a kill would leave for ever.
-_NATIVE = {"fallback_to_soft": False} if "fallback_to_soft" in inspect.signature(FileLock.__init__).parameters else {}
+_NATIVE: dict[str, Any] = (
+    {"fallback_to_soft": False} if "fallback_to_soft" in inspect.signature(FileLock.__init__).parameters else {}
+)
 _SETTLES = 0.2  # seconds in which a lock that is being released is gone
 
 

@@ -145,5 +145,6 @@ def _update_by_texts(found: hashlib._Hash, array: Any) -> None:
 def _as_read(table: Any) -> Any:
     """Give a table the types that it has when it is read again: parquet has no seconds, for one."""
     empty = pa.BufferOutputStream()
-    pq.write_table(table.slice(0, 0), empty)
-    return table.cast(pq.read_table(pa.BufferReader(empty.getvalue())).schema)
+    with pq.ParquetWriter(empty, table.schema):
+        pass
+    return table.cast(pq.read_schema(pa.BufferReader(empty.getvalue())))

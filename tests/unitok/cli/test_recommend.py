@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,11 +11,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from tests.unitok.cli.runs import DOMAINS, refused, unitok
 from tests.unitok.recommender.test_saving import held
+from unitok.cli.recommend.catalogue import join, read_histories, read_ids
+from unitok.data import read_catalogue
 from unitok.recommender import SequenceRecommender
 from unitok.recommender.saving import SETTINGS
 from unitok.recommender.training import BEST, CHECKPOINT
@@ -81,6 +86,10 @@ def test_a_checkpoint_of_a_language_model_is_trained_on(tmp_path: Path, catalogu
     first = pq.read_table(table)["semantic_id"][0].as_py()
     read = words(first, add_special_tokens=False)["input_ids"]
     assert read == table_of_ids.tokens[0].tolist()
+    tokenizer(eos_token="</s>").save_pretrained(tmp_path / "mine")
+    before = {file.name: file.read_bytes() for file in (tmp_path / "mine").iterdir()}
+    assert "with the file tokenizer.json, which" in refused(*train, tmp_path / "mine")  # before it trains
+    assert {name: (tmp_path / "mine" / name).read_bytes() for name in before} == before
     (folder / "model.safetensors").unlink()
     unitok(*train, tmp_path / "fresh")
     assert SequenceRecommender.from_pretrained(tmp_path / "fresh").table.start == 1
@@ -116,6 +125,45 @@ def test_next_names_items(trained: Path, catalogue: Path) -> None:
     assert json.loads(unitok(*command, *listed, "--json").stdout)[0]["next"] == found[0]["next"]
     shown = unitok(*command, *listed).stdout
     assert titles[found[0]["next"][0]["item_id"]] in shown
+
+
+def test_users_are_known_by_what_the_catalogue_calls_them(tmp_path: Path, trained: Path, catalogue: Path) -> None:
+    shutil.copytree(catalogue, tmp_path / "named")
+    file = tmp_path / "named" / "kitchen" / "interactions.parquet"
+    events = pq.read_table(file)
+    odd = {3: "items", 4: "Doe, Jane ", 5: "-5"}
+    names = pa.array([odd.get(user, str(user)) for user in events["user_id"].to_pylist()])
+    pq.write_table(events.set_column(events.column_names.index("user_id"), "user_id", names), file)
+    options = ("--domain", "kitchen", "--top", 4)
+
+    def of(data: Path, users: str) -> list[Any]:
+        return json.loads(unitok("recommend", "next", trained, data, *options, "--users", users, "--json").stdout)
+
+    found = of(catalogue, "2,10,3,4,5")
+    named = [
+        *of(tmp_path / "named", "2, 10,items"),
+        *of(tmp_path / "named", "Doe, Jane "),
+        *of(tmp_path / "named", "-5"),
+    ]
+    assert [each["user"] for each in named] == ["2", "10", "items", "Doe, Jane ", "-5"]
+    assert [each["next"] for each in named] == [each["next"] for each in found]
+    shown = unitok("recommend", "next", trained, tmp_path / "named", *options, "--users", "items").stdout
+    assert "user items" in shown
+    said = refused("recommend", "next", trained, tmp_path / "named", *options, "--users", "2,3")
+    assert "--users: must be users of the catalogue, got '3'" in said
+    parts = [read_histories(data, dict.fromkeys(DOMAINS, 60)) for data in (catalogue, tmp_path / "named")]
+    assert [len(join(part)) for part in parts] == [sum(map(len, part.values())) for part in parts]
+
+
+def test_ids_are_read_from_every_kind_of_file(tmp_path: Path, catalogue: Path, table: Path, fitted: Path) -> None:
+    parts = read_catalogue(catalogue)
+    wanted = read_ids(table, catalogue, parts)
+    shown = " ".join(unitok("recommend", "train", "--help", env={"COLUMNS": "200"}).stdout.split())
+    for kind in ("parquet", "csv", "jsonl"):
+        file = tmp_path / f"ids.{kind}"
+        unitok("tokenize", fitted, catalogue, "--out", file)
+        assert torch.equal(read_ids(file, catalogue, parts).codes, wanted.codes)
+        assert kind in shown
 
 
 def test_what_does_not_fit_is_refused(

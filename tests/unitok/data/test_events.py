@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,28 @@ def test_users_with_names_are_numbered_in_their_order(folder: Path, kind: Any) -
     names = pa.array(NAMES).dictionary_encode() if pa.types.is_dictionary(kind) else pa.array(NAMES).cast(kind)
     events = read(folder, user_id=names, item_id=[0, 1, 2, 0])
     assert events.user_ids.tolist() == [0, 1, 1, 2]
+    assert events.user_names == ["u", "v", "ö"]
     assert events.item_ids.tolist() == [1, 0, 2, 0]
     assert events.positions.tolist() == [0, 0, 1, 0]
     assert {column.dtype for column in (events.user_ids, events.item_ids, events.positions)} == {np.dtype(np.int64)}
+
+
+def test_names_are_kept_as_they_are(folder: Path) -> None:
+    names = ["10", "2", "010", " a,b", "2"]
+    events = read(folder, user_id=names, item_id=[0, 1, 2, 0, 2], timestamp=[5, 4, 3, 2, 1])
+    assert events.user_names == [" a,b", "010", "10", "2"]
+    assert events.user_ids.tolist() == [0, 1, 2, 3, 3]
+    assert read(folder, user_id=[10, 2], item_id=[0, 1]).user_names is None
+    write_domain(folder, np.ones((3, 2), np.float32), interactions=events, force=True)
+    assert pq.read_table(folder / "interactions.parquet")["user_id"].to_pylist() == [" a,b", "010", "10", "2", "2"]
+    again = read_interactions(folder)
+    assert (again.user_names, again.user_ids.tolist()) == (events.user_names, [0, 1, 2, 3, 3])
+
+
+@pytest.mark.parametrize("users", [[0, 2], [-1, 0], ["a", "b"]])
+def test_users_without_a_name_beside_others_are_refused(users: list[Any], refuses: Callable[..., Any]) -> None:
+    with refuses("Interactions", "user_ids"):
+        Interactions(np.array(users), np.zeros(2, np.int64), np.arange(2), user_names=["a", "b"])
 
 
 def test_names_of_several_row_groups_are_one_users(folder: Path) -> None:
@@ -112,10 +132,19 @@ def test_large_ids_of_users_are_kept(folder: Path) -> None:
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "names of items": ({"item_id": ["a"]}, r"item_id must be an integer .*, got string\. .*\.astype\(\"int64\"\)"),
-    "a fraction": ({"item_id": [0.5]}, r"item_id must be an integer .*, got double \(.*0\.5"),
+    "a fraction": (
+        {"item_id": [0.5]},
+        r"item_id must be an integer .*, got double \(.*0\.5.*\)\. Mend or drop these rows\.$",
+    ),
+    "a fraction of a position": ({"position": [0.5]}, r"position must be .*\)\. Mend or drop these rows\.$"),
+    "a fraction of a user": ({"user_id": [0.5]}, r'user_id must be .*Number them, .*factorize\(table\["user_id"\]\)'),
     "too large": ({"user_id": pa.array([2**63], pa.uint64())}, r"user_id must be an integer .*, got uint64 \("),
     "no user": ({"user_id": pa.array([None], pa.string())}, "user_id must be an integer .*, got 1 nulls. Drop"),
     "null position": ({"position": pa.nulls(1)}, "position must be an integer .*, got 1 nulls. Drop"),
+    "no text": (
+        {"user_id": pa.Array.from_buffers(pa.string(), 1, pa.array([b"\xff"]).buffers())},
+        "user_id must be text, got .*utf-8",
+    ),
     "true": ({"user_id": [True]}, r"user_id must be an integer .*, got bool\. Convert it: "),
     "lists": ({"user_id": [[1]]}, r"user_id must be an integer .*, got list<.*>\. Convert it: "),
     "no time": ({"timestamp": pa.array([None], pa.int64())}, "timestamp must be a time .*, got 1 nulls. Drop"),

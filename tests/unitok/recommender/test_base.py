@@ -44,5 +44,12 @@ def test_odd_types_are_refused(kind: Any, refuses: Callable[..., Any]) -> None:
         made.within([1, 2])
     with refuses("rank", "histories", TypeError):
         made.rank([0, 1], 2)
+    with refuses("rank", "histories"):
+        made.rank(torch.tensor(1), 2)
+    for odd in (torch.tensor(1), torch.tensor([1]), torch.tensor([[0.5]])):
+        with refuses("loss", "items"):
+            made.loss(odd)
+    with refuses("loss", "items", TypeError):
+        made.loss([[0, 1]])
     with refuses("rank", "k", TypeError):
         made.rank([[0, 1]], "2")

@@ -95,6 +95,17 @@ def test_ids_of_users_may_be_texts(dtype: Any) -> None:
     assert made.items.tolist() == [2, 0, 1]
 
 
+def test_users_with_names_are_known_by_them() -> None:
+    names = ["10", "2", "a\0", "b" * 9]  # of which the third has no event
+    users = np.array([0, 0, 1, 3])
+    made = Histories.of(Interactions(users, np.arange(4), np.array([0, 1, 0, 0]), user_names=names), 4)
+    assert made.user_ids.tolist() == ["10", "2", "b" * 9]
+    assert made.training().user_ids.tolist() == made.user_ids.tolist()
+    assert made.lengths.tolist() == [2, 1, 1]
+    last = Histories.of(Interactions(users * 0 + 2, np.arange(4), np.arange(4), user_names=names), 4)
+    assert last.user_ids.tolist() == ["a\0"]
+
+
 def test_lists_are_padded_to_rows() -> None:
     asked = [[0, 1], [2], [], [3, 4, 5, 6]]
     padded = [[-1, 0, 1], [-1, -1, 2], [-1, -1, -1], [4, 5, 6]]
@@ -114,14 +125,18 @@ def test_lists_are_padded_to_rows() -> None:
         ({0: [1]}, TypeError),
         (None, TypeError),
         (np.array([[0.5]]), TypeError),
+        (np.array(1), TypeError),
+        (torch.tensor(1), ValueError),
+        (torch.tensor([1]), ValueError),
         ([[7]], ValueError),
         ([[2**70]], ValueError),
         ([[1, -1]], ValueError),
     ],
 )
 def test_what_is_no_history_is_refused_in_one_line(asked: Any, error: Any, refuses: Any) -> None:
-    with refuses("rank", "histories", error):
-        as_histories("rank", "histories", asked, 7)
+    for most in (None, 3):
+        with refuses("rank", "histories", error):
+            as_histories("rank", "histories", asked, 7, most)
 
 
 def test_odd_types_are_refused(refuses: Any) -> None:
@@ -147,6 +162,8 @@ def test_odd_types_are_refused(refuses: Any) -> None:
         ("offsets", ValueError, (torch.tensor([0, 2]), row, row)),
         ("offsets", ValueError, (torch.tensor([0, 2, 1]), row, torch.tensor([0, 1]))),
         ("user_ids", TypeError, (torch.tensor([0, 1]), row, ["ann"])),
+        ("user_ids", TypeError, (torch.tensor([0, 1]), row, np.array([None]))),
+        ("user_ids", TypeError, (torch.tensor([0, 1]), row, np.array("ann"))),
     ):
         with refuses("Histories", argument, error):
             Histories(*fields)  # type: ignore[arg-type]

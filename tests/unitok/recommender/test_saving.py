@@ -12,8 +12,16 @@ from typing import Any
 import pytest
 import torch
 
+from tests.unitok.recommender.language.test_vocabulary import language_model, tokenizer
 from tests.unitok.recommender.test_sequence_models import HISTORY, ITEMS, forget_digests, histories, ids, make
-from unitok.recommender import RQRecommender, SequenceRecommender, TokenTable, saving
+from unitok.recommender import (
+    CausalRecommender,
+    RQRecommender,
+    SequenceRecommender,
+    TokenTable,
+    extend_vocabulary,
+    saving,
+)
 from unitok.recommender.saving import HEAD, SETTINGS
 from unitok.recommender.saving import ITEMS as TOKENS
 from unitok.storage import saved as contract
@@ -222,3 +230,55 @@ def test_paths_and_devices_that_are_none_are_refused(folder: Path, tmp_path: Pat
             SequenceRecommender.from_pretrained(folder, device)
         with refuses("to", "device"):
             RQRecommender.create(TokenTable.items(5)).to(device)
+
+
+def of_language() -> tuple[CausalRecommender, Any]:
+    """A language model that names items, and its tokenizer."""
+    words, model = tokenizer(bos_token="<s>"), language_model("gpt2", 7)
+    return CausalRecommender(model, extend_vocabulary(words, model, ids(9)), history=4), words
+
+
+def test_somebodys_tokenizer_is_never_replaced(tmp_path: Path, refuses: Callable[..., Any]) -> None:
+    recommender, words = of_language()
+    mine = tokenizer(bos_token="<s>", eos_token="</s>", additional_special_tokens=["<mine>"])
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        folder = tmp_path / name
+        mine.save_pretrained(folder)
+        for file in folder.iterdir():
+            if file.name != name:
+                file.unlink()
+        before = (folder / name).read_bytes()
+        for beside in (False, True):  # a recommender that was saved without a tokenizer
+            if beside:
+                recommender.save_pretrained(folder)
+            for force in (beside, True):
+                with refuses("save_pretrained", "directory") as caught:
+                    recommender.save_pretrained(folder, force=force, tokenizer=words)
+                assert f"with the file {name}, which isn't a recommender's" in str(caught.value)
+                assert (folder / name).read_bytes() == before
+        words.save_pretrained(folder)
+        recommender.save_pretrained(folder, force=True, tokenizer=words)  # nothing is lost
+        mine.save_pretrained(tmp_path / "other")
+        recommender.save_pretrained(folder, force=True, tokenizer=mine)  # now it is the recommender's
+        assert (folder / name).read_bytes() == before
+
+
+def test_a_recommender_saved_again_keeps_its_tokenizer(tmp_path: Path, refuses: Callable[..., Any]) -> None:
+    recommender, words = of_language()
+    recommender.save_pretrained(tmp_path, tokenizer=words)
+    of_words = {file.name: file.read_bytes() for file in tmp_path.glob("tokenizer*")}
+    assert of_words
+    (tmp_path / "notes.txt").write_text("mine")
+    for beam in (3, 4):
+        loaded = SequenceRecommender.from_pretrained(tmp_path)
+        loaded.beam = beam
+        loaded.within(torch.arange(5)).save_pretrained(tmp_path, force=True)
+        assert {file.name: file.read_bytes() for file in tmp_path.glob("tokenizer*")} == of_words
+        assert SequenceRecommender.from_pretrained(tmp_path).beam == beam
+    with kept(tmp_path / "tokenizer.json"):
+        (tmp_path / "tokenizer.json").write_bytes(b"{}")
+        with refuses("from_pretrained", "directory"):  # the settings vouch for it still
+            SequenceRecommender.from_pretrained(tmp_path)
+    make("gpt2", TokenTable.items(9)).save_pretrained(tmp_path, force=True)  # whose tokens are others
+    assert not list(tmp_path.glob("tokenizer*"))
+    assert (tmp_path / "notes.txt").read_text() == "mine"

@@ -92,15 +92,14 @@ def read_histories(data: Path, sizes: Mapping[str, int]) -> dict[str, Histories]
 
 
 def join(parts: Mapping[str, Histories]) -> Histories:
-    """Put the users of all domains into one; a user of two domains counts as two users."""
+    """Put the users of all domains into one, numbered anew; a user of two domains counts as two users."""
     import torch
 
     from unitok.recommender import Histories
 
     lengths = torch.cat([part.lengths for part in parts.values()])
     offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
-    items, users = (torch.cat([getattr(part, field) for part in parts.values()]) for field in ("items", "user_ids"))
-    return Histories(offsets, items, users)
+    return Histories(offsets, torch.cat([part.items for part in parts.values()]), torch.arange(len(lengths)))
 
 
 def read_ids(path: Path, data: Path, parts: Mapping[str, Domain]) -> SemanticIds:

@@ -22,7 +22,10 @@ def next_items(
     recommender: RecommenderFolder,
     data: Items,
     users: Annotated[
-        str | None, typer.Option(metavar="A,B,C", help="Users, by their ids in the catalogue.", show_default=False)
+        str | None,
+        typer.Option(
+            metavar="A,B,C", help="Users, by user_id in the catalogue; one with a comma by itself.", show_default=False
+        ),
     ] = None,
     items: Annotated[
         str | None,
@@ -53,22 +56,22 @@ def next_items(
     sizes = model.about["domains"]
     name = _domain(domain, sizes)
     start, size = first_rows(sizes)[name], sizes[name]
-    asked: Mapping[str, list[int]]
+    asked: Mapping[int | str | None, list[int]]
     if items is not None:
-        asked = {"items": [start + number for number in _numbers("--items", items, size)]}
+        asked = {None: [start + number for number in _numbers("--items", items, size)]}
     else:
-        asked = _of_users(read_histories(data, sizes)[name], _numbers("--users", users or ""))
+        asked = _of_users(read_histories(data, sizes)[name], users or "")
     found = _rank(model, asked, start, size, k)
     titles = _titles(data, name, sizes)
     rows = {
-        key: [{"rank": rank, "domain": name, "item_id": item, "title": titles[item]} for rank, item in ranked]
-        for key, ranked in found.items()
+        user: [{"rank": rank, "domain": name, "item_id": item, "title": titles[item]} for rank, item in ranked]
+        for user, ranked in found.items()
     }
     if as_json:
-        print_json([{"user": None if key == "items" else int(key), "next": given} for key, given in rows.items()])
+        print_json([{"user": user, "next": given} for user, given in rows.items()])
         return
-    for key, given in rows.items():
-        _print(f"after {items}" if key == "items" else f"user {key}", given)
+    for user, given in rows.items():
+        _print(f"after {items}" if user is None else f"user {user}", given)
 
 
 def _domain(domain: str | None, sizes: Mapping[str, int]) -> str:
@@ -86,8 +89,8 @@ def _titles(data: Path, name: str, sizes: Mapping[str, int]) -> list[str]:
 
 
 def _rank(
-    model: SequenceRecommender, asked: Mapping[str, list[int]], start: int, size: int, k: int
-) -> dict[str, list[tuple[int, int]]]:
+    model: SequenceRecommender, asked: Mapping[int | str | None, list[int]], start: int, size: int, k: int
+) -> dict[int | str | None, list[tuple[int, int]]]:
     """Rank the items of one domain, rows start .. start + size, after each history: (rank, item) pairs, best first."""
     import torch
 
@@ -98,26 +101,30 @@ def _rank(
     for item, own in enumerate(model.names[start : start + size].tolist()):
         items_of.setdefault(own, []).append(item)
     return {
-        key: [(rank, item) for rank, own in enumerate(row, 1) for item in items_of.get(own, [])]
-        for key, row in zip(asked, ranked.tolist(), strict=True)
+        user: [(rank, item) for rank, own in enumerate(row, 1) for item in items_of.get(own, [])]
+        for user, row in zip(asked, ranked.tolist(), strict=True)
     }
 
 
-def _numbers(option: str, text: str, below: int | None = None) -> list[int]:
+def _numbers(option: str, text: str, below: int) -> list[int]:
     parts = split_names(text) or []
-    bad = next((part for part in parts if not part.isdecimal() or (below is not None and int(part) >= below)), None)
+    bad = next((part for part in parts if not part.isdecimal() or int(part) >= below), None)
     if bad is not None:
-        rule = "numbers" if below is None else f"item ids from 0 to {below - 1}"
+        rule = f"item ids from 0 to {below - 1}"
         raise Refusal(f"{option}: must be {rule} with commas between, got {bad!r}. Write 3,1,4.")
     return [int(part) for part in parts]
 
 
-def _of_users(histories: Histories, users: list[int]) -> Mapping[str, list[int]]:
-    place = {user: row for row, user in enumerate(histories.user_ids.tolist())}
-    if unknown := [user for user in users if user not in place]:
-        raise Refusal(f"--users: must be users of the catalogue, got {unknown[0]}. Use ids of interactions.parquet.")
-    offsets = histories.offsets.tolist()
-    return {str(user): histories.items[offsets[place[user]] : offsets[place[user] + 1]].tolist() for user in users}
+def _of_users(histories: Histories, text: str) -> Mapping[int | str | None, list[int]]:
+    """The items of users, who are known by what is in the column user_id, be it a number or a name."""
+    ids = histories.user_ids.tolist()
+    row_of = {str(user): row for row, user in enumerate(ids)}
+    users = [text] if text in row_of else split_names(text) or []  # a name may hold commas, and spaces at its ends
+    if unknown := [user for user in users if user not in row_of]:
+        step = "Use what is in the column user_id of interactions.parquet."
+        raise Refusal(f"--users: must be users of the catalogue, got {unknown[0]!r}. {step}")
+    offsets, rows = histories.offsets.tolist(), [row_of[user] for user in users]
+    return {ids[row]: histories.items[offsets[row] : offsets[row + 1]].tolist() for row in rows}
 
 
 def _print(title: str, rows: list[dict[str, Any]]) -> None:

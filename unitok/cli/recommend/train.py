@@ -46,7 +46,7 @@ def train(
         Path | None,
         typer.Argument(
             metavar="[IDS]",
-            help="A parquet file from `unitok tokenize`, or a tokenizer's folder; sasrec needs none.",
+            help="A parquet, csv or jsonl file from `unitok tokenize`, or a tokenizer's folder; sasrec needs none.",
             show_default=False,
         ),
     ] = None,
@@ -113,6 +113,7 @@ def train(
     _check_output(out, force)
 
     from unitok.data import read_catalogue
+    from unitok.recommender.saving import check_tokenizer
     from unitok.storage.lock import only_writer
 
     quiet()
@@ -123,6 +124,8 @@ def train(
     histories = join(read_histories(data, sizes))
     known = None if ids is None else read_ids(ids, data, parts)
     recommender, tokenizer = _create(model, known, sum(sizes.values()), history, beam, seed)
+    if tokenizer is not None:
+        check_tokenizer("train", out, tokenizer)  # not only when all is trained
     recommender = recommender.to(device)
     with only_writer("train", out):
         _check_output(out, force)  # another may have trained there meanwhile

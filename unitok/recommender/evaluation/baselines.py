@@ -49,9 +49,10 @@ class Popularity:
             (Q, k) int64, the same for every query; -1 at the end where there are fewer items.
 
         Raises:
-            TypeError: k is no integer.
-            ValueError: k is below 1.
+            TypeError: histories that are neither a tensor nor lists of integers, or k that is no integer.
+            ValueError: another shape, a row that is no item, or k below 1.
         """
+        histories = as_histories("rank", "histories", histories, len(self.order))
         _check_k(k)
         return _padded(self.order[:k], k).expand(len(histories), k)
 

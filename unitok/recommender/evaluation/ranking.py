@@ -29,7 +29,7 @@ def recall(ranked: Tensor, targets: Tensor, groups: Tensor, k: int, level: str =
         float: in [0, 1]; NaN for no queries.
 
     Raises:
-        ValueError: shapes don't fit, k is below 1, or the level is unknown.
+        ValueError: shapes don't fit, a target is no item, k is below 1, or the level is unknown.
 
     Source:
         The protocol of TIGER, arXiv 2305.05065, made to rank items.
@@ -53,7 +53,7 @@ def ndcg(ranked: Tensor, targets: Tensor, groups: Tensor, k: int, level: str = "
         float: in [0, 1]; NaN for no queries.
 
     Raises:
-        ValueError: shapes don't fit, k is below 1, or the level is unknown.
+        ValueError: shapes don't fit, a target is no item, k is below 1, or the level is unknown.
 
     Source:
         Jarvelin and Kekalainen, "Cumulated gain-based evaluation of IR techniques", 2002.
@@ -78,13 +78,19 @@ def ranks(
         1 / (items of the target's ID) at the item level, 1 at the token level.
 
     Raises:
-        ValueError: shapes don't fit, or the level is unknown.
+        ValueError: shapes don't fit, a target is no item, or the level is unknown.
     """
     if level not in LEVELS:
         raise ValueError(f"{what}: level must be one of {', '.join(LEVELS)}, got {level!r}. Pick one of them.")
     if ranked.dim() != 2 or targets.shape != ranked.shape[:1]:
         shapes = f"{tuple(ranked.shape)} and {tuple(targets.shape)}"
         raise ValueError(f"{what}: ranked and targets must be (Q, R) and (Q,), got {shapes}. Pass one list per query.")
+    if groups.dim() != 1:
+        shape = tuple(groups.shape)
+        raise ValueError(f"{what}: groups must be (N,), got {shape}. Pass one number per item, as SemanticIds.groups.")
+    if len(targets) and not 0 <= int(targets.min()) <= int(targets.max()) < len(groups):
+        got = f"{int(targets.min())} to {int(targets.max())}"
+        raise ValueError(f"{what}: targets must be of the {len(groups)} items, got {got}. Pass the IDs of all items.")
     wanted = groups[targets]
     named = torch.cat([ranked == wanted[:, None], torch.ones_like(wanted[:, None], dtype=torch.bool)], 1)
     rank = named.int().argmax(1).double()

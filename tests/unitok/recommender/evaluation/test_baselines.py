@@ -98,7 +98,9 @@ def test_lists_are_ranked_after_and_odd_types_are_refused(refuses: Callable[...,
             kind(made([0]), "2")  # type: ignore[arg-type]
         with refuses("rank", "k"):
             kind(made([0]), 2).rank([[0]], 0)
-    with refuses("rank", "histories"):
-        chain.rank([[4]], 1)
+        with refuses("rank", "histories"):
+            kind(made([0]), 2).rank(torch.tensor(1), 1)
+        with refuses("rank", "histories"):
+            kind(made([0]), 2).rank([[4]], 1)
     with refuses("MarkovChain", "learn", TypeError):
         MarkovChain(made([0]), 2, learn="1")  # type: ignore[arg-type]

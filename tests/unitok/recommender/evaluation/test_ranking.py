@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -54,3 +55,12 @@ def test_what_does_not_fit_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=rf"^recall: {what} must be .*, got .*\. "):
         recall(ranked, targets, torch.zeros(4, dtype=torch.int64), k, level)
+
+
+@pytest.mark.parametrize("metric", [recall, ndcg])
+@pytest.mark.parametrize(
+    ("target", "groups", "what"), [(0, 1, "groups"), (4, [0] * 4, "targets"), (-1, [0], "targets")]
+)
+def test_items_that_are_none_are_refused(metric: Any, target: int, groups: Any, what: str, refuses: Any) -> None:
+    with refuses(metric.__name__, what):
+        metric(torch.tensor([[0]]), torch.tensor([target]), torch.tensor(groups), 5)
