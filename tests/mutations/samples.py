@@ -55,6 +55,9 @@ def make(folder: Path) -> None:
         ["tokenize", str(folder / "tokenizer"), str(folder / "catalogue"), "--out", str(folder / "ids.parquet")],
         standalone_mode=False,
     )
+    table, fingerprint = IdTable.read(folder / "ids.parquet"), tokenizer.fingerprint()
+    for ending in ("csv", "jsonl"):
+        table.write(folder / f"ids.{ending}", fingerprint)
     recommender = _recommender()
     recommender.save_pretrained(folder / "recommender")
     histories = Histories(torch.arange(0, 45, 4), torch.arange(44) % 7, torch.arange(11))
@@ -113,9 +116,12 @@ def _domain(folder: Path) -> Any:
     return domain.embeddings.tobytes(), domain.titles, domain.embedding, told, items.to_pydict(), items.schema.metadata
 
 
-def _table(folder: Path) -> Any:
-    table = IdTable.read(folder / "ids.parquet")
-    return table.table.to_pydict(), table.ids.to_text()
+def _table(name: str) -> Callable[[Path], Any]:
+    def load(folder: Path) -> Any:
+        table = IdTable.read(folder / name)
+        return table.table.to_pydict(), table.ids.to_text(), table.table.schema.metadata
+
+    return load
 
 
 def _checkpoint(folder: Path) -> Any:
@@ -156,7 +162,10 @@ _CHECKED = {
     "catalogue/books/embeddings.json": (_domain,),
     "catalogue/books/items.parquet": (_domain,),
     "catalogue/books/interactions.parquet": (_domain,),
-    "ids.parquet": (_table,),
+    "ids.parquet": (_table("ids.parquet"),),
+    "ids.csv": (_table("ids.csv"),),
+    "ids.csv.unitok.json": (_table("ids.csv"),),
+    "ids.jsonl": (_table("ids.jsonl"),),
     "run/checkpoint.safetensors": (_checkpoint,),
     "run/history.jsonl": (_checkpoint,),
     "training/best.safetensors": (_best,),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from unitok.cli.terminal import Refusal
@@ -13,6 +13,16 @@ def check_free(path: Path, *, force: bool) -> None:
     """Refuse a path where a file is already."""
     if not force and path.exists():
         raise Refusal(f"{path}: the file is there already. Choose another name, or pass --force to replace it.")
+
+
+def check_writable(path: Path, *, force: bool) -> None:
+    """Refuse an output that can't be written, before the work for it; its folder is made where it is missing."""
+    with suppress(_TriedError), replacing(path, force=force):
+        raise _TriedError
+
+
+class _TriedError(Exception):
+    """The output can be written, and isn't yet."""
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from unitok.cli.terminal import Refusal, say
 if TYPE_CHECKING:
     from unitok import Tokenizer
     from unitok.data import Domain, EmbeddingInfo
+    from unitok.ids.table import IdTable
 
 
 def counted(count: int, noun: str) -> str:
@@ -42,6 +43,16 @@ def check_fits(tokenizer: Tokenizer, data: Path, parts: Mapping[str, Domain]) ->
         rule = f"embeddings must have the width of the tokenizer's, {tokenizer.model.input_dim}"
         raise Refusal(f"{data}: {rule}, got {width}. Embed the items as the tokenizer's were.")
     check_embedding(data, tokenizer.embedding, stated_embedding(parts))
+
+
+def read_table(file: Path, tokenizer: Tokenizer, resolver: str | None = None) -> IdTable:
+    """Read a table of the tokenizer's IDs, and say so if nothing tells whose they are."""
+    from unitok.ids.table import IdTable
+
+    found = IdTable.read(file, tokenizer.fingerprint(), resolver)
+    if not found.is_noted:
+        say(f"{file}: nothing there says which tokenizer made these IDs; they are taken for this one's")
+    return found
 
 
 def one_domain(folder: Path) -> Domain:

@@ -27,6 +27,7 @@ from unitok.storage.whole import current, link_or_copy, whole_files
 Encode = Callable[[list[str]], NDArray[Any]]
 _PARTIAL, _KEPT = ".partial-embeddings-", ".embedded.npy"
 _AS_IMPORTED = "{text}"
+_BYTES_AT_ONCE = 1 << 20
 
 
 def embed_domain(
@@ -65,7 +66,8 @@ def embed_domain(
 
     Raises:
         CatalogueError: items.parquet can't be read or has no such column, embeddings are there already, an embedding
-            isn't finite or of another width than those kept, or the partial file was changed while it grew.
+            isn't finite or of another width than those kept, `encode` returns too few or too many rows, or
+            items.parquet or the partial file was changed meanwhile.
         BusyError: another process or thread works in the folder.
     """
     path, dtype = Path(path), np.dtype(dtype)
@@ -74,7 +76,7 @@ def embed_domain(
         raise fault(path, "path must be a domain's folder", got, "Check the path")
     with only_writer("embed_domain", path):
         _check_free(path, force)
-        items = current(path) / ITEMS
+        items, imported = current(path) / ITEMS, _digest_of(path)
         rows, info = _read_texts(items, template, model if unit_length else f"{model}, lengths kept")
         made_by = f"{info.model}, {dtype.name}"
         partial = _partial(path, made_by, dtype, (info.template, unit_length, block_rows, anew, *rows))
@@ -91,6 +93,9 @@ def embed_domain(
             block = kept.rows[places[done:end]] if len(kept.rows) else np.zeros((end - done, 0), dtype)
             if len(new):
                 made = np.asarray(encode([rows[row] for row in new]), dtype=np.float32)
+                if made.ndim != 2 or len(made) != len(new):
+                    rule, step = f"encode must return a row for each of {len(new)} texts", "Check the encoder"
+                    raise fault(items, rule, f"the shape {made.shape}", step)
                 block = _filled(items, block, new - done, _scaled(made, unit_length, dtype))
             if (bad := np.flatnonzero(~np.isfinite(block).all(axis=1))).size:
                 got = f"NaN or infinity for item {done + bad[0]}"
@@ -109,8 +114,21 @@ def embed_domain(
                 link_or_copy(file, name)  # after a crash it is still there under its old name
             link_or_copy(partial.digests, named.digests)
             write_embedding_info(staging / EMBEDDING_INFO, info, open_embeddings(staging / EMBEDDINGS))
+            if _digest_of(path) != imported:  # by a program that takes no lock
+                raise fault(items, "items must stay until all are embedded", "other bytes", "Run it again")
         partial.remove()
     return info
+
+
+def _digest_of(path: Path) -> str | None:
+    """Digest a domain's items.parquet as it is now; None where there is no such file."""
+    items, found = current(path) / ITEMS, hashlib.sha256()
+    if not items.is_file():  # a pipe would be waited for without end
+        return None
+    with items.open("rb") as file:
+        while block := file.read(_BYTES_AT_ONCE):
+            found.update(block)
+    return found.hexdigest()
 
 
 def _partial(path: Path, made_by: str, dtype: np.dtype[Any], work: tuple[object, ...]) -> EmbeddedRows:

@@ -127,9 +127,13 @@ def read_embedding_info(file: Path, embeddings: NDArray[Any]) -> EmbeddingInfo:
             raise ValueError(f"more than {_INFO >> 20} MiB")
         fields = json.loads(content.decode())
         info = EmbeddingInfo(str(fields["model"]), str(fields["template"]))
-        check_seal(file.name, fields, needed=_DIGEST in fields)
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise _unreadable(file, rule, error, step) from error
+    try:
+        check_seal(file.name, fields, needed=_DIGEST in fields)
+    except ValueError as error:
+        step = "If you changed it, write it with model and template alone; else embed again"
+        raise fault(file, "embedding info must be as it was written", "another one", step) from error
     if _DIGEST in fields and fields[_DIGEST] != _digest(embeddings):
         step = f"Embed again; or if you made them yourself, write {file.name} with model and template alone"
         raise fault(file, "embeddings must be those that it was written with", "others", step)
@@ -152,10 +156,14 @@ def _digest(embeddings: NDArray[Any]) -> str:
     return found.hexdigest()
 
 
-def read_titles(file: Path, num_items: int) -> list[str] | None:
-    """Read the titles in the order of the embeddings' rows; None if the table has no such column."""
-    table = read_items(file, num_items, ("title",))
-    return texts(file, table, "title") if "title" in table.column_names else None
+def read_names(file: Path, num_items: int) -> tuple[list[str] | None, list[str] | None]:
+    """Read titles and source_id in the order of the embeddings' rows; None for each that the table doesn't have."""
+    table = read_items(file, num_items, ("title", "source_id"))
+    names = table.column_names
+    titles = texts(file, table, "title") if "title" in names else None
+    kind = table["source_id"].type if "source_id" in names else pa.null()
+    # Such as floats, which pandas makes of integers beside nulls, are no names that stay.
+    return titles, texts(file, table, "source_id") if is_text(kind) or pa.types.is_integer(kind) else None
 
 
 def read_items(file: Path, num_items: int | None = None, optional: Sequence[str] | None = None) -> Any:
@@ -284,11 +292,13 @@ def integers(file: Path, table: Any, column: str) -> NDArray[np.int64]:
     if values.null_count:
         step = f'Drop these rows: table.filter(table["{column}"].is_valid())'
         raise fault(file, rule, f"{values.null_count} nulls", step)
-    step = f'Convert it: table["{column}"].cast("int64") in pyarrow, .astype("int64") in pandas'
+    convert = f'Convert it: table["{column}"].cast("int64") in pyarrow, .astype("int64") in pandas'
     if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type)):
-        raise fault(file, rule, values.type, step)
+        raise fault(file, rule, values.type, convert)
     try:
         return np.asarray(values.cast(pa.int64()), dtype=np.int64)
     except pa.ArrowException as error:  # a fraction, NaN, or 2^63 and more
-        step = f'Number them, such as by pandas.factorize(table["{column}"])[0]'
+        step = "Mend or drop these rows"
+        if column == "user_id":  # the only one whose numbers need not mean a place
+            step = f'Number them, such as by pandas.factorize(table["{column}"])[0]'
         raise fault(file, rule, f"{values.type} ({_reason(error)})", step) from error

@@ -1,4 +1,9 @@
-"""Files of ID tables: parquet, CSV and JSON lines, ours and those that pandas, polars or Arrow saved again."""
+"""Files of ID tables: parquet, CSV and JSON lines, ours and those that pandas, polars or Arrow saved again.
+
+A parquet file has a note in its metadata of what made the IDs. Of CSV and JSON lines the note is a file of its own,
+`ids.csv.unitok.json` beside ids.csv, with a digest of the table. The old note goes before a table is replaced, and the
+new one comes after it: what is stopped between leaves a table without a note, which is read as another program's.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +17,21 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.json
 
+from unitok.data.catalogue import CatalogueError
 from unitok.data.files import fault, is_special, is_text
+from unitok.storage.digest import check_seal, digest, sealed
 from unitok.storage.layout import Fingerprint
 from unitok.storage.parquet import read_parquet, write_parquet
 from unitok.storage.whole import whole_file
 from unitok_kernels.rules import fail
 
 NOTE = b"unitok"  # in the metadata: what made the IDs
+SOURCE_ID = "source_id"
+_DIGEST = "table"  # in the note of a CSV or of JSON lines: the digest of the table's bytes
+_KINDS = {".csv": "CSV file", ".jsonl": "file of JSON lines"}
 FORMATS = (".parquet", ".csv", ".jsonl")
 _ROWS_AT_ONCE = 2**16
-_TEXTS = ("domain", "semantic_id")
+_TEXTS = ("domain", "semantic_id", SOURCE_ID)
 
 
 def check_format(what: str, file: Path) -> None:
@@ -38,21 +48,31 @@ def write_file(table: Any, file: Path) -> None:
     """Write a table in the format that the file's name says.
 
     Args:
-        table: the pyarrow table; CSV and JSON lines have no place for its metadata.
+        table: the pyarrow table, with the note in its metadata.
         file: ends as `check_format` wants it.
 
     Raises:
         OSError: the file can't be written; what was there stays.
     """
-    with whole_file(file) as partial:
+    with whole_file(file) as partial:  # of another name if the file is a link
         if file.suffix == ".parquet":
             write_parquet(table, partial)
-        elif file.suffix == ".csv":
+            return
+        if file.suffix == ".csv":
             pyarrow.csv.write_csv(table, partial)
         else:
             with partial.open("w", encoding="utf-8") as lines:
                 for part in table.to_batches(max_chunksize=_ROWS_AT_ONCE):
                     lines.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in part.to_pylist())
+        note = sealed({**json.loads(table.schema.metadata[NOTE]), _DIGEST: digest(partial.read_bytes())})
+        note_file(file).unlink(missing_ok=True)
+    with whole_file(note_file(file)) as partial:
+        partial.write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
+
+
+def note_file(file: Path) -> Path:
+    """Name the file with the note of a table in CSV or JSON lines."""
+    return file.with_name(f"{file.name}.unitok.json")
 
 
 def read_file(file: Path, required: Sequence[str]) -> Any:
@@ -66,14 +86,16 @@ def read_file(file: Path, required: Sequence[str]) -> Any:
         A pyarrow table, its columns as they are in the file.
 
     Raises:
-        CatalogueError: the file is missing or broken, or lacks a column.
+        CatalogueError: the file is missing or broken, isn't as it was written, or lacks a column.
     """
-    rule = f"table must be a parquet file with {', '.join(required)}"
+    rule = f"table must be a {_KINDS.get(file.suffix, 'parquet file')} with {', '.join(required)}"
     if not file.is_file():
         got = "a folder" if file.is_dir() else "a pipe or a device" if is_special(file) else "nothing there"
         raise fault(file, rule, got, "Check the path")
     try:
-        table = _read(file)
+        table = _read(file, required)
+    except CatalogueError:
+        raise
     except (OSError, ValueError, pa.ArrowException) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         got = f"one that can't be read ({reason})"
@@ -85,32 +107,64 @@ def read_file(file: Path, required: Sequence[str]) -> Any:
     return table
 
 
-def _read(file: Path) -> Any:
+def _read(file: Path, required: Sequence[str]) -> Any:
+    if file.suffix not in _KINDS:
+        return read_parquet(file)
+    content = file.read_bytes()
+    note = _read_note(file, content)
+    opened = pa.BufferReader(content)
     types = {**dict.fromkeys(_TEXTS, pa.string()), "suffix": pa.int64()}  # what a guess from the values may miss
     if file.suffix == ".csv":
-        return pyarrow.csv.read_csv(
-            file,
+        table = pyarrow.csv.read_csv(
+            opened,
             parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
             convert_options=pyarrow.csv.ConvertOptions(column_types=types),
         )
-    if file.suffix == ".jsonl":
-        return pyarrow.json.read_json(file, parse_options=pyarrow.json.ParseOptions(pa.schema(types)))
-    return read_parquet(file)
+    elif content:
+        table = pyarrow.json.read_json(opened, parse_options=pyarrow.json.ParseOptions(pa.schema(types)))
+    else:  # no rows: Arrow refuses such a file
+        table = pa.table({name: pa.nulls(0) for name in required})
+    return table.replace_schema_metadata(None if note is None else {NOTE: json.dumps(note)})
 
 
-def texts(file: Path, column: Any, name: str) -> Any:
+def _read_note(file: Path, content: bytes) -> dict[str, Any] | None:
+    """Read the note of a table in CSV or JSON lines, and see that it is of these bytes; None if there is none."""
+    beside = note_file(file)
+    if not beside.is_file():
+        return None
+    try:
+        note: dict[str, Any] = json.loads(beside.read_bytes())
+        check_seal(beside.name, note)
+        written = note[_DIGEST]
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        step = "Take it and the table from a copy, or remove it"
+        raise fault(beside, "the note of a table must be as it was written", "another one", step) from error
+    if written != digest(content):
+        step = f"Take both from a copy, or tokenize again; if you changed it on purpose, remove {beside.name}"
+        raise fault(file, f"table must be as it was written with {beside.name}", "other bytes", step)
+    return note
+
+
+def texts(file: Path, column: Any, name: str, *, nulls: bool = False) -> Any:
     """Return a column of any of Arrow's kinds of text as plain strings.
 
+    Args:
+        file: the file, for the message.
+        column: as it was read.
+        name: of the column.
+        nulls: whether there may be nulls; an empty text is one then, as CSV writes them.
+
     Raises:
-        CatalogueError: it holds something else, or null.
+        CatalogueError: it holds something else, or null that may not be.
     """
     column = _decoded(column)
     kind, rule = column.type, f"{name} must be text in every row"
-    if len(column) and not is_text(kind):
+    if len(column) and not (is_text(kind) or (nulls and pa.types.is_null(kind))):
         raise fault(file, rule, kind, f"Convert it; in pandas: table[{name!r}] = table[{name!r}].astype(str)")
-    if column.null_count:
+    if column.null_count and not nulls:
         raise fault(file, rule, f"{column.null_count} nulls", "Leave those rows out, or tokenize again")
-    return column.cast(pa.string())
+    column = column.cast(pa.string())
+    return pc.if_else(pc.equal(column, ""), None, column) if nulls else column
 
 
 def integers(file: Path, column: Any, name: str, kind: Any, *, nulls: bool = False) -> Any:
@@ -146,7 +200,7 @@ def _decoded(column: Any) -> Any:
 
 
 def check_note(file: Path, table: Any, own: Fingerprint, resolver: str | None = None) -> None:
-    """Check the note in a file's metadata, if there is one: another program writes none.
+    """Check the note of a table, if there is one: another program writes none.
 
     Args:
         file: the file, for messages.

@@ -119,7 +119,7 @@ def test_fit_keeps_the_fingerprint_that_it_is_told(tmp_path: Path) -> None:
 
 def test_tokenize_writes_a_row_an_item(catalogue: Path, fitted: Path, table: Path) -> None:
     rows = pq.read_table(table)
-    assert rows.column_names == ["domain", "item_id", "semantic_id", "c0", "c1", "c2", "expert", "suffix"]
+    assert rows.column_names == ["domain", "item_id", "semantic_id", "c0", "c1", "c2", "expert", "suffix", "source_id"]
     assert rows["domain"].to_pylist() == [name for name in DOMAINS for _ in range(60)]
     assert rows["item_id"].to_pylist() == [*range(60), *range(60)]
     assert len(set(rows["semantic_id"].to_pylist())) == 120

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from tests.unitok.cli.runs import refused, unitok
 from unitok.data import read_domain, write_domain
@@ -38,6 +39,26 @@ def test_a_row_depends_on_its_own_text_only(tmp_path: Path, encoder: str) -> Non
         rows[name] = np.array(read_domain(tmp_path / name).embeddings)
     np.testing.assert_array_equal(rows["old"], rows["new"][:4])
     np.testing.assert_array_equal(rows["backwards"][::-1], rows["new"])
+
+
+def test_batches_are_plain_where_equal_bits_are_not_promised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    class Encoder:
+        device = torch.device("cuda")  # no pass is made on it
+
+        def __init__(self, *_: object, **__: object) -> None:
+            pass
+
+        def encode(self, texts: list[str], **settings: Any) -> list[list[int]]:
+            calls.append((texts, settings["batch_size"]))
+            return [[len(text), 1] for text in texts]
+
+    monkeypatch.setattr("sentence_transformers.SentenceTransformer", Encoder)
+    write_domain(tmp_path / "made", None, items={"text": NEW})
+    unitok("embed", tmp_path / "made", "--model", tmp_path, "--name", "m", "--batch-size", 4, "--keep-lengths")
+    assert read_domain(tmp_path / "made").embeddings[:, 0].tolist() == [len(text) for text in NEW]
+    assert calls == [(NEW, 4)]
 
 
 def test_rows_of_unchanged_texts_are_kept_and_counted(tmp_path: Path, encoder: str) -> None:

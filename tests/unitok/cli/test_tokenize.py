@@ -11,10 +11,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from tests.unitok.cli.runs import refused, unitok
+from tests.unitok.cli.runs import TINY, refused, unitok
 from unitok import Tokenizer
 from unitok.data import read_domain, write_domain
 from unitok.ids.collisions import CHANGED
+from unitok.ids.table import IdTable
 
 
 @pytest.fixture
@@ -76,6 +77,82 @@ def test_changed_items_are_noticed_without_a_resolver_too(
     before, after = (pq.read_table(file)["semantic_id"].to_pylist() for file in (existing, out))
     differ = [row for row in range(60) if after[row] != before[row]]
     assert differ == ([3, 8] if choice == "renew" else [])
+
+
+def test_items_that_an_import_numbered_anew_keep_their_ids(fitted: Path, catalogue: Path, tmp_path: Path) -> None:
+    x, names = np.array(read_domain(catalogue / "beauty").embeddings), [f"B{row:02d}" for row in range(60)]
+    for data, rows, first in (("old", x, None), ("new", np.concatenate([x[-1:] + 1, x[:-1]]), "A")):
+        write_domain(
+            tmp_path / data / "beauty",
+            rows,
+            items={"source_id": ([first] if first else []) + names[: 60 - bool(first)]},
+        )
+    tables = [tmp_path / "old.parquet", tmp_path / "new.csv"]
+    unitok("tokenize", fitted, tmp_path / "old", "--out", tables[0])
+    found = unitok("tokenize", fitted, tmp_path / "new", "--existing", tables[0], "--out", tables[1], "--json").stdout
+    assert [json.loads(found)[key] for key in ("kept", "added", "changed")] == [60, 1, []]
+    before, after = (IdTable.read(file) for file in tables)
+    text_of = dict(zip(before.source_ids, before.ids.to_text(), strict=True))
+    assert after.source_ids == [*names, "A"]
+    assert {**text_of, "A": after.ids.to_text()[-1]} == dict(zip(after.source_ids, after.ids.to_text(), strict=True))
+    assert after.table["item_id"].to_pylist() == [*range(1, 60), -1, 0]  # B59 is gone, and its number another's
+
+
+def test_a_table_without_names_gets_them(fitted: Path, catalogue: Path, table: Path, tmp_path: Path) -> None:
+    older = pq.read_table(table)
+    pq.write_table(older.drop_columns("source_id"), tmp_path / "older.parquet")
+    out = tmp_path / "out.parquet"
+    unitok("tokenize", fitted, catalogue, "--existing", tmp_path / "older.parquet", "--out", out)
+    assert pq.read_table(out).equals(older)
+    for name in ("beauty", "kitchen"):  # the same items, of which no names are known
+        write_domain(tmp_path / "bare" / name, np.array(read_domain(catalogue / name).embeddings))
+    unitok("tokenize", fitted, tmp_path / "bare", "--existing", out, "--out", tmp_path / "bare.parquet")
+    assert pq.read_table(tmp_path / "bare.parquet").equals(older)
+
+
+@pytest.mark.parametrize("choice", ["fail", "keep"])
+def test_ids_of_other_items_are_not_kept(choice: str, fitted: Path, catalogue: Path, tmp_path: Path) -> None:
+    x = np.array(read_domain(catalogue / "beauty").embeddings)  # without names
+    for data, rows in (("old", x), ("new", np.concatenate([x[-1:], x]))):
+        write_domain(tmp_path / data / "beauty", rows)
+    existing, out = tmp_path / "old.parquet", tmp_path / "out.parquet"
+    unitok("tokenize", fitted, tmp_path / "old", "--out", existing)
+    run = ("tokenize", fitted, tmp_path / "new", "--existing", existing, "--out", out, "--changed")
+    line = refused(*run, choice)
+    assert "They may be numbered otherwise there, or its IDs may be another tokenizer's" in line
+    assert not out.exists()
+    unitok(*run, "renew")
+
+
+def test_tables_of_another_tokenizer_are_refused_or_said(catalogue: Path, fitted: Path, tmp_path: Path) -> None:
+    other, ids = tmp_path / "other", tmp_path / "ids.csv"
+    unitok("fit", catalogue, "--out", other, "--epochs", 1, "--seed", 5, *TINY)
+    unitok("tokenize", other, catalogue, "--out", ids)
+    decoded = ("decode", fitted, ids, "--out", tmp_path / "x.npy")
+    keep = ("tokenize", fitted, catalogue, "--existing", ids, "--out", tmp_path / "y.csv", "--changed", "keep")
+    for command in (decoded, keep):
+        assert f"{ids}: IDs must be of tokenizer " in refused(*command)
+    (tmp_path / "ids.csv.unitok.json").unlink()
+    said = f"{ids}: nothing there says which tokenizer made these IDs; they are taken for this one's\n"
+    assert unitok(*decoded).stderr == said
+    result = unitok(*keep, code=1)
+    assert result.stderr.startswith(said)
+    assert "its IDs may be another tokenizer's" in result.stderr
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv"])
+def test_a_link_to_a_file_of_another_name_is_written_to(
+    ending: str, fitted: Path, catalogue: Path, table: Path, tmp_path: Path
+) -> None:
+    link, target = tmp_path / f"ids.{ending}", tmp_path / "store" / "0a1b"  # as DVC and git-annex keep files
+    target.parent.mkdir()
+    target.touch()
+    link.symlink_to(target)
+    unitok("tokenize", fitted, catalogue, "--out", link, "--force")
+    assert link.is_symlink()
+    read = IdTable.read(link)
+    assert read.is_noted
+    assert read.keys == IdTable.read(table).keys
 
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl"])

@@ -269,6 +269,42 @@ def test_rows_that_were_changed_are_not_kept(domain: Path) -> None:
     np.testing.assert_array_equal(read_domain(domain).embeddings, before)
 
 
+@pytest.mark.parametrize(
+    ("encoder", "shape"),
+    [
+        (lambda texts: encode(texts)[:-1], r"\(0, 6\)"),
+        (lambda texts: encode([*texts, "more"]), r"\(2, 6\)"),
+        (lambda texts: encode(texts)[0], r"\(6,\)"),
+    ],
+)
+def test_an_encoder_returns_a_row_per_text(
+    domain: Path, encoder: Callable[[list[str]], NDArray[Any]], shape: str
+) -> None:
+    embed(domain)
+    items = {"text": [f"{TITLES[0]} . made", "new"]}  # a row that is kept, and one that is made
+    pq.write_table(pa.table({"item_id": np.arange(2), **items}), domain / "items.parquet")
+    with pytest.raises(
+        CatalogueError, match=rf"encode must return a row for each of 1 texts, got the shape {shape}\. "
+    ):
+        embed(domain, encoder, force=True)
+
+
+def test_items_that_are_replaced_meanwhile_are_refused(domain: Path) -> None:
+    def replacing(texts: list[str]) -> NDArray[Any]:
+        if texts[-1].startswith(TITLES[-1]):  # by a program that takes no lock
+            pq.write_table(pa.table({"item_id": np.arange(ITEMS), "text": TITLES}), domain / "items.parquet")
+        return encode(texts)
+
+    with pytest.raises(
+        CatalogueError, match=r"items must stay until all are embedded, got other bytes\. Run it again\."
+    ):
+        embed(domain, replacing)
+    assert not (domain / "embeddings.npy").exists()
+    assert any(name.startswith(".partial") for name in files(domain))
+    embed(domain)
+    np.testing.assert_array_equal(read_domain(domain).embeddings, unit(encode(TITLES)))
+
+
 def test_rows_of_two_widths_do_not_get_into_one_file(domain: Path) -> None:
     embed(domain)
     items = {"text": [*TITLES, "item 3 . made", "new"]}

@@ -164,6 +164,20 @@ def test_titles_that_are_no_text_are_refused(folder: Path, case: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("column", "read"),
+    [
+        (pa.array(["a", None], pa.large_string()), ["a", ""]),
+        (pa.array([7, 70]), ["7", "70"]),
+        (pa.array([7.0, None]), None),  # what pandas made of integers
+        (pa.array([["a"], ["b"]]), None),
+    ],
+)
+def test_names_in_the_source_are_read_where_they_are_names(folder: Path, column: Any, read: list[str] | None) -> None:
+    pq.write_table(pa.table({"item_id": [0, 1], "source_id": column}), folder / "items.parquet")
+    assert read_domain(folder).source_ids == read
+
+
 def test_a_column_twice_is_refused(folder: Path) -> None:
     table = pa.Table.from_arrays([pa.array([0, 1]), WORDS, WORDS], names=["item_id", "title", "title"])
     pq.write_table(table, folder / "items.parquet")

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from unitok.data import (
     CatalogueError,
@@ -78,6 +79,28 @@ def test_embeddings_are_enough(tmp_path: Path) -> None:
     bare = read_domain(tmp_path / "bare")
     assert (bare.titles, bare.embedding) == (None, None)
     assert bare.keys.tolist() == [0, 1]
+
+
+def test_embeddings_may_be_tensors(tmp_path: Path) -> None:
+    rows = torch.arange(8.0).reshape(4, 2).T  # in no row's order
+    write_domain(tmp_path / "made", rows, embedding=INFO)  # type: ignore[arg-type]
+    read = read_domain(tmp_path / "made")
+    assert (read.embeddings.tolist(), read.embedding) == (rows.tolist(), INFO)
+
+
+@pytest.mark.parametrize(
+    "edit", [lambda text: text.replace("made", "mine"), lambda text: text.replace('"digest"', '"x"')]
+)
+def test_info_that_was_edited_says_how_to_write_ones_own(catalogue: Path, edit: Callable[[str], str]) -> None:
+    file = catalogue / "beta" / "embeddings.json"
+    file.write_text(edit(file.read_text()))
+    step = r"If you changed it, write it with model and template alone; else embed again\.$"
+    with pytest.raises(
+        CatalogueError, match=rf"json: embedding info must be as it was written, got another one\. {step}"
+    ):
+        read_domain(catalogue / "beta")
+    file.write_text(json.dumps({"model": "mine", "template": "t"}))
+    assert read_domain(catalogue / "beta").embedding == EmbeddingInfo("mine", "t")
 
 
 def test_other_folders_are_no_domains(catalogue: Path) -> None:

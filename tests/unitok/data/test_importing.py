@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -335,6 +336,16 @@ def test_nothing_in_a_file_is_run(tmp_path: Path) -> None:
     with pytest.raises(CatalogueError, match="line 1 must be a JSON object"):
         import_domain("amazon-2014", items, events)
     assert not exploded.exists()
+
+
+@pytest.mark.parametrize("quotes", ["\\'", '\\"'])
+def test_a_literal_without_an_end_is_refused_at_once(tmp_path: Path, quotes: str) -> None:
+    items, events = write_published(tmp_path, "amazon-2014")
+    items.write_text("{" + quotes * 12_000 + "\n")
+    began = time.process_time()
+    with pytest.raises(CatalogueError, match="line 1 must be a JSON object"):
+        import_domain("amazon-2014", items, events)
+    assert time.process_time() - began < 1  # each end was looked for from every quote on: some five seconds
 
 
 def test_a_line_without_an_end_does_not_fill_the_memory(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from tests.unitok.ids.made import SIZES, make_ids
 from unitok.data import CatalogueError
+from unitok.ids import table_files
 from unitok.ids.semantic_ids import AssignedIds, SemanticIds
 from unitok.ids.table import Fingerprint, IdTable
 
@@ -42,6 +43,123 @@ def test_every_format_comes_back(tmp_path: Path, ending: str, resolver: str) -> 
     assert_same(IdTable.read(tmp_path / f"ids.{ending}"), table)
     content = (tmp_path / f"ids.{ending}").read_bytes()
     assert content.startswith({"parquet": b"PAR1", "csv": b'"domain","item_id",', "jsonl": b'{"domain": "'}[ending])
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv", "jsonl"])
+def test_a_table_of_no_rows_comes_back(tmp_path: Path, ending: str) -> None:
+    table = IdTable.of([], [], make_ids(0, 0).assign([]))
+    table.write(tmp_path / f"ids.{ending}", OWN)
+    assert len(IdTable.read(tmp_path / f"ids.{ending}", OWN, "suffix").keys) == 0
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_the_note_beside_a_table_is_held_to_it(tmp_path: Path, ending: str) -> None:
+    file, other = tmp_path / f"ids.{ending}", Fingerprint(**{**OWN, "base": "another"})
+    note = tmp_path / f"ids.{ending}.unitok.json"
+    a_table(5).write(file, OWN)
+    a_table().write(file, OWN)  # replaced together
+    assert IdTable.read(file, OWN).is_noted
+    assert json.loads(note.read_text())["resolver"] == "suffix"
+    for fingerprint, resolver, said in (
+        (other, None, "IDs must be of tokenizer another with experts x, y, z, got those of b"),
+        (OWN, "none", r"IDs must be resolved by none, got suffix\. Pass --resolver suffix\."),
+    ):
+        with pytest.raises(CatalogueError, match=said):
+            IdTable.read(file, fingerprint, resolver)
+    with file.open("ab") as grown:
+        grown.write(b"\n")
+    with pytest.raises(
+        CatalogueError, match=rf"as it was written with {note.name}, got other bytes\. .* remove {note.name}"
+    ):
+        IdTable.read(file)
+    note.unlink()
+    read = IdTable.read(file, other)
+    assert_same(read, a_table())
+    assert not read.is_noted
+
+
+def test_a_stop_between_table_and_note_leaves_no_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "ids.csv"
+    a_table(5).write(file, OWN)
+    real = table_files.whole_file
+
+    def stopped(path: Path) -> Any:
+        if path.suffix == ".json":
+            raise InterruptedError
+        return real(path)
+
+    monkeypatch.setattr(table_files, "whole_file", stopped)
+    with pytest.raises(InterruptedError):
+        a_table().write(file, OWN)
+    assert_same(IdTable.read(file, OWN), a_table())
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv", "jsonl"])
+def test_resolvers_are_told_without_a_note(tmp_path: Path, ending: str) -> None:
+    for made, wanted, said in (
+        ("none", "suffix", r"IDs must be resolved by suffix, got no suffix\. Pass --resolver none\.$"),
+        ("suffix", "none", r"IDs must be resolved by none, got a suffix\. Pass --resolver suffix or reassign"),
+    ):
+        a_table(resolver=made).write(tmp_path / "noted.csv", OWN, made)
+        table = IdTable.read(tmp_path / "noted.csv").table.replace_schema_metadata(None)
+        if ending == "parquet":
+            pq.write_table(table, tmp_path / "ids.parquet")
+        else:
+            a_table(resolver=made).write(tmp_path / f"ids.{ending}", OWN, made)
+            (tmp_path / f"ids.{ending}.unitok.json").unlink()
+        with pytest.raises(CatalogueError, match=said):
+            IdTable.read(tmp_path / f"ids.{ending}", OWN, wanted)
+
+
+@pytest.mark.parametrize(("ending", "kind"), [("csv", "CSV file"), ("jsonl", "file of JSON lines")])
+def test_a_broken_table_is_called_what_it_is(tmp_path: Path, ending: str, kind: str) -> None:
+    (tmp_path / f"ids.{ending}").write_bytes(b'{"a": \n"b,c\n')
+    with pytest.raises(CatalogueError, match=rf"table must be a {kind} with domain, item_id, .*, got "):
+        IdTable.read(tmp_path / f"ids.{ending}")
+
+
+def named(names: dict[str, list[str | None]]) -> IdTable:
+    domains = [domain for domain, each in names.items() for _ in each]
+    ids = make_ids(len(domains), 3).assign(range(len(domains)))
+    numbers = [row for each in names.values() for row in range(len(each))]
+    return IdTable.of(domains, numbers, ids, [name for each in names.values() for name in each])
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv", "jsonl"])
+def test_items_are_known_again_by_their_names(tmp_path: Path, ending: str) -> None:
+    table = named({"a": ["007", "x", None, "gone", "late"], "b": ["x", "y"]})
+    table.write(tmp_path / f"ids.{ending}", OWN)
+    read = IdTable.read(tmp_path / f"ids.{ending}", OWN)
+    assert_same(read, table)
+    assert read.source_ids == ["007", "x", None, "gone", "late", "x", "y"]
+    again = read.renumbered({"a": ["new", "007", "late", "x"], "c": ["x"]})
+    # 2 is another item's now, and so is 3, whose item is gone; b isn't there.
+    assert again.keys == ["a:1", "a:3", "a:-1", "a:-2", "a:2", "b:0", "b:1"]
+    assert again.ids.equals(table.ids)
+    assert again.renumbered({"a": ["x", "gone"]}).keys == ["a:-3", "a:0", "a:-1", "a:1", "a:2", "b:0", "b:1"]
+
+
+def test_a_name_is_of_one_item(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"IdTable\.of: source_ids must be distinct within a domain, got a:x more than"
+    ):
+        named({"a": ["x", "x"]})
+    with pytest.raises(ValueError, match=r"IdTable\.of: source_ids must be as many as ids, 1, got 0\. "):
+        IdTable.of(["a"], [0], make_ids(1, 0).assign([0]), [])
+    with pytest.raises(ValueError, match=r"renumbered: sources must be distinct within a domain, got a:x more than"):
+        named({"a": ["x"]}).renumbered({"a": ["x", "x"]})
+    twice = a_table().table.append_column("source_id", pa.array(["x"] * 20))
+    pq.write_table(twice, tmp_path / "ids.parquet")
+    with pytest.raises(CatalogueError, match=r"source_id must be distinct within a domain, got .*:x more than once"):
+        IdTable.read(tmp_path / "ids.parquet")
+
+
+def test_tables_with_and_without_names_are_joined() -> None:
+    later = named({"a": ["x", "y"]})
+    earlier = IdTable(later.table.drop_columns("source_id").slice(0, 1), 4, 3)
+    assert earlier.append(later).source_ids == [None, "y"]
+    assert earlier.append(later, renewed=["a:0"]).source_ids == ["x", "y"]
+    assert later.append(earlier).source_ids == ["x", "y"]
 
 
 def test_a_name_that_says_no_format_is_refused(tmp_path: Path) -> None:
@@ -127,16 +245,20 @@ def test_numbers_and_texts_that_say_different_things_are_refused(tmp_path: Path)
     assert read_with(tmp_path, "suffix", pa.nulls(20, pa.int32())).startswith(rule)
 
 
-def test_no_flipped_bit_is_read_as_something_else(tmp_path: Path) -> None:
-    table, file = a_table(), tmp_path / "ids.parquet"
-    table.write(file, OWN)
+@pytest.mark.parametrize(
+    "name", ["ids.parquet", "ids.csv", "ids.csv.unitok.json", "ids.jsonl", "ids.jsonl.unitok.json"]
+)
+def test_no_flipped_bit_is_read_as_something_else(tmp_path: Path, name: str) -> None:
+    table, file = a_table(), tmp_path / name
+    ids = tmp_path / name.removesuffix(".unitok.json")
+    table.write(ids, OWN)
     whole, same = file.read_bytes(), 0
     for place in range(0, len(whole), 29):
         content = bytearray(whole)
         content[place] ^= 1 << place % 8
         file.write_bytes(content)
         try:
-            read = IdTable.read(file, OWN)
+            read = IdTable.read(ids, OWN)
         except ValueError:
             continue
         assert_same(read, table)

@@ -177,7 +177,7 @@ def _is_path(model: str) -> bool:
 
 
 def _encode(encoder: SentenceTransformer, texts: list[str], batch_size: int) -> NDArray[Any]:
-    """Encode texts so that, on a CPU, each row's bits depend on its own text only.
+    """Encode texts so that, on a CPU, each row's bits depend on its own text only; elsewhere in plain batches.
 
     Padding to the longest text of a batch changes the last bit of the others' rows, so only texts of equally many
     tokens share a batch. Products of very few rows are summed in another order, so no batch has fewer than eight: the
@@ -185,6 +185,8 @@ def _encode(encoder: SentenceTransformer, texts: list[str], batch_size: int) -> 
     """
     import numpy as np
 
+    if encoder.device.type != "cpu":  # equal bits aren't promised there, and full batches are faster
+        return np.asarray(encoder.encode(texts, batch_size=batch_size, show_progress_bar=False))
     prompt = encoder.prompts.get(encoder.default_prompt_name or "") or ""
     split = getattr(encoder, "preprocess", None) or encoder.tokenize  # as older releases call it
     mask = split([prompt + text for text in texts]).get("attention_mask")

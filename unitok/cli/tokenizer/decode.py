@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from unitok.cli.files import check_free, replacing
-from unitok.cli.inputs import check_fits, counted
+from unitok.cli.inputs import check_fits, counted, read_table
 from unitok.cli.options import Force, Json, TokenizerFolder
 from unitok.cli.terminal import Refusal, console, print_json
 
@@ -105,7 +105,6 @@ def _as_json(
 
 def _read(ids: list[str], tokenizer: Tokenizer) -> tuple[list[str], SemanticIds]:
     from unitok import SemanticIds
-    from unitok.ids.table import IdTable
 
     if all(text.lstrip().startswith("<") for text in ids):
         config = tokenizer.config
@@ -115,7 +114,7 @@ def _read(ids: list[str], tokenizer: Tokenizer) -> tuple[list[str], SemanticIds]
         return ids, SemanticIds.concatenate([replace(one, suffix=None) for one in each])
     if len(ids) > 1:
         raise Refusal(f"ids: must be one file of IDs, or IDs as text, got {len(ids)} arguments. Give one kind.")
-    table = IdTable.read(ids[0], tokenizer.fingerprint())
+    table = read_table(Path(ids[0]), tokenizer)
     return table.table["semantic_id"].to_pylist(), table.ids
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from unitok.cli.files import replacing
-from unitok.cli.inputs import check_fits, counted, say_routed
+from unitok.cli.files import check_writable
+from unitok.cli.inputs import check_fits, counted, read_table, say_routed
 from unitok.cli.options import Force, Items, Json, TokenizerFolder, choice, output
 from unitok.cli.terminal import Refusal, StepBar, console, print_json, say
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _ROWS_AT_ONCE = 4096
 _MOST_MOVED = 5  # items that are named
+# More items than these with other codes aren't kept by their numbers alone: likely they are other items.
+_MOST_KEPT, _MOST_KEPT_SHARE = 10, 0.2
 
 
 def tokenize(
@@ -50,7 +52,9 @@ def tokenize(
     existing: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="An earlier output: its items keep their IDs and their rows; new items are added."
+            metavar="FILE",
+            help="An earlier output: its items, known by source_id if they have one, else by number, keep their IDs "
+            "and the order of their rows; new items are added.",
         ),
     ] = None,
     changed: Annotated[
@@ -66,11 +70,13 @@ def tokenize(
 ) -> None:
     """Give every item its semantic ID.
 
-    The file is parquet, CSV or JSON lines, as its name says; only parquet also keeps which tokenizer made the IDs, and
-    checksums. It has one row per item: domain, item_id, semantic_id (text, as `<a_12><b_7><c_3><d_9><e_2><f_0>`), the
-    codes c0, c1, ..., expert and suffix (0 if an item needs none, empty with --resolver none). An item's codes depend
-    only on its own embedding and domain. Items of a domain that the tokenizer doesn't know go to the experts that its
-    router chooses.
+    The file is parquet, CSV or JSON lines, as its name says. Which tokenizer made the IDs, and digests, are kept in a
+    parquet file, and beside another: for ids.csv in ids.csv.unitok.json. There is one row per item: domain, item_id,
+    semantic_id (text, as `<a_12><b_7><c_3><d_9><e_2><f_0>`), the codes c0, c1, ..., expert and suffix (0 if an item
+    needs none, empty with --resolver none), and source_id if items.parquet has it. An item's codes depend only on its
+    own embedding and domain. Items of a domain that the tokenizer doesn't know go to the experts that its router
+    chooses. With --existing, items that the catalogue has no more keep their rows, so that their IDs stay taken, with a
+    negative item_id if the number is another's now.
 
     For example:
 
@@ -79,23 +85,22 @@ def tokenize(
         unitok tokenize runs/first newer --existing ids.parquet --out newer.parquet
     """
     from unitok import Tokenizer
-    from unitok.ids.table import IdTable
     from unitok.ids.table_files import check_format
 
     began = time.perf_counter()
     if not out.is_dir():
         check_format("--out", out)
-    with replacing(out, force=force) as partial:
-        known = Tokenizer.from_pretrained(tokenizer)
-        parts = _read_parts(known, data, domain)
-        earlier = None if existing is None else IdTable.read(existing, known.fingerprint(), resolver)
-        routed = say_routed(known, parts)
-        ids = tokenize_parts(known, parts)
-        moved = [] if earlier is None else _moved(parts, ids, resolver, earlier)
-        if moved:
-            _report_moved(moved, changed)
-        found = resolve(parts, ids, resolver, earlier, changed)
-        found.write(partial, known.fingerprint(), resolver)
+    check_writable(out, force=force)
+    known = Tokenizer.from_pretrained(tokenizer)
+    parts = _read_parts(known, data, domain)
+    earlier = None if existing is None else read_table(existing, known, resolver).renumbered(_sources(parts))
+    routed = say_routed(known, parts)
+    ids = tokenize_parts(known, parts)
+    moved = [] if earlier is None else _moved(parts, ids, resolver, earlier)
+    if earlier is not None and moved:
+        _report_moved(moved, changed, sure=_are_the_same(parts, earlier, [each["item"] for each in moved]))
+    found = resolve(parts, ids, resolver, earlier, changed)
+    found.write(out, known.fingerprint(), resolver)
     summary = {
         "out": str(out),
         "items": len(ids),
@@ -185,20 +190,35 @@ def resolve(
         changed: see `SemanticIds.assign`.
 
     Returns:
-        IdTable: earlier rows, unchanged but for items that were given new IDs, then the items that are new, in the
-        order of `parts`.
+        IdTable: earlier rows, their IDs unchanged but for items that were given new ones, then the items that are new,
+        in the order of `parts`.
     """
     from unitok.ids.semantic_ids import AssignedIds
     from unitok.ids.table import IdTable
 
     domains, items, keys = _items(parts)
     existing = None if earlier is None else AssignedIds(earlier.keys, earlier.ids)
-    found = IdTable.of(domains, items, ids.assign(keys, resolver, existing, changed))
+    sources = _sources(parts)
+    names = [name for domain, part in parts.items() for name in sources.get(domain, [""] * len(part.keys))]
+    found = IdTable.of(domains, items, ids.assign(keys, resolver, existing, changed), names if sources else None)
     if earlier is None or existing is None:
         return found
-    moved = ids.changed_rows(keys, existing, resolver)[:, 0].tolist() if changed == "renew" else []
-    # Copied unchanged, even if an item is not in this catalogue: so no ID is given twice.
-    return earlier.append(found, renewed=[keys[row] for row in moved])
+    moved = {keys[row] for row in ids.changed_rows(keys, existing, resolver)[:, 0].tolist()}
+    nameless = {key for key, name in zip(earlier.keys, earlier.source_ids, strict=True) if name is None}
+    # Rows are copied, even if an item is not in this catalogue: so no ID is given twice. Items without a name, as older
+    # releases wrote them, get theirs, with the IDs that they had.
+    renewed = (moved if changed == "renew" else set()) | (nameless - moved)
+    return earlier.append(found, renewed=[key for key in keys if key in renewed])
+
+
+def _sources(parts: Mapping[str, Domain]) -> dict[str, list[str]]:
+    """The items' names in their source, of the domains where these tell the items apart."""
+    found = {}
+    for domain, part in parts.items():
+        names = [name for name in part.source_ids or () if name]
+        if part.source_ids and names and len(set(names)) == len(names):
+            found[domain] = part.source_ids
+    return found
 
 
 def _items(parts: Mapping[str, Domain]) -> tuple[list[str], NDArray[np.int64], list[str]]:
@@ -222,12 +242,25 @@ def _moved(parts: Mapping[str, Domain], ids: SemanticIds, resolver: str, earlier
     return [{"item": keys[row], "old": old, "new": new} for row, (old, new) in zip(own.tolist(), texts, strict=True)]
 
 
-def _report_moved(moved: list[dict[str, str]], changed: str) -> None:
+def _are_the_same(parts: Mapping[str, Domain], earlier: IdTable, moved: list[str]) -> bool:
+    """Whether items whose codes differ are those of the earlier table for sure, or so few that they are likely so."""
+    sources = _sources(parts)
+    rows = zip(earlier.keys, earlier.table["domain"].to_pylist(), earlier.source_ids, strict=True)
+    named = {key for key, domain, name in rows if earlier.is_noted and name is not None and domain in sources}
+    unsure, both = len(set(moved) - named), len(set(earlier.keys) & set(_items(parts)[2]))
+    return unsure <= max(_MOST_KEPT, _MOST_KEPT_SHARE * both)
+
+
+def _report_moved(moved: list[dict[str, str]], changed: str, *, sure: bool) -> None:
     """Say which items' codes differ from those of the earlier table; refuse them if nothing is to be done about it."""
     shown = [f"{each['item']} was {each['old']} and is {each['new']}" for each in moved[:_MOST_MOVED]]
     more = [f"and {len(moved) - _MOST_MOVED:,} more"] * (len(moved) > _MOST_MOVED)
+    rule = f"--existing: items must have the codes of that table, got {len(moved):,} that differ"
+    if changed != "renew" and not sure:
+        why = "They may be numbered otherwise there, or its IDs may be another tokenizer's"
+        step = f"{why}: take the table of this catalogue and tokenizer, or pass --changed renew for new IDs."
+        raise Refusal(f"{rule}: {'; '.join([*shown, *more])}. {step}")
     if changed == "fail":
-        rule = f"--existing: items must have the codes of that table, got {len(moved):,} that differ"
         step = "Pass --changed keep for their old IDs or --changed renew for new ones, or embed as you did then."
         raise Refusal(f"{rule}: {'; '.join([*shown, *more])}. {step}")
     done = "keep their old IDs" if changed == "keep" else "get new IDs"

@@ -22,7 +22,8 @@ _LONGEST = 1 << 23  # bytes per line; its objects take up to 31 for each
 _LONGEST_LITERAL = 1 << 20  # characters; real ones have some thousands
 _LINES_PER_REPORT = 1024  # of progress
 _DECODER = json.JSONDecoder(parse_float=Decimal)  # as they are given: times must not be rounded
-_WORD = re.compile(r"""[uU]?('[^'\\]*(?:\\.[^'\\]*)*'|"[^"\\]*(?:\\.[^"\\]*)*")|\b(?:None|True|False)\b""")
+# A text without an end matches, too: else one would be looked for from each of its quotes on, in quadratic time.
+_WORD = re.compile(r"""[uU]?('[^'\\]*(?:\\.[^'\\]*)*('?)|"[^"\\]*(?:\\.[^"\\]*)*("?))|\b(?:None|True|False)\b""")
 _JSON = {"None": "null", "True": "true", "False": "false"}
 
 
@@ -136,4 +137,6 @@ def _as_json(word: re.Match[str]) -> str:
     quoted: str | None = word[1]
     if quoted is None:
         return _JSON[word[0]]
+    if not (word[2] or word[3]):
+        raise ValueError("a text without an end")
     return json.dumps(ast.literal_eval(quoted) if "\\" in quoted else quoted[1:-1])
