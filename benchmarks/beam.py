@@ -54,7 +54,7 @@ def main() -> None:
         fit(recommender, histories, TrainingConfig(epochs=options.epochs, patience=0))
     asked = histories.queries("test").histories[: options.users]
 
-    ours, seconds = timed(lambda: recommender.rank(asked, options.beam))
+    ours, seconds = timed(lambda: recommender.rank(asked, options.beam, exclude_seen=False))  # as `generate` does
     theirs, their_seconds = timed(lambda: generated(recommender, asked, options.beam, options.batch))
     alike = check(recommender, asked, ours, theirs)
     row = {

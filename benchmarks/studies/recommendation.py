@@ -194,7 +194,7 @@ def finish(run: Run, places: Places) -> str:
         recommender, ids, about = made(run, places, path.with_suffix(""))
         seconds = time.perf_counter() - began
         histories, _ = read(run.domain, places.data)
-        scores = evaluate(recommender, histories.queries("test"), ids)
+        scores = evaluate(recommender, histories.queries("test"), ids, exclude_seen=False)  # as the page says
         kept = {"run": run.settings, "seconds": seconds, "resumed": resumed, **about, "origin": origin()}
         kept["scores"] = scores.to_dict()
         path.write_text(json.dumps(kept))
@@ -217,7 +217,8 @@ def made(run: Run, places: Places, folder: Path) -> tuple[Recommender, Tensor | 
         tried = [CHAIN_SETTINGS] if run.name == CHAIN else GRID
         chains = [MarkovChain(training, num_items, **settings) for settings in tried]
         groups = torch.arange(num_items)
-        reached = [ndcg(c.rank(validation.histories, 10), validation.targets, groups, 10) for c in chains]
+        ranked = [chain.rank(validation.histories, 10, exclude_seen=False) for chain in chains]
+        reached = [ndcg(names, validation.targets, groups, 10) for names in ranked]
         best = int(np.argmax(reached))
         return chains[best], ids, {"settings": tried[best], "validation": reached[best]}
     recommender: SequenceRecommender

@@ -24,6 +24,9 @@ Beam = Annotated[
     int | None,
     typer.Option(min=1, metavar="N", help="Prefixes that the beam search keeps.", show_default="as trained"),
 ]
+IncludeSeen = Annotated[
+    bool, typer.Option("--include-seen", help="Rank the items of the history too; else they are left out.")
+]
 Device = Annotated[str, typer.Option(metavar="NAME", help="Where the model runs: cpu, cuda, cuda:1, mps.")]
 Threads = Annotated[
     int | None, typer.Option(min=1, max=MOST_THREADS, metavar="N", help="CPU threads.", show_default="torch's choice")

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from unitok.recommender.causal import CausalRecommender
     from unitok.recommender.encoder_decoder import T5Recommender
     from unitok.recommender.evaluation.baselines import MarkovChain, Popularity
-    from unitok.recommender.evaluation.item_level import Evaluation, Scores, evaluate, paired_bootstrap
+    from unitok.recommender.evaluation.bootstrap import paired_bootstrap
+    from unitok.recommender.evaluation.item_level import Evaluation, Scores, evaluate
     from unitok.recommender.histories import Histories, Queries, Recommender
     from unitok.recommender.kinds import SequenceRecommender
     from unitok.recommender.language.vocabulary import extend_vocabulary
@@ -39,7 +40,7 @@ _HOME = {
     "extend_vocabulary": "language.vocabulary",
     "fit": "training",
     "gpt2_config": "backbones",
-    "paired_bootstrap": "evaluation.item_level",
+    "paired_bootstrap": "evaluation.bootstrap",
     "rq_config": "backbones",
     "sasrec_config": "backbones",
 }

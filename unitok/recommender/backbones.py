@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -120,3 +122,15 @@ def _gpt2(width: int, layers: int, heads: int, dropout: float, attention_dropout
         attn_pdrop=attention_dropout,
         activation_function="gelu_pytorch_tanh",  # GPT-2's own, as one operation
     )
+
+
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Have a model evaluate; afterwards each of its modules is in the mode that it was in, also after an error."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -13,12 +12,13 @@ from torch import Tensor
 from typing_extensions import Self
 
 from unitok.recommender import saving
-from unitok.recommender.beam import CatalogueTrie
-from unitok.recommender.histories import Histories, as_histories, checked_rows
+from unitok.recommender.backbones import evaluating
+from unitok.recommender.beam import CatalogueTrie, Excluded
+from unitok.recommender.histories import Histories, as_histories, checked_rows, excluded_items
 from unitok.recommender.token_table import TokenTable, check_table
 from unitok.storage.saved import RECOMMENDER, WrongFolderError, free_to_save
 from unitok_kernels import checks
-from unitok_kernels.rules import fail, typed
+from unitok_kernels.rules import fail, flag, typed
 
 _BEAMS_AT_ONCE = {"cpu": 2**11}  # queries x beams per batch of `rank`: fits a processor's cache
 _LOGITS_AT_ONCE = 2**26  # queries x beams x vocabulary per batch: 256 MiB
@@ -178,23 +178,39 @@ class SequenceRecommender(ABC):
         return self._placed[1:]
 
     @torch.inference_mode()
-    def rank(self, histories: Tensor | Sequence[Sequence[int]], k: int) -> Tensor:
+    def rank(
+        self,
+        histories: Tensor | Sequence[Sequence[int]],
+        k: int,
+        *,
+        exclude_seen: bool = True,
+        allow: Tensor | Sequence[int] | None = None,
+        deny: Tensor | Sequence[int] | None = None,
+    ) -> Tensor:
         """Rank the whole catalogue, or the rows that this one is of, after each history.
 
         A beam search over the tokens of items; exact where `beam` is at least the number of items. Of equal
-        probabilities the lexicographically first ID is taken.
+        probabilities the lexicographically first ID is taken. A prefix of excluded items alone is dropped at once, so
+        that k names are found if as many are left. A name stays while one of its items may be recommended.
 
         Args:
             histories: (Q, H) int64, rows of items, the latest last; -1 pads on the left. Or Q lists of items.
             k: how many names to give.
+            exclude_seen: leave out the items of the query's own history, also those before the latest that are read.
+            allow: (A,) int64, the only items that may be named; None allows all.
+            deny: (A,) int64, items that may not be named.
 
         Returns:
             (Q, k) int64 on the CPU: names, best first, none twice; -1 at the end where there are fewer.
 
         Raises:
-            TypeError: histories that are neither a tensor nor lists of integers, or k that is no integer.
+            TypeError: histories that are neither a tensor nor lists of integers, or another argument's type.
             ValueError: another shape, a row that is no item, or k below 1.
         """
+        flag("rank", exclude_seen=exclude_seen)
+        banned = excluded_items("rank", len(self.table), allow, deny)
+        most = None if exclude_seen else self.history
+        histories = as_histories("rank", "histories", histories, len(self.table), most).cpu()
         items, lengths = self._left_aligned(histories)
         checks.whole("rank", k=k)
         if k < 1:
@@ -202,24 +218,29 @@ class SequenceRecommender(ABC):
         width = max(self.beam, k)
         most = min(_BEAMS_AT_ONCE.get(self.model.device.type, 2**16), _LOGITS_AT_ONCE // self.table.vocab_size)
         at_once = max(1, most // (width if self.table.width > 1 else 1))
+        excluded = None
+        if exclude_seen or banned is not None:
+            none = torch.zeros(len(self.table), dtype=torch.bool)
+            excluded = Excluded.of(self._trie, self.rows, none if banned is None else banned)
         ranked = torch.full((len(items), k), -1)
         batches = lengths.argsort(stable=True).split(at_once)  # similar lengths together: little padding
-        with _evaluating(self.model):
+        with evaluating(self.model):
             for rows in batches if len(items) else ():
-                longest = int(lengths[rows].max())
-                found = self._search(items[rows, :longest].to(self.model.device), lengths[rows], width, k)
+                longest, device = int(lengths[rows].max()), self.model.device
+                own = excluded.after(histories[rows].to(device)) if excluded and exclude_seen else excluded
+                found = self._search(items[rows, :longest].to(device), lengths[rows], width, k, own)
                 ranked[rows] = found.cpu()
         return ranked
 
-    def _search(self, items: Tensor, lengths: Tensor, width: int, k: int) -> Tensor:
+    def _search(self, items: Tensor, lengths: Tensor, width: int, k: int, excluded: Excluded | None) -> Tensor:
         """The beams of a query are a tree in one row of the cache: each token is stored once and never moved.
 
         By a mask, each beam sees the history and its own ancestors. Beams whose next tokens are all determined stop.
         """
-        trie, beams = self._trie, self._trie.begin(len(items))
+        trie, beams = self._trie, self._trie.begin(len(items), excluded)
         logits, seen, step = self._begin(items, lengths.to(items.device))
         going = beams.nodes.new_zeros(len(items), 1)
-        beams = trie.advance(beams, going, logits[:, None], width)
+        beams = trie.advance(beams, going, logits[:, None], width, excluded)
         slots = beams.nodes.new_empty(len(items), 1, 0)  # where in the cache the ancestors of each are
         cached = seen.shape[1]
         while (going := _where(trie.unfinished(beams))).numel():
@@ -232,12 +253,12 @@ class SequenceRecommender(ABC):
             sees.scatter_(2, slots, True)
             mask = torch.zeros_like(sees, dtype=logits.dtype).masked_fill(~sees, torch.finfo(logits.dtype).min)
             logits = step(beams.tokens.gather(1, going), slots, mask[:, None])
-            beams = trie.advance(beams, going, logits, width)
+            beams = trie.advance(beams, going, logits, width, excluded)
         return trie.named(beams, k)
 
-    def _left_aligned(self, histories: object) -> tuple[Tensor, Tensor]:
+    def _left_aligned(self, histories: Tensor) -> tuple[Tensor, Tensor]:
         """The latest `history` items of each query, padded on the right with -1, and how many they are."""
-        histories = as_histories("rank", "histories", histories, len(self.table), self.history).cpu()
+        histories = histories[:, -self.history :]
         lengths = (histories >= 0).sum(1)
         places = torch.arange(histories.shape[1])[None] - lengths[:, None]  # counted from the end
         return histories.gather(1, places % max(histories.shape[1], 1)).where(places < 0, -1), lengths
@@ -376,15 +397,3 @@ def check_device(what: str, device: Any) -> None:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, TypeError) as error:
         raise ValueError(f"{what}: device must be one that torch can use here, got {device!r}. Use 'cpu'.") from error
-
-
-@contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
-    """Have a model evaluate; afterwards each of its modules is in the mode that it was in, also after an error."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

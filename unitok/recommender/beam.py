@@ -6,7 +6,7 @@ of all items sum to 1, and a step with only one child costs nothing, neither in 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -47,6 +47,7 @@ class CatalogueTrie:
         ends: (nodes,) int64, the leaf that a node leads to without a choice, or the node itself.
         paths: (N, T + 1) int64, each row's node at each depth.
         names: (leaves,) int64, the name of each leaf; the leaves are the last nodes.
+        below: (nodes, 2) int64, the leaves below each node: from the one number, up to before the other.
     """
 
     offsets: Tensor
@@ -54,6 +55,7 @@ class CatalogueTrie:
     ends: Tensor
     paths: Tensor
     names: Tensor
+    below: Tensor
 
     @classmethod
     def build(cls, tokens: Tensor, names: Tensor, device: torch.device) -> CatalogueTrie:
@@ -64,7 +66,7 @@ class CatalogueTrie:
         stops[depths[1:] - 1] = rows  # the last node of each depth
         leaves = starts[depths[-2] :]
         leaf = np.searchsorted(leaves, starts, side="right") - 1
-        alone = leaf == np.searchsorted(leaves, stops - 1, side="right") - 1
+        end = np.searchsorted(leaves, stops - 1, side="right")
         place = np.empty(rows, dtype=np.int64)
         place[trie.row_order] = np.arange(rows)
         levels = pairwise(depths)
@@ -72,9 +74,10 @@ class CatalogueTrie:
         arrays = {
             "offsets": trie.offsets.astype(np.int64),
             "tokens": trie.tokens.astype(np.int64),
-            "ends": np.where(alone, depths[-2] + leaf, np.arange(len(starts))),
+            "ends": np.where(leaf == end - 1, depths[-2] + leaf, np.arange(len(starts))),
             "paths": np.stack(paths, 1),
             "names": names.numpy()[trie.row_order[leaves]],
+            "below": np.stack([leaf, end], 1),
         }
         return cls(**{name: torch.from_numpy(array).to(device) for name, array in arrays.items()})
 
@@ -110,27 +113,38 @@ class CatalogueTrie:
         wanted = logits.gather(1, self.tokens[edge][:, None] - first)[:, 0]
         return total + (normaliser - wanted).sum()
 
-    def begin(self, queries: int) -> Beams:
-        """Start every query with the empty prefix."""
+    def begin(self, queries: int, excluded: Excluded | None = None) -> Beams:
+        """Start every query with the empty prefix, if an item may be named."""
         nothing = self.ends.new_zeros(queries, 1)
-        return Beams(torch.zeros_like(nothing, dtype=torch.float32), self.ends[nothing], nothing, nothing)
+        scores = torch.zeros_like(nothing, dtype=torch.float32)
+        if excluded is not None:
+            every = torch.arange(queries, device=nothing.device)[:, None]
+            scores = scores.masked_fill(excluded.covers(every, self.below[nothing]), -torch.inf)
+        return Beams(scores, self.ends[nothing], nothing, nothing)
 
     def unfinished(self, beams: Beams) -> Tensor:
         """Which beams have several possible continuations, (B, W) bool."""
         return beams.scores.isfinite() & (beams.nodes < self.first_leaf)
 
-    def advance(self, beams: Beams, going: Tensor, logits: Tensor, width: int) -> Beams:
+    def advance(
+        self, beams: Beams, going: Tensor, logits: Tensor, width: int, excluded: Excluded | None = None
+    ) -> Beams:
         """Keep each query's best prefixes, of those that are finished and those that are one token longer.
 
         score(prefix, token) = score(prefix) + logits[token] - log sum_c exp(logits[c]), c over the prefix's children,
         as in transformers' `generate` with `prefix_allowed_tokens_fn` and `renormalize_logits`. What may follow is a
         ragged list, of the size of the nodes and not of the vocabulary. Equal scores take the first node.
 
+        A prefix is dropped at once if all items below it are excluded. So each prefix that is kept leads to an item
+        that may be named, and `width` items are found if there are as many. Scores stay what they are without: excluded
+        items keep their probabilities, and take no place.
+
         Args:
             beams: (B, W) prefixes.
             going: (B, G) int64, the beams that `logits` are of: all unfinished ones, and others to fill up.
             logits: (B, G, V) of what follows each.
             width: how many to keep at most.
+            excluded: the leaves that each query must not reach; None excludes none.
 
         Returns:
             (B, at most width) prefixes.
@@ -144,6 +158,8 @@ class CatalogueTrie:
         base = beams.scores.gather(1, going).flatten() - normaliser
         longer = _key(base[beam] + flat[beam, self.tokens[edge]].float(), edge + 1)
         query = beam // count
+        if excluded is not None:
+            longer = longer.masked_fill(excluded.covers(query, self.below[edge + 1]), _NONE)
         sizes = torch.bincount(query, minlength=queries)
         place = torch.arange(len(beam), device=beam.device) - (sizes.cumsum(0) - sizes)[query]
         table = beam.new_full((queries, int(sizes.max()) if len(beam) else 0), _NONE)
@@ -185,6 +201,59 @@ class CatalogueTrie:
         highest = torch.segment_reduce(value.detach(), "max", lengths=fan_out)
         total = torch.segment_reduce((value - highest[row]).exp(), "sum", lengths=fan_out)
         return row, edge, total.log() + highest
+
+
+@dataclass(frozen=True, eq=False)
+class Excluded:
+    """The leaves that each of B queries must not reach: those all of whose items are excluded.
+
+    Attributes:
+        leaf_of: (N,) int64, the leaf of each item; -1 if the item isn't in the trie.
+        left: (leaves,) int64, the items of each leaf that are not excluded for all queries.
+        common: (leaves + 1,) int64, how many leaves before each one are excluded for all queries.
+        own: (M,) int64, ascending, query * leaves + leaf: those that are excluded for a query besides.
+    """
+
+    leaf_of: Tensor
+    left: Tensor
+    common: Tensor
+    own: Tensor
+
+    @classmethod
+    def of(cls, trie: CatalogueTrie, rows: Tensor | None, excluded: Tensor) -> Excluded:
+        """Exclude items for all queries.
+
+        Args:
+            trie: of the items that are ranked.
+            rows: their numbers; None if all are ranked.
+            excluded: (N,) bool, which of all items are excluded.
+
+        Returns:
+            What is excluded, without any query's own.
+        """
+        device = trie.paths.device
+        leaf_of = torch.full(excluded.shape, -1, device=device)
+        leaf_of[slice(None) if rows is None else rows.to(device)] = trie.paths[:, -1] - trie.first_leaf
+        kept = (leaf_of >= 0) & ~excluded.to(device)
+        left = torch.bincount(leaf_of[kept], minlength=len(trie.names))
+        leaf_of = leaf_of.where(kept, -1)
+        return cls(leaf_of, left, F.pad((left == 0).cumsum(0), (1, 0)), leaf_of[:0])
+
+    def after(self, seen: Tensor) -> Excluded:
+        """Exclude a query's own items as well: (B, S) int64, -1 for none."""
+        items, leaves = len(self.leaf_of), len(self.left)
+        query = torch.arange(len(seen), device=seen.device)[:, None].expand_as(seen)
+        pairs = (query * items + seen)[seen >= 0].unique()  # an item that was met twice counts once
+        leaf = self.leaf_of[pairs % items]
+        own, count = ((pairs // items) * leaves + leaf)[leaf >= 0].unique(return_counts=True)
+        return replace(self, own=own[count == self.left[own % leaves]])
+
+    def covers(self, query: Tensor, below: Tensor) -> Tensor:
+        """Tell whether all leaves from below[..., 0] up to before below[..., 1] are excluded for query (...)."""
+        places = query[..., None] * len(self.left) + below
+        count = self.common[below] + torch.searchsorted(self.own, places)
+        dead: Tensor = count.diff(dim=-1)[..., 0] == below.diff(dim=-1)[..., 0]
+        return dead
 
 
 def _key(score: Tensor, node: Tensor) -> Tensor:

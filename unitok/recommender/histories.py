@@ -59,12 +59,14 @@ class Recommender(Protocol):
     def names(self) -> Tensor:
         """The name of each item: (N,) int64; arange(N) where every item can be told apart."""
 
-    def rank(self, histories: Tensor, k: int) -> Tensor:
+    def rank(self, histories: Tensor, k: int, *, exclude_seen: bool = True) -> Tensor:
         """Rank the whole catalogue after each history.
 
         Args:
             histories: (Q, H) int64, rows of items, the latest last; -1 pads on the left.
             k: how many names to give.
+            exclude_seen: leave out the items of the query's own history. A name stays while one of its items may be
+                recommended.
 
         Returns:
             (Q, k) int64: names, best first, none twice; -1 at the end where there are fewer.
@@ -279,6 +281,39 @@ def check_spans(items: object) -> None:
     if items.ndim != 2 or items.dtype != torch.int64:
         got = f"{items.dtype} of shape {tuple(items.shape)}"
         fail("loss", "items", "(B, H) int64", got, "Pad spans of histories on the right with -1.")
+
+
+def excluded_items(what: str, num_items: int, allow: object, deny: object) -> Tensor | None:
+    """Find the items that are excluded for all queries: those that aren't allowed, and those that are denied.
+
+    Args:
+        what: the operation that a message names.
+        num_items: N.
+        allow: (A,) int64 or a list, the only items that may be named; None allows all.
+        deny: (A,) int64 or a list, items that may not be named; None denies none.
+
+    Returns:
+        (N,) bool on the CPU; None if both are None.
+
+    Raises:
+        TypeError: neither a tensor nor a list of whole numbers.
+        ValueError: another shape or dtype, or an item that there isn't.
+    """
+    if allow is None and deny is None:
+        return None
+    excluded = torch.full((num_items,), allow is not None)
+    for name, given, value in (("allow", allow, False), ("deny", deny, True)):
+        if given is None:
+            continue
+        items = given if isinstance(given, Tensor) else torch.tensor(_rows(what, name, [given])[0], dtype=torch.int64)
+        if items.ndim != 1 or items.dtype != torch.int64:
+            got = f"{items.dtype} of shape {tuple(items.shape)}"
+            fail(what, name, "(A,) int64", got, "Pass numbers of items.")
+        if (strange := (items < 0) | (items >= num_items)).any():
+            got, step = str(int(items[strange][0])), "Number the items as the recommender does."
+            fail(what, name, f"of the {num_items} items", got, step)
+        excluded[items.cpu()] = value
+    return excluded
 
 
 def checked_rows(what: str, rows: Tensor, known: Tensor) -> Tensor:

@@ -239,7 +239,8 @@ class _Run:
     def _end_epoch(self, seconds: float) -> None:
         judged = copy.copy(self.recommender)  # on the same weights
         judged.beam = self.config.validation_beam
-        score = float(evaluate(judged, self.queries).values("ndcg", 10).mean())
+        # With the history included, as ever: so a run that an older release began goes on with the same figures.
+        score = float(evaluate(judged, self.queries, exclude_seen=False).values("ndcg", 10).mean())
         best = max((record["ndcg"] for record in self.history), default=-1.0)
         record = {"epoch": self.epoch, "loss": self.sum / self.step, "ndcg": score, "seconds": round(seconds, 3)}
         self.history.append(record)

@@ -99,6 +99,7 @@ def test_evaluate_counts_by_item_and_by_token(trained: Path, catalogue: Path) ->
     result = unitok("recommend", "evaluate", trained, catalogue, env={"COLUMNS": "160"})
     for text in (*DOMAINS, "by item", "by token", "collisions inflate them", "rq", "popularity", "Markov chain"):
         assert text in result.stdout
+    assert "history are left out" in result.stdout
     found = json.loads(unitok("recommend", "evaluate", trained, catalogue, "--users", 20, "--json").stdout)
     assert [each["domain"] for each in found["domains"]] == list(DOMAINS)
     for each in found["domains"]:
@@ -107,6 +108,10 @@ def test_evaluate_counts_by_item_and_by_token(trained: Path, catalogue: Path) ->
         assert figures["token"]["recall@10"]["mean"] >= figures["item"]["recall@10"]["mean"]
     again = unitok("recommend", "evaluate", trained, catalogue, "--users", 20, "--json").stdout
     assert json.loads(again)["domains"] == found["domains"]
+    seen = unitok("recommend", "evaluate", trained, catalogue, "--users", 20, "--include-seen", "--json").stdout
+    for included, printed in ((False, found), (True, json.loads(seen))):
+        assert {part["exclude_seen"] for part in (printed, *printed["domains"])} == {not included}
+        assert all(part["seen_targets"] >= 0 for part in printed["domains"])
     part = unitok("recommend", "evaluate", trained, catalogue, "--part", "validation", "--json").stdout
     assert json.loads(part)["part"] == "validation"
 
@@ -121,10 +126,19 @@ def test_next_names_items(trained: Path, catalogue: Path) -> None:
         assert all(titles[row["item_id"]] == row["title"] for row in each["next"])
     met = pq.read_table(catalogue / "kitchen" / "interactions.parquet").to_pylist()
     own = [row["item_id"] for row in sorted(met, key=lambda row: row["position"]) if row["user_id"] == 3]
+    assert found[0]["exclude_seen"] is True
+    assert not {row["item_id"] for row in found[0]["next"]} & set(own)
+    everything = ("--users", 3, "--top", 60)
+    others = json.loads(unitok(*command, *everything, "--json").stdout)[0]["next"]
+    assert len(others) == 60 - len(set(own))
+    included = json.loads(unitok(*command, *everything, "--include-seen", "--json").stdout)[0]
+    assert (included["exclude_seen"], len(included["next"])) == (False, 60)
     listed = ("--items", ",".join(map(str, own)), "--top", 4)
     assert json.loads(unitok(*command, *listed, "--json").stdout)[0]["next"] == found[0]["next"]
     shown = unitok(*command, *listed).stdout
     assert titles[found[0]["next"][0]["item_id"]] in shown
+    assert "without items of the history" in shown
+    assert "ranked too" in unitok(*command, *listed, "--include-seen").stdout
 
 
 def test_users_are_known_by_what_the_catalogue_calls_them(tmp_path: Path, trained: Path, catalogue: Path) -> None:

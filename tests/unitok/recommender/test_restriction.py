@@ -51,12 +51,12 @@ WAYS: dict[str, Callable[[SequenceRecommender, Path], SequenceRecommender]] = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_ranks_the_same_items_alike_afterwards(kind: str, way: str, tmp_path: Path) -> None:
     found, asked = within(kind), histories(0, 4, HISTORY)
-    expected = found.rank(asked, len(ROWS) + 3)
+    expected = found.rank(asked, len(ROWS) + 3, exclude_seen=False)
     assert set(expected[:, : len(ROWS)].flatten().tolist()) == set(ROWS.tolist())
     assert (expected[:, len(ROWS) :] == -1).all()
     other = WAYS[way](found, tmp_path)
     assert type(other) is type(found)
-    assert torch.equal(other.rank(asked, len(ROWS) + 3), expected)
+    assert torch.equal(other.rank(asked, len(ROWS) + 3, exclude_seen=False), expected)
     assert (other.beam, other.history, other.about) == (30, HISTORY, {"domains": {"books": ITEMS}})
     assert other.rows is not None
     assert sorted(other.rows.tolist()) == sorted(ROWS.tolist())
@@ -68,7 +68,7 @@ def test_all_items_are_ranked_where_nothing_was_said(tmp_path: Path) -> None:
     whole.within(ROWS).to("cpu")
     for found in (whole, whole.to("cpu"), saved(whole, tmp_path)):
         assert found.rows is None
-        assert sorted(found.rank(histories(3), ITEMS)[0].tolist()) == list(range(ITEMS))
+        assert sorted(found.rank(histories(3), ITEMS, exclude_seen=False)[0].tolist()) == list(range(ITEMS))
     assert "rows" not in load_file(tmp_path / "saved" / "items.safetensors")
     whole.within(ROWS).save_pretrained(tmp_path / "saved", force=True)
     assert torch.equal(load_file(tmp_path / "saved" / "items.safetensors")["rows"], ROWS)
@@ -80,7 +80,7 @@ def test_the_rows_are_its_own() -> None:
     rows[0] = 0
     assert torch.equal(found.rows, ROWS)
     inner = found.within(ROWS[:2])
-    assert sorted(inner.rank(histories(4), 3)[0].tolist()) == [-1, 3, 71]
+    assert sorted(inner.rank(histories(4), 3, exclude_seen=False)[0].tolist()) == [-1, 3, 71]
     assert found.rows is not None
 
 
@@ -127,7 +127,7 @@ def test_ranking_leaves_every_module_in_its_mode(monkeypatch: pytest.MonkeyPatch
     found.model.transformer.h[0].eval()  # frozen, as in fine-tuning
     modes = [module.training for module in found.model.modules()]
     assert len(set(modes)) == 2
-    found.rank(histories(4), 3)
+    found.rank(histories(4), 3, exclude_seen=False)
     assert [module.training for module in found.model.modules()] == modes
 
     def fail(*_: object, **__: object) -> None:
@@ -135,19 +135,19 @@ def test_ranking_leaves_every_module_in_its_mode(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(found.model.transformer, "forward", fail)
     with pytest.raises(RuntimeError, match="out of memory"):
-        found.rank(histories(4), 3)
+        found.rank(histories(4), 3, exclude_seen=False)
     assert [module.training for module in found.model.modules()] == modes
 
 
 def test_a_model_that_was_moved_is_followed() -> None:
     found = within("gpt2")
-    expected = found.rank(histories(4), 5)
+    expected = found.rank(histories(4), 5, exclude_seen=False)
     found.to("meta")  # what it returned is not kept; the model is elsewhere all the same
     assert found._trie.tokens.device.type == "meta"
     assert found._tokens.device.type == "meta"
     again = within("gpt2")
     again.model.load_state_dict(make("gpt2", again.table).model.state_dict())
-    assert torch.equal(again.rank(histories(4), 5), expected)
+    assert torch.equal(again.rank(histories(4), 5, exclude_seen=False), expected)
 
 
 # ---- classes of one's own
@@ -170,7 +170,10 @@ def test_a_class_of_ones_own_is_saved_by_its_kind(tmp_path: Path, refuses: Calla
     assert type(named) is type(saved(named, tmp_path)) is Named
     mine = Mine(base.model, base.table, history=HISTORY)
     assert type(mine.within(ROWS).to("cpu")) is Mine
-    assert torch.equal(mine.rank(histories(4), 5), Named(base.model, base.table, history=HISTORY).rank(histories(4), 5))
+    assert torch.equal(
+        mine.rank(histories(4), 5, exclude_seen=False),
+        Named(base.model, base.table, history=HISTORY).rank(histories(4), 5, exclude_seen=False),
+    )
     with refuses("save_pretrained", "class") as caught:
         mine.save_pretrained(tmp_path / "mine")
     assert "kind='a name'" in str(caught.value)

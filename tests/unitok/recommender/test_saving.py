@@ -96,7 +96,7 @@ def test_a_flipped_bit_is_noticed_wherever_it_is(folder: Path) -> None:
 
 def test_what_was_checked_is_what_is_loaded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Each file is replaced as soon as its digest was taken: nothing may be read again.
-    expected = SequenceRecommender.from_pretrained(folder).rank(histories(3, 5), 8)
+    expected = SequenceRecommender.from_pretrained(folder).rank(histories(3, 5), 8, exclude_seen=False)
     files = [file for file in folder.iterdir() if file.name != SETTINGS and not file.name.startswith(".")]
 
     def digest(content: bytes) -> str:
@@ -110,7 +110,7 @@ def test_what_was_checked_is_what_is_loaded(folder: Path, monkeypatch: pytest.Mo
         monkeypatch.setattr(saving, "digest", digest)
         loaded = SequenceRecommender.from_pretrained(folder)
         assert all(file.read_bytes() == b"other" for file in files)
-    assert torch.equal(loaded.rank(histories(3, 5), 8), expected)
+    assert torch.equal(loaded.rank(histories(3, 5), 8, exclude_seen=False), expected)
 
 
 @pytest.mark.parametrize("name", ["kind", "history", "beam", "about", "vocab_size", "start", "pad"])
@@ -169,7 +169,10 @@ def test_weights_in_several_files_are_one_model(tmp_path: Path) -> None:
         if forget:
             forget_digests(tmp_path)
         loaded = SequenceRecommender.from_pretrained(tmp_path)
-        assert torch.equal(loaded.rank(histories(3, 5), 8), recommender.rank(histories(3, 5), 8))
+        assert torch.equal(
+            loaded.rank(histories(3, 5), 8, exclude_seen=False),
+            recommender.rank(histories(3, 5), 8, exclude_seen=False),
+        )
 
 
 def strided(table: TokenTable) -> TokenTable:
@@ -191,7 +194,10 @@ def test_tokens_and_weights_are_saved_however_they_lie(kind: str, tmp_path: Path
     assert torch.equal(loaded.table.tokens, table.tokens)
     assert loaded.table.groups is not None
     assert torch.equal(loaded.table.groups, table.tokens[:, 0])
-    assert torch.equal(loaded.rank(histories(3, HISTORY), 8), recommender.rank(histories(3, HISTORY), 8))
+    assert torch.equal(
+        loaded.rank(histories(3, HISTORY), 8, exclude_seen=False),
+        recommender.rank(histories(3, HISTORY), 8, exclude_seen=False),
+    )
 
 
 def test_what_json_cannot_hold_is_refused_before_anything_is_written(

@@ -97,7 +97,7 @@ def generated(recommender: SequenceRecommender, history: torch.Tensor, count: in
 def test_the_search_finds_what_generate_finds(kind: str) -> None:
     recommender = make(kind, TokenTable.of(ids()))
     asked = histories(0, 1, 4, HISTORY, 4, 2)
-    ranked = recommender.rank(asked, 8)
+    ranked = recommender.rank(asked, 8, exclude_seen=False)
     assert [generated(recommender, history, 8) for history in asked] == ranked.tolist()
 
 
@@ -139,7 +139,7 @@ def log_probabilities(recommender: SequenceRecommender, items: torch.Tensor) -> 
 def test_probabilities_are_of_the_catalogue_and_ranked_exactly(kind: str) -> None:
     recommender = make(kind, TokenTable.of(ids()), beam=ITEMS)
     asked = histories(3, 5)
-    for history, ranked in zip(asked, recommender.rank(asked, ITEMS), strict=True):
+    for history, ranked in zip(asked, recommender.rank(asked, ITEMS, exclude_seen=False), strict=True):
         after = F.pad(history[history >= 0].expand(ITEMS, -1), (0, 1))
         after[:, -1] = torch.arange(ITEMS)
         found = log_probabilities(recommender, after)
@@ -166,7 +166,7 @@ def test_a_model_of_one_token_an_item_is_a_softmax_over_items() -> None:
     logits = recommender.model(input_ids=tokens).logits[:, :, 2:]
     expected = F.cross_entropy(logits.flatten(0, 1), items.flatten(), ignore_index=-1)
     torch.testing.assert_close(recommender.loss(items), expected)
-    ranked = recommender.rank(torch.tensor([[3, 1, 4]]), 40)
+    ranked = recommender.rank(torch.tensor([[3, 1, 4]]), 40, exclude_seen=False)
     assert ranked[0, :30].tolist() == logits[0, 3].argsort(descending=True).tolist()
     assert ranked[0, 30:].tolist() == [-1] * 10
 
@@ -176,13 +176,15 @@ def test_a_rank_hangs_on_no_other_query_and_on_nothing_random(kind: str) -> None
     recommender = make(kind, TokenTable.of(ids()), beam=ITEMS)
     recommender.model.train()  # dropout must not play a part
     asked = histories(2, HISTORY, 0, 5)
-    together = recommender.rank(asked, ITEMS)
+    together = recommender.rank(asked, ITEMS, exclude_seen=False)
     assert recommender.model.training
-    assert torch.equal(together, torch.cat([recommender.rank(history[None], ITEMS) for history in asked]))
+    assert torch.equal(
+        together, torch.cat([recommender.rank(history[None], ITEMS, exclude_seen=False) for history in asked])
+    )
     wider = F.pad(asked, (3, 0), value=-1)
     wider[1, :3] = 7  # older than what is looked at
-    assert torch.equal(recommender.rank(wider, ITEMS), together)
-    assert recommender.rank(asked[:0], 5).shape == (0, 5)
+    assert torch.equal(recommender.rank(wider, ITEMS, exclude_seen=False), together)
+    assert recommender.rank(asked[:0], 5, exclude_seen=False).shape == (0, 5)
 
 
 def test_an_item_that_was_never_met_is_read_by_its_tokens() -> None:
@@ -193,11 +195,11 @@ def test_an_item_that_was_never_met_is_read_by_its_tokens() -> None:
         (a, b) for a in range(ITEMS) for b in range(a) if torch.equal(table.tokens[a], table.tokens[b])
     )
     asked = torch.tensor([[3, first], [3, second]])
-    one, other = recommender.rank(asked, ITEMS).tolist()
+    one, other = recommender.rank(asked, ITEMS, exclude_seen=False).tolist()
     assert one == other
     with torch.no_grad():
         recommender.model.items.weight[first] += 5 * torch.randn(16, generator=torch.Generator().manual_seed(0))
-    one, other = recommender.rank(asked, ITEMS).tolist()
+    one, other = recommender.rank(asked, ITEMS, exclude_seen=False).tolist()
     assert one != other
 
 
@@ -213,7 +215,7 @@ def test_equal_scores_take_the_first_id() -> None:
             probability[row] /= len(tokens[alike, depth].unique())
     order = sorted(range(ITEMS), key=lambda row: (-round(float(probability[row]), 9), tokens[row].tolist()))
     recommender.beam = ITEMS
-    assert recommender.rank(histories(3), ITEMS)[0].tolist() == order
+    assert recommender.rank(histories(3), ITEMS, exclude_seen=False)[0].tolist() == order
 
 
 def test_items_that_share_an_id_share_a_name() -> None:
@@ -222,7 +224,7 @@ def test_items_that_share_an_id_share_a_name() -> None:
     assert torch.equal(table.names, crowded.groups())
     recommender = make("gpt2", table, beam=ITEMS)
     count = int(crowded.groups().max()) + 1
-    ranked = recommender.rank(histories(4), ITEMS)[0]
+    ranked = recommender.rank(histories(4), ITEMS, exclude_seen=False)[0]
     assert count < ITEMS
     assert sorted(ranked[:count].tolist()) == list(range(count))
     assert (ranked[count:] == -1).all()
@@ -231,12 +233,12 @@ def test_items_that_share_an_id_share_a_name() -> None:
 def test_within_ranks_the_items_that_it_is_given() -> None:
     recommender = make("llama", TokenTable.of(ids()), beam=ITEMS)
     rows = torch.arange(20, 50)
-    everything = recommender.rank(histories(4), ITEMS)[0]
-    some = recommender.within(rows).rank(histories(4), 40)[0]
+    everything = recommender.rank(histories(4), ITEMS, exclude_seen=False)[0]
+    some = recommender.within(rows).rank(histories(4), 40, exclude_seen=False)[0]
     assert sorted(some[:30].tolist()) == rows.tolist()
     assert (some[30:] == -1).all()
     assert everything.shape == (ITEMS,)
-    assert recommender.within(rows[:1]).rank(histories(4, 0), 2).tolist() == [[20, -1], [20, -1]]
+    assert recommender.within(rows[:1]).rank(histories(4, 0), 2, exclude_seen=False).tolist() == [[20, -1], [20, -1]]
 
 
 @KINDS
@@ -272,7 +274,9 @@ def test_a_saved_recommender_ranks_alike(kind: str, tmp_path: Path) -> None:
     assert (type(loaded), loaded.history, loaded.beam) == (type(recommender), HISTORY, 8)
     assert loaded.about == recommender.about
     assert torch.equal(loaded.table.groups, ids().groups())
-    assert torch.equal(loaded.rank(histories(3, 5), 8), recommender.rank(histories(3, 5), 8))
+    assert torch.equal(
+        loaded.rank(histories(3, 5), 8, exclude_seen=False), recommender.rank(histories(3, 5), 8, exclude_seen=False)
+    )
 
 
 @KINDS
@@ -319,7 +323,7 @@ def test_a_configuration_is_copied_and_made_to_fit(kind: Any) -> None:
     recommender = kind.create(table, config, history=HISTORY)
     assert config.to_dict() == before
     assert {parameter.dtype for parameter in recommender.model.parameters()} == {torch.float32}
-    assert recommender.rank(histories(3), 4).shape == (1, 4)
+    assert recommender.rank(histories(3), 4, exclude_seen=False).shape == (1, 4)
 
 
 @pytest.mark.parametrize("before", [False, True])
@@ -349,9 +353,9 @@ def test_what_does_not_fit_is_refused(refuses: Callable[..., Any]) -> None:
         torch.tensor([[ITEMS]]),
     ):
         with refuses("rank", "histories"):
-            recommender.rank(wrong, 3)
+            recommender.rank(wrong, 3, exclude_seen=False)
     with refuses("rank", "k"):
-        recommender.rank(histories(2), 0)
+        recommender.rank(histories(2), 0, exclude_seen=False)
     with refuses("CausalRecommender", "beam"):
         CausalRecommender(recommender.model, table, beam=0)
     small = {"n_embd": 8, "n_layer": 1, "n_head": 1}

@@ -83,7 +83,7 @@ def test_the_best_epoch_is_kept_and_training_stops_after_it(monkeypatch: pytest.
         def values(self, *_: object) -> torch.Tensor:
             return torch.tensor([next(scores)])
 
-    def judge(recommender: SequenceRecommender, *_: object) -> Found:
+    def judge(recommender: SequenceRecommender, *_: object, **__: object) -> Found:
         assert recommender.beam == 4
         kept.append(weights(recommender))
         return Found()

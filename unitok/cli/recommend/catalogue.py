@@ -140,13 +140,13 @@ class WithBar:
         """The name of each item."""
         return self.recommender.names
 
-    def rank(self, histories: Tensor, k: int) -> Tensor:
+    def rank(self, histories: Tensor, k: int, *, exclude_seen: bool = True) -> Tensor:
         """Rank in blocks of queries, those of similar length together."""
         import torch
 
         ranked, done = torch.full((len(histories), k), -1), 0
         for rows in (histories >= 0).sum(1).argsort(stable=True).split(_QUERIES_AT_ONCE):
-            ranked[rows] = self.recommender.rank(histories[rows], k)
+            ranked[rows] = self.recommender.rank(histories[rows], k, exclude_seen=exclude_seen)
             done += len(rows)
             self.bar(done, len(histories))
         return ranked

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from unitok.cli.options import Beam, Device, Items, Json, RecommenderFolder, choice
+from unitok.cli.options import Beam, Device, IncludeSeen, Items, Json, RecommenderFolder, choice
 from unitok.cli.recommend.catalogue import WithBar, first_rows, load, read_histories
 from unitok.cli.terminal import StepBar, console, print_json
 
@@ -26,6 +26,7 @@ def evaluate(
         int | None, typer.Option(min=1, metavar="N", help="Users per domain, drawn at random.", show_default="all")
     ] = None,
     beam: Beam = None,
+    include_seen: IncludeSeen = False,
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
@@ -33,6 +34,8 @@ def evaluate(
 
     By item, a hit is the item itself. By token, a hit is any item of its ID: use those figures only to compare with
     published ones. Two baselines are evaluated on the same users: popularity and a Markov chain.
+
+    The items of the history that the model reads are left out, since most users don't meet an item twice.
 
     For example:
 
@@ -45,19 +48,26 @@ def evaluate(
     sizes = model.about["domains"]
     histories = read_histories(data, sizes)
     found = [
-        _evaluate_domain(model, name, histories[name], start, sizes[name], part, users)
+        _evaluate_domain(model, name, histories[name], start, part, users, not include_seen)
         for name, start in first_rows(sizes).items()
     ]
     if as_json:
         seconds = round(time.perf_counter() - began, 3)
-        print_json({"part": part, "seconds": seconds, "domains": [each.to_dict() for each in found]})
+        domains = [each.to_dict() for each in found]
+        print_json({"part": part, "exclude_seen": not include_seen, "seconds": seconds, "domains": domains})
         return
     for each in found:
         console().print(each.to_table())
 
 
 def _evaluate_domain(
-    model: SequenceRecommender, name: str, histories: Histories, start: int, size: int, part: str, users: int | None
+    model: SequenceRecommender,
+    name: str,
+    histories: Histories,
+    start: int,
+    part: str,
+    users: int | None,
+    exclude_seen: bool,
 ) -> Evaluation:
     """Evaluate the model and the baselines on one domain, whose items are rows start .. start + size of the model's."""
     import torch
@@ -65,19 +75,22 @@ def _evaluate_domain(
     from unitok.recommender import Evaluation, Queries
     from unitok.recommender import evaluate as scores
 
+    size = model.about["domains"][name]
     queries = histories.queries(part, most=model.history)
     rows = torch.randperm(len(queries), generator=torch.Generator().manual_seed(0))[:users].sort().values
     queries = Queries(queries.histories[rows], queries.targets[rows], queries.users[rows])
     with StepBar(f"ranking {name}", "users") as bar:
         only = model.within(torch.arange(start, start + size))
-        ranked = scores(WithBar(only, bar), queries, model.table.groups)
+        ranked = scores(WithBar(only, bar), queries, model.table.groups, exclude_seen=exclude_seen)
     # The baselines know only this domain, whose items are numbered from 0.
     training = replace(histories, items=histories.items - start).training()
     earlier = (queries.histories - start).where(queries.histories >= 0, -1)
     shifted = Queries(earlier, queries.targets - start, queries.users)
     groups = None if model.table.groups is None else model.table.groups[start : start + size]
     baselines = _baselines(training, size)
-    runs = {kind: [scores(baseline, shifted, groups)] for kind, baseline in baselines.items()}
+    runs = {
+        kind: [scores(baseline, shifted, groups, exclude_seen=exclude_seen)] for kind, baseline in baselines.items()
+    }
     return Evaluation(name, {str(model.about.get("model", model.kind)): [ranked], **runs}, list(baselines))
 
 

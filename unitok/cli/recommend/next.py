@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from unitok.cli.inputs import split_names
-from unitok.cli.options import Beam, Device, Items, Json, RecommenderFolder
+from unitok.cli.options import Beam, Device, IncludeSeen, Items, Json, RecommenderFolder
 from unitok.cli.recommend.catalogue import first_rows, load, read_histories
 from unitok.cli.terminal import Refusal, console, print_json
 
@@ -37,12 +37,13 @@ def next_items(
     ] = None,
     k: Annotated[int, typer.Option("--top", "-k", min=1, metavar="N", help="How many items to name.")] = 10,
     beam: Beam = None,
+    include_seen: IncludeSeen = False,
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
     """Name the items of a domain that are likely to come next, for users or after a list of items.
 
-    Items that can't be told apart by their IDs share a rank.
+    Items of the history are left out. Items that can't be told apart by their IDs share a rank.
 
     For example:
 
@@ -61,17 +62,20 @@ def next_items(
         asked = {None: [start + number for number in _numbers("--items", items, size)]}
     else:
         asked = _of_users(read_histories(data, sizes)[name], users or "")
-    found = _rank(model, asked, start, size, k)
+    found = _rank(model, asked, start, size, k, not include_seen)
     titles = _titles(data, name, sizes)
     rows = {
         user: [{"rank": rank, "domain": name, "item_id": item, "title": titles[item]} for rank, item in ranked]
         for user, ranked in found.items()
     }
     if as_json:
-        print_json([{"user": user, "next": given} for user, given in rows.items()])
+        print_json(
+            [{"user": user, "exclude_seen": not include_seen, "next": given} for user, given in rows.items()]
+        )
         return
+    how = "items of the history are ranked too" if include_seen else "without items of the history"
     for user, given in rows.items():
-        _print(f"after {items}" if user is None else f"user {user}", given)
+        _print(f"{f'after {items}' if user is None else f'user {user}'}: {how}", given)
 
 
 def _domain(domain: str | None, sizes: Mapping[str, int]) -> str:
@@ -89,19 +93,30 @@ def _titles(data: Path, name: str, sizes: Mapping[str, int]) -> list[str]:
 
 
 def _rank(
-    model: SequenceRecommender, asked: Mapping[int | str | None, list[int]], start: int, size: int, k: int
+    model: SequenceRecommender,
+    asked: Mapping[int | str | None, list[int]],
+    start: int,
+    size: int,
+    k: int,
+    exclude_seen: bool,
 ) -> dict[int | str | None, list[tuple[int, int]]]:
     """Rank the items of one domain, rows start .. start + size, after each history: (rank, item) pairs, best first."""
     import torch
 
     width = max(map(len, asked.values()))
     histories = torch.tensor([[-1] * (width - len(row)) + row for row in asked.values()])
-    ranked = model.within(torch.arange(start, start + size)).rank(histories, k)
+    ranked = model.within(torch.arange(start, start + size)).rank(histories, k, exclude_seen=exclude_seen)
     items_of: dict[int, list[int]] = {}  # several items if they can't be told apart
     for item, own in enumerate(model.names[start : start + size].tolist()):
         items_of.setdefault(own, []).append(item)
+    left_out = {key: {row - start for row in asked[key]} if exclude_seen else set() for key in asked}
     return {
-        user: [(rank, item) for rank, own in enumerate(row, 1) for item in items_of.get(own, [])]
+        user: [
+            (rank, item)
+            for rank, own in enumerate(row, 1)
+            for item in items_of.get(own, [])
+            if item not in left_out[user]
+        ]
         for user, row in zip(asked, ranked.tolist(), strict=True)
     }
 

@@ -10,14 +10,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from unitok.recommender.evaluation.bootstrap import RESAMPLES, Difference, resampled
 from unitok.recommender.evaluation.ranking import LEVELS, ndcgs, ranks, recalls
 from unitok.recommender.histories import Queries, Recommender, as_histories
 from unitok_kernels import checks
-from unitok_kernels.rules import fail, one_of
+from unitok_kernels.rules import fail, flag, one_of
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 CUTOFFS = (5, 10)
 METRICS = {"recall": recalls, "ndcg": ndcgs}
 WARNING = "Token-level figures count any item of the target's ID as a hit: collisions inflate them."
-_DRAWN_AT_ONCE = 2**22
-_RESAMPLES = 10_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,13 +33,17 @@ class Scores:
 
     Attributes:
         item_rank: (Q,) float64, names that stand before the target's; inf where it isn't named.
-        credit: (Q,) float64, 1 / items that share the target's name.
+        credit: (Q,) float64, 1 / items that share the target's name, excluded ones not counted.
         token_rank: (Q,) float64, names that stand before the first one of the target's ID; inf where none is named.
+        exclude_seen: whether the items of each query's history were left out.
+        seen_targets: queries whose target is in their history; if those items are left out, it can't be found.
     """
 
     item_rank: Tensor
     credit: Tensor
     token_rank: Tensor
+    exclude_seen: bool = False
+    seen_targets: int = 0
 
     def __len__(self) -> int:
         return len(self.credit)
@@ -73,19 +75,20 @@ class Scores:
             return METRICS[metric](self.item_rank, self.credit, k, what)
         return METRICS[metric](self.token_rank, torch.ones_like(self.credit), k, what)
 
-    def to_dict(self) -> dict[str, list[float | None]]:
-        """Write all as lists that JSON can hold.
+    def to_dict(self) -> dict[str, Any]:
+        """Write all as JSON can hold it.
 
         Returns:
             The fields by name, None in place of inf.
         """
         ranks = {"item_rank": self.item_rank, "token_rank": self.token_rank}
         lists = {name: [int(r) if r < torch.inf else None for r in rank.tolist()] for name, rank in ranks.items()}
-        return {**lists, "credit": self.credit.tolist()}
+        plain = {"exclude_seen": self.exclude_seen, "seen_targets": self.seen_targets}
+        return {**lists, "credit": self.credit.tolist(), **plain}
 
     @classmethod
-    def from_dict(cls, lists: Mapping[str, Sequence[float | None]]) -> Scores:
-        """Read what `to_dict` wrote.
+    def from_dict(cls, lists: Mapping[str, Any]) -> Scores:
+        """Read what `to_dict` wrote; what an older release wrote is of ranks with the history included.
 
         Args:
             lists: the fields by name.
@@ -94,7 +97,7 @@ class Scores:
             The scores.
 
         Raises:
-            ValueError: fields that are missing, or no lists of numbers.
+            ValueError: fields that are missing, or of another type.
         """
         for name in ("item_rank", "token_rank", "credit"):
             found = lists.get(name) if isinstance(lists, Mapping) else None
@@ -105,11 +108,24 @@ class Scores:
             name: torch.tensor([torch.inf if v is None else v for v in lists[name]], dtype=torch.float64)
             for name in ("item_rank", "credit", "token_rank")
         }
-        return cls(**fields)
+        seen, count = lists.get("exclude_seen", False), lists.get("seen_targets", 0)
+        if not isinstance(seen, bool) or type(count) is not int:
+            step = "Pass what Scores.to_dict wrote."
+            fail("Scores.from_dict", "lists", "of a bool exclude_seen and an int seen_targets", (seen, count), step)
+        return cls(**fields, exclude_seen=seen, seen_targets=count)
 
 
-def evaluate(recommender: Recommender, queries: Queries, ids: Tensor | None = None, k: int = max(CUTOFFS)) -> Scores:
+def evaluate(
+    recommender: Recommender,
+    queries: Queries,
+    ids: Tensor | None = None,
+    k: int = max(CUTOFFS),
+    *,
+    exclude_seen: bool = True,
+) -> Scores:
     """Rank the whole catalogue for every query, and find the ranks of the targets.
+
+    If the items of a query's history are left out, a target that is among them can't be found by item.
 
     Args:
         recommender: what ranks.
@@ -117,9 +133,10 @@ def evaluate(recommender: Recommender, queries: Queries, ids: Tensor | None = No
         ids: (N,) int64, the ID of each item without a suffix, as `SemanticIds.groups` numbers them, for the token
             level; by default the recommender's names.
         k: names that are asked for; no metric can look further.
+        exclude_seen: leave out the items of each query's history, as far as the query holds it.
 
     Returns:
-        The scores.
+        The scores, with the number of queries whose target is in their history.
 
     Raises:
         TypeError: something else than a recommender or queries, or IDs that are no tensor.
@@ -134,6 +151,7 @@ def evaluate(recommender: Recommender, queries: Queries, ids: Tensor | None = No
             rule = "a recommender" if name == "recommender" else "Queries"
             fail("evaluate", name, rule, type(value).__name__, step, TypeError)
     checks.whole("evaluate", k=k)
+    flag("evaluate", exclude_seen=exclude_seen)
     if k < 1:
         raise ValueError(f"evaluate: k must be at least 1, got {k}. Use 10, a common value.")
     names = recommender.names
@@ -156,66 +174,24 @@ def evaluate(recommender: Recommender, queries: Queries, ids: Tensor | None = No
             f"evaluate: ids must be equal where names are, got {int(ids[row])} for item {row} and "
             f"{int(id_of[names[row]])} for another of its name. Pass the IDs that the recommender knows."
         )
-    ranked = recommender.rank(queries.histories, k)
+    ranked = recommender.rank(queries.histories, k, exclude_seen=exclude_seen)
     tokens = torch.where(ranked >= 0, id_of[ranked], -1)
     item_rank, credit = ranks(ranked, queries.targets, names, what="evaluate")
-    return Scores(item_rank, credit, ranks(tokens, queries.targets, ids, "token", "evaluate")[0])
+    met = (queries.histories == queries.targets[:, None]).any(1)
+    if exclude_seen:
+        item_rank = item_rank.masked_fill(met, torch.inf)  # also if its name stands for others that may be named
+        credit = 1 / (1 / credit - _others_seen(queries, names))
+    token_rank = ranks(tokens, queries.targets, ids, "token", "evaluate")[0]
+    return Scores(item_rank, credit, token_rank, exclude_seen, int(met.sum()))
 
 
-@dataclass(frozen=True)
-class Difference:
-    """How one recommender differs from another on the same queries.
-
-    Attributes:
-        mean: of the differences.
-        low: of the 95 % interval.
-        high: of the 95 % interval.
-        p: two-sided, of the mean being 0; at least 1 / resamples.
-    """
-
-    mean: float
-    low: float
-    high: float
-    p: float
-
-
-def paired_bootstrap(differences: Tensor, resamples: int = _RESAMPLES, seed: int = 0) -> Difference:
-    """Estimate how certain a mean difference is, by resampling the queries.
-
-    A resample is Q draws with replacement; p = 2 min(share of resampled means <= 0, share >= 0).
-
-    Args:
-        differences: (Q,) float64, of a metric between two recommenders, query by query.
-        resamples: B.
-        seed: of the draws.
-
-    Returns:
-        The mean, the interval between the 2.5th and the 97.5th percentile of the resampled means, and p.
-
-    Raises:
-        TypeError: differences that are no tensor, or a number that is no integer.
-        ValueError: no queries, or no resamples.
-
-    Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993; Koehn, EMNLP 2004.
-    """
-    checks.tensors("paired_bootstrap", differences=differences)
-    checks.whole("paired_bootstrap", resamples=resamples, seed=seed)
-    return _paired_bootstrap("paired_bootstrap", differences, resamples, seed)
-
-
-def _paired_bootstrap(what: str, differences: Tensor, resamples: int, seed: int) -> Difference:
-    if not len(differences) or resamples < 1:
-        got = f"{len(differences)} and {resamples}"
-        raise ValueError(f"{what}: queries and resamples must be at least 1, got {got}. Pass some of each.")
-    # Most differences are 0, so a resample is a multinomial draw of how often each distinct value occurs.
-    values, counts = np.unique(differences.numpy(), return_counts=True)
-    generator, total = np.random.default_rng(seed), len(differences)
-    at_once = max(1, _DRAWN_AT_ONCE // len(values))
-    blocks = [min(at_once, resamples - done) for done in range(0, resamples, at_once)]
-    means = np.concatenate([generator.multinomial(total, counts / total, size) @ values for size in blocks]) / total
-    low, high = np.quantile(means, (0.025, 0.975))
-    p = 2 * min((means <= 0).sum(), (means >= 0).sum()) / resamples
-    return Difference(float(differences.mean()), float(low), float(high), float(np.clip(p, 1 / resamples, 1)))
+def _others_seen(queries: Queries, names: Tensor) -> Tensor:
+    """How many items of each query's history share the target's name, the target itself not counted, (Q,) float64."""
+    items = queries.histories.sort(dim=1).values  # equal ones stand together, to be counted once
+    first = torch.ones_like(items, dtype=torch.bool)
+    first[:, 1:] = items[:, 1:] != items[:, :-1]
+    alike = (items >= 0) & (names[items] == names[queries.targets][:, None])  # -1 reads the last name, and is left out
+    return (first & alike & (items != queries.targets[:, None])).sum(1).double()
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,7 +204,8 @@ class Evaluation:
         baselines: the recommenders that all others are compared with.
 
     Raises:
-        ValueError: no scores, scores of other queries, or a baseline that isn't among the runs.
+        ValueError: no scores; scores of other queries, or with items of the history both left out and ranked; or a
+            baseline that isn't among the runs.
     """
 
     domain: str
@@ -240,8 +217,16 @@ class Evaluation:
         sizes = {name: {len(scores) for scores in seeds} for name, seeds in self.runs.items()}
         if len(set().union(*sizes.values())) != 1 or not all(sizes.values()):
             raise ValueError(f"Evaluation: runs must be of the same queries, got {sizes}. Evaluate all on one set.")
+        if len({scores.exclude_seen for seeds in self.runs.values() for scores in seeds}) > 1:
+            rule = "runs must all leave out the items of the history, or none"
+            raise ValueError(f"Evaluation: {rule}, got both. Evaluate all with the same exclude_seen.")
         if missing := [name for name in self.baselines if name not in self.runs]:
             raise ValueError(f"Evaluation: baselines must be among the runs, got {missing[0]}. Evaluate it as well.")
+
+    @property
+    def _any(self) -> Scores:
+        """One of the scores: all are of the same queries."""
+        return next(iter(self.runs.values()))[0]
 
     def figures(self, name: str, metric: str = "ndcg", k: int = 10, level: str = "item") -> tuple[float, float | None]:
         """Give mean and standard deviation over seeds.
@@ -294,7 +279,7 @@ class Evaluation:
             torch.stack([scores._values(what, metric, k, "item") for scores in self.runs[n]]).mean(0)
             for n in (name, baseline)
         )
-        return _paired_bootstrap(what, one - other, _RESAMPLES, seed)
+        return resampled(what, one - other, RESAMPLES, seed)
 
     def to_dict(self) -> dict[str, Any]:
         """Write all figures as plain data.
@@ -307,7 +292,9 @@ class Evaluation:
         """
         return {
             "domain": self.domain,
-            "queries": len(next(iter(self.runs.values()))[0]),
+            "queries": len(self._any),
+            "exclude_seen": self._any.exclude_seen,
+            "seen_targets": self._any.seen_targets,
             "warning": WARNING,
             "figures": {
                 name: {
@@ -339,12 +326,17 @@ class Evaluation:
         """Return the figures as a table for the terminal; `rich.print` shows it.
 
         Returns:
-            One row per recommender, best NDCG@10 by item first, and the warning below.
+            One row per recommender, best NDCG@10 by item first; what became of the history and the warning below.
         """
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(title=Text(str(self.domain), style="table.title"), caption=WARNING)
+        how = "left out" if self._any.exclude_seen else "ranked as all others"
+        caption = f"Items of a user's history are {how}."
+        if count := self._any.seen_targets:
+            lost = ", so that it can't be found by item" if self._any.exclude_seen else ""
+            caption += f"\nIn {count} of {len(self._any)} queries the target is in the history{lost}."
+        table = Table(title=Text(str(self.domain), style="table.title"), caption=f"{caption}\n{WARNING}")
         table.add_column("recommender")
         for level in LEVELS:
             for metric in METRICS:

@@ -18,18 +18,19 @@ from unitok.recommender import Evaluation, Queries, Scores, evaluate, paired_boo
 
 
 class Fixed:
-    """Names the same list for every query."""
+    """Names the same list for every query; none holds an item of a history, but for its name."""
 
     def __init__(self, names: Tensor, ranked: list[int]) -> None:
         self.names, self.ranked = names, torch.tensor(ranked)
 
-    def rank(self, histories: Tensor, k: int) -> Tensor:
+    def rank(self, histories: Tensor, k: int, *, exclude_seen: bool = True) -> Tensor:
         ranked = torch.nn.functional.pad(self.ranked[:k], (0, max(0, k - len(self.ranked))), value=-1)
         return ranked.expand(len(histories), -1)
 
 
 def asking(*targets: int) -> Queries:
-    return Queries(torch.zeros(len(targets), 1, dtype=torch.int64), torch.tensor(targets), torch.arange(len(targets)))
+    nothing = torch.full((len(targets), 1), -1)
+    return Queries(nothing, torch.tensor(targets), torch.arange(len(targets)))
 
 
 def test_ranks_and_figures_are_those_worked_out_by_hand() -> None:
@@ -64,6 +65,34 @@ def test_scores_survive_json() -> None:
     again = Scores.from_dict(json.loads(json.dumps(scores.to_dict())))
     for name in ("item_rank", "credit", "token_rank"):
         assert torch.equal(getattr(again, name), getattr(scores, name))
+    assert again.exclude_seen is True
+    older = {name: value for name, value in scores.to_dict().items() if "seen" not in name}
+    assert (Scores.from_dict(older).exclude_seen, Scores.from_dict(older).seen_targets) == (False, 0)
+
+
+def test_a_target_of_the_history_is_not_found_and_counted() -> None:
+    names = torch.tensor([0, 1, 1, 1, 2])
+    histories = torch.tensor([[-1, 3, 3], [0, 2, 4], [1, 3, 2], [-1, -1, -1]])
+    queries = Queries(histories, torch.tensor([1, 2, 0, 3]), torch.arange(4))
+    left_out = evaluate(Fixed(names, [1, 0]), queries)
+    # Of the first query's three items of name 1, one was met, twice: the other two share the hit.
+    assert left_out.values("recall").tolist() == pytest.approx([1 / 2, 0, 1, 1 / 3])
+    assert left_out.values("recall", level="token").tolist() == [1, 1, 1, 1]
+    assert (left_out.exclude_seen, left_out.seen_targets) == (True, 1)
+    ranked = evaluate(Fixed(names, [1, 0]), queries, exclude_seen=False)
+    assert ranked.values("recall").tolist() == pytest.approx([1 / 3, 1 / 3, 1, 1 / 3])
+    assert (ranked.exclude_seen, ranked.seen_targets) == (False, 1)
+
+    for scores, said in ((left_out, "left out"), (ranked, "ranked as all others")):
+        evaluation = Evaluation("made", {"model": [scores]})
+        plain = evaluation.to_dict()
+        assert (plain["exclude_seen"], plain["seen_targets"]) == (scores.exclude_seen, 1)
+        console = Console(width=200, record=True, file=io.StringIO())
+        console.print(evaluation.to_table())
+        text = console.export_text()
+        assert said in text
+        assert "In 1 of 4 queries the target is in the history" in text
+        assert ("can't be found" in text) == scores.exclude_seen
 
 
 def test_bootstrap_agrees_with_drawing_the_queries_themselves() -> None:
@@ -130,6 +159,8 @@ def test_what_does_not_fit_is_refused(refuses) -> None:
     for runs in ({"a": [scores], "b": []}, {}, {"a": [scores, evaluate(Fixed(torch.arange(2), [0]), asking(0))]}):
         with refuses("Evaluation", "runs"):
             Evaluation("made", runs)
+    with refuses("Evaluation", "runs"):
+        Evaluation("made", {"a": [scores], "b": [evaluate(Fixed(torch.arange(2), [0]), queries, exclude_seen=False)]})
     with refuses("Evaluation", "baselines"):
         Evaluation("made", {"a": [scores]}, ["b"])
 
@@ -140,12 +171,19 @@ def test_odd_types_are_refused(refuses: Callable[..., Any]) -> None:
         ("evaluate", "recommender", TypeError, lambda: evaluate([2, 0], queries)),  # type: ignore[arg-type]
         ("evaluate", "queries", TypeError, lambda: evaluate(fixed, [[0, 1]])),  # type: ignore[arg-type]
         ("evaluate", "k", TypeError, lambda: evaluate(fixed, queries, k="5")),  # type: ignore[arg-type]
+        ("evaluate", "exclude_seen", TypeError, lambda: evaluate(fixed, queries, exclude_seen=1)),  # type: ignore[arg-type]
         ("evaluate", "ids", TypeError, lambda: evaluate(fixed, queries, [0, 1, 2, 3])),  # type: ignore[arg-type]
         ("evaluate", "ids", ValueError, lambda: evaluate(fixed, queries, torch.arange(3))),
         ("evaluate", "queries.targets", ValueError, lambda: evaluate(fixed, asking(0, 4))),
         ("values", "k", TypeError, lambda: evaluate(fixed, queries).values(k=2.5)),  # type: ignore[arg-type]
         ("Scores.from_dict", "lists", ValueError, lambda: Scores.from_dict({"credit": [1.0]})),
         ("Scores.from_dict", "lists", ValueError, lambda: Scores.from_dict([1.0])),  # type: ignore[arg-type]
+        (
+            "Scores.from_dict",
+            "lists",
+            ValueError,
+            lambda: Scores.from_dict(evaluate(fixed, queries).to_dict() | {"seen_targets": "2"}),
+        ),
         ("paired_bootstrap", "differences", TypeError, lambda: paired_bootstrap([0.5])),  # type: ignore[arg-type]
         ("paired_bootstrap", "seed", TypeError, lambda: paired_bootstrap(torch.ones(2), seed="0")),  # type: ignore[arg-type]
     ]
