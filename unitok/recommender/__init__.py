@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from unitok.recommender.encoder_decoder import T5Recommender
     from unitok.recommender.evaluation.baselines import MarkovChain, Popularity
     from unitok.recommender.evaluation.bootstrap import paired_bootstrap
+    from unitok.recommender.evaluation.content import MarkovContent, fit_markov_content
     from unitok.recommender.evaluation.item_level import Evaluation, Scores, evaluate
+    from unitok.recommender.evaluation.neighbours import ItemKNN
     from unitok.recommender.histories import Histories, Queries, Recommender
     from unitok.recommender.kinds import SequenceRecommender
     from unitok.recommender.language.vocabulary import extend_vocabulary
@@ -26,7 +28,9 @@ _HOME = {
     "CausalRecommender": "causal",
     "Evaluation": "evaluation.item_level",
     "Histories": "histories",
+    "ItemKNN": "evaluation.neighbours",
     "MarkovChain": "evaluation.baselines",
+    "MarkovContent": "evaluation.content",
     "Popularity": "evaluation.baselines",
     "Queries": "histories",
     "RQRecommender": "rq_transformer",
@@ -39,6 +43,7 @@ _HOME = {
     "evaluate": "evaluation.item_level",
     "extend_vocabulary": "language.vocabulary",
     "fit": "training",
+    "fit_markov_content": "evaluation.content",
     "gpt2_config": "backbones",
     "paired_bootstrap": "evaluation.bootstrap",
     "rq_config": "backbones",
@@ -49,7 +54,9 @@ __all__ = [
     "CausalRecommender",
     "Evaluation",
     "Histories",
+    "ItemKNN",
     "MarkovChain",
+    "MarkovContent",
     "Popularity",
     "Queries",
     "RQRecommender",
@@ -62,6 +69,7 @@ __all__ = [
     "evaluate",
     "extend_vocabulary",
     "fit",
+    "fit_markov_content",
     "gpt2_config",
     "paired_bootstrap",
     "rq_config",

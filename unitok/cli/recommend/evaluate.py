@@ -13,6 +13,8 @@ from unitok.cli.recommend.catalogue import WithBar, first_rows, load, read_histo
 from unitok.cli.terminal import StepBar, console, print_json
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from unitok.recommender import Evaluation, Histories, Recommender, SequenceRecommender
 
 
@@ -33,7 +35,8 @@ def evaluate(
     """Rank each domain's whole catalogue for its users, and see at which rank the next item is.
 
     By item, a hit is the item itself. By token, a hit is any item of its ID: use those figures only to compare with
-    published ones. Two baselines are evaluated on the same users: popularity and a Markov chain.
+    published ones. Four baselines are evaluated on the same users: popularity, a Markov chain, item-kNN, and a Markov
+    chain with the items' content, whose weight is the best on validation.
 
     The items of the history that the model reads are left out, since most users don't meet an item twice.
 
@@ -48,7 +51,7 @@ def evaluate(
     sizes = model.about["domains"]
     histories = read_histories(data, sizes)
     found = [
-        _evaluate_domain(model, name, histories[name], start, part, users, not include_seen)
+        _evaluate_domain(model, name, data, histories[name], start, part, users, not include_seen)
         for name, start in first_rows(sizes).items()
     ]
     if as_json:
@@ -63,6 +66,7 @@ def evaluate(
 def _evaluate_domain(
     model: SequenceRecommender,
     name: str,
+    data: Path,
     histories: Histories,
     start: int,
     part: str,
@@ -83,18 +87,33 @@ def _evaluate_domain(
         only = model.within(torch.arange(start, start + size))
         ranked = scores(WithBar(only, bar), queries, model.table.groups, exclude_seen=exclude_seen)
     # The baselines know only this domain, whose items are numbered from 0.
-    training = replace(histories, items=histories.items - start).training()
+    own = replace(histories, items=histories.items - start)
     earlier = (queries.histories - start).where(queries.histories >= 0, -1)
     shifted = Queries(earlier, queries.targets - start, queries.users)
     groups = None if model.table.groups is None else model.table.groups[start : start + size]
-    baselines = _baselines(training, size)
+    baselines = _baselines(own, data, name, size, model.history, exclude_seen)
     runs = {
         kind: [scores(baseline, shifted, groups, exclude_seen=exclude_seen)] for kind, baseline in baselines.items()
     }
     return Evaluation(name, {str(model.about.get("model", model.kind)): [ranked], **runs}, list(baselines))
 
 
-def _baselines(training: Histories, size: int) -> dict[str, Recommender]:
-    from unitok.recommender import MarkovChain, Popularity
+def _baselines(
+    histories: Histories, data: Path, name: str, size: int, most: int, exclude_seen: bool
+) -> dict[str, Recommender]:
+    import torch
 
-    return {"popularity": Popularity(training, size), "Markov chain": MarkovChain(training, size)}
+    from unitok.data import find_domains
+    from unitok.data.files import open_embeddings
+    from unitok.data.folder import EMBEDDINGS
+    from unitok.recommender import ItemKNN, MarkovChain, Popularity, fit_markov_content
+    from unitok.storage.whole import current
+
+    training = histories.training()
+    embeddings = torch.tensor(open_embeddings(current(find_domains(data)[name]) / EMBEDDINGS), dtype=torch.float32)
+    return {
+        "popularity": Popularity(training, size),
+        "Markov chain": MarkovChain(training, size),
+        "item-kNN": ItemKNN(training, size),
+        "Markov + content": fit_markov_content(histories, size, embeddings, most=most, exclude_seen=exclude_seen),
+    }
