@@ -105,12 +105,13 @@ def _of_folder(folder: Path, names: Iterable[str]) -> Iterator[_Part]:
 
 
 def _of_file(file: Path) -> Iterator[_Part]:
+    from unitok.ids.table_files import note_file
     from unitok.recommender.training import BEST
     from unitok.training.trainer import CHECKPOINT
 
     if file.name in (CHECKPOINT, BEST):
         yield _Part("checkpoint", file, _tensors)
-    elif file.suffix == ".parquet" and _may_be_table(file):
+    elif note_file(file).exists() or (file.suffix == ".parquet" and _may_be_table(file)):
         yield _Part("table", file, _table)
 
 

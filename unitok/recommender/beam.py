@@ -16,9 +16,25 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unitok.ids.trie import PrefixTrie
+from unitok_kernels import checks
+from unitok_kernels.rules import fail
 
 _LOW = (1 << 32) - 1
 _NONE = torch.iinfo(torch.int64).min
+
+
+def check_spans(items: object) -> None:
+    """Refuse what a loss can't be of by its type and shape alone, which costs no wait for a GPU.
+
+    Raises:
+        TypeError: no tensor.
+        ValueError: another dtype or shape than (B, H) int64.
+    """
+    checks.tensors("loss", items=items)
+    assert isinstance(items, Tensor)
+    if items.ndim != 2 or items.dtype != torch.int64:
+        got = f"{items.dtype} of shape {tuple(items.shape)}"
+        fail("loss", "items", "(B, H) int64", got, "Pad spans of histories on the right with -1.")
 
 
 class Beams(NamedTuple):

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from unitok.recommender.backbones import check_creation, check_embeddings, fitted, gpt2_config, positions
 from unitok.recommender.base import SequenceRecommender, Step
-from unitok.recommender.histories import check_spans
+from unitok.recommender.beam import check_spans
 from unitok.recommender.saving import Saved, model_of
 from unitok.recommender.token_table import TokenTable
 

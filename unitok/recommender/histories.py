@@ -269,20 +269,6 @@ def as_histories(what: str, name: str, histories: object, num_items: int, most: 
     return histories
 
 
-def check_spans(items: object) -> None:
-    """Refuse what a loss can't be of by its type and shape alone, which costs no wait for a GPU.
-
-    Raises:
-        TypeError: no tensor.
-        ValueError: another dtype or shape than (B, H) int64.
-    """
-    checks.tensors("loss", items=items)
-    assert isinstance(items, Tensor)
-    if items.ndim != 2 or items.dtype != torch.int64:
-        got = f"{items.dtype} of shape {tuple(items.shape)}"
-        fail("loss", "items", "(B, H) int64", got, "Pad spans of histories on the right with -1.")
-
-
 def excluded_items(what: str, num_items: int, allow: object, deny: object) -> Tensor | None:
     """Find the items that are excluded for all queries: those that aren't allowed, and those that are denied.
 

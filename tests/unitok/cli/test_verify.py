@@ -24,6 +24,7 @@ PARTS = {
     "catalogue/books/items.parquet": ("domain", "catalogue/books"),
     "catalogue/games/interactions.parquet": ("domain", "catalogue/games"),
     "ids.parquet": ("table", "ids.parquet"),
+    "ids.csv": ("table", "ids.csv"),
     "run/checkpoint.safetensors": ("checkpoint", "run/checkpoint.safetensors"),
     "training/best.safetensors": ("checkpoint", "training/best.safetensors"),
 }

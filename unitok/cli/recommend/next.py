@@ -69,9 +69,7 @@ def next_items(
         for user, ranked in found.items()
     }
     if as_json:
-        print_json(
-            [{"user": user, "exclude_seen": not include_seen, "next": given} for user, given in rows.items()]
-        )
+        print_json([{"user": user, "exclude_seen": not include_seen, "next": given} for user, given in rows.items()])
         return
     how = "items of the history are ranked too" if include_seen else "without items of the history"
     for user, given in rows.items():
