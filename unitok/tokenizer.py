@@ -17,7 +17,7 @@ from unitok.evaluation.domain_check import DomainCheck, Familiarity, check_domai
 from unitok.evaluation.report import Report, make_report
 from unitok.ids.semantic_ids import AssignedIds, SemanticIds
 from unitok.model.encoding import Encoded, encode_items
-from unitok.model.inputs import Rows, check_experts, check_settings, checked_domains, checked_ids, checked_rows
+from unitok.model.inputs import Rows, check_experts, check_settings, checked_domains, checked_ids, checked_rows, stated
 from unitok.model.mixture import DenseMixtureVQ
 from unitok.model.network import UniTokModel
 from unitok.numerics import check_latents
@@ -106,6 +106,7 @@ class Tokenizer:
         config = UniTokConfig() if config is None else config
         check_settings("fit", config, embedding)
         parts = checked_domains(domains)
+        embedding = next((found for x in domains.values() if (found := stated(x, embedding)) is not None), None)
         x = torch.cat(list(parts.values()))
         labels = torch.repeat_interleave(torch.tensor([len(p) for p in parts.values()]))
         num_experts = len(parts) if config.num_experts is None else config.num_experts
@@ -149,7 +150,7 @@ class Tokenizer:
             ValueError: wrong width, NaN or infinity (with the row), unknown domain, other embedding model.
             TypeError: x is neither a tensor nor an array of floats.
         """
-        self.check_embedding("tokenize", embedding)
+        self.check_embedding("tokenize", stated(x, embedding))
         return encode_items("tokenize", self.model, self._input("tokenize", x), self._expert("tokenize", domain)).ids
 
     @torch.no_grad()
@@ -192,6 +193,8 @@ class Tokenizer:
         """
         self._expert("report", domain)  # raises for an unknown domain
         named = dict(x) if isinstance(x, Mapping) else {domain or "items": x}
+        for rows in named.values():
+            self.check_embedding("report", stated(rows, None))
         parts = {name: self._input("report", rows) for name, rows in named.items()}
         checks.at_least("report", "x's rows", sum(map(len, parts.values())), 1, "Give it items to measure.")
         experts = {name: self.domains[name].expert if name in self.domains else None for name in parts}
@@ -214,7 +217,7 @@ class Tokenizer:
         Raises:
             ValueError: as `tokenize` does; too few items; the tokenizer was fitted on domains of too few items.
         """
-        self.check_embedding("check_domain", embedding)
+        self.check_embedding("check_domain", stated(x, embedding))
         return check_domain(self.model, self._input("check_domain", x), self.familiar)
 
     @torch.no_grad()
@@ -236,7 +239,7 @@ class Tokenizer:
             ValueError: the name is taken; x is empty or doesn't fit; the preset has no separate chain per expert.
         """
         checks.one_of("add_domain", "mode", mode, ADD_MODES)
-        self.check_embedding("add_domain", embedding)
+        self.check_embedding("add_domain", stated(x, embedding))
         if not isinstance(name, str):
             checks.fail("add_domain", "name", "a text", type(name).__name__, "Name the domain first.", TypeError)
         if name in self.domains:

@@ -71,3 +71,13 @@ def say_routed(tokenizer: Tokenizer, names: Iterable[str]) -> list[str]:
     if routed:
         say(f"not among the tokenizer's domains, so left to its router: {', '.join(routed)}")
     return routed
+
+
+def sources_of(parts: Mapping[str, Domain]) -> dict[str, list[str]]:
+    """The items' names in their source, of the domains where these tell the items apart."""
+    found = {}
+    for domain, part in parts.items():
+        names = [name for name in part.source_ids or () if name]
+        if part.source_ids and names and len(set(names)) == len(names):
+            found[domain] = part.source_ids
+    return found

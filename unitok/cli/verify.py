@@ -102,6 +102,9 @@ def _of_folder(folder: Path, names: Iterable[str]) -> Iterator[_Part]:
         yield _Part("domain", folder, _domain)
     for name in sorted(asked - of_domain):
         yield from _of_file(base / name)
+        table = name.removesuffix(".unitok.json")
+        if table != name and table not in there:
+            yield _Part("table", base / table, _table)  # which its note is beside
 
 
 def _of_file(file: Path) -> Iterator[_Part]:
@@ -120,6 +123,8 @@ def _may_be_table(file: Path) -> bool:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    if not file.is_file():  # a pipe would block
+        return False
     try:
         found = pq.read_schema(file)
         return "semantic_id" in found.names or b"unitok" in (found.metadata or {})
@@ -150,7 +155,7 @@ def _recommender(folder: Path) -> str:
 def _domain(folder: Path) -> str:
     from unitok.data.events import read_events
     from unitok.data.files import read_items
-    from unitok.data.folder import EMBEDDINGS, INTERACTIONS, ITEMS, read_domain
+    from unitok.data.folder import EMBEDDING_INFO, EMBEDDINGS, INTERACTIONS, ITEMS, read_domain
     from unitok.storage.whole import current
 
     base, said = current(folder), []
@@ -158,6 +163,8 @@ def _domain(folder: Path) -> str:
     if (base / EMBEDDINGS).exists():
         rows = len(read_domain(folder).embeddings)
         said.append(counted(rows, "embedding"))
+    elif (base / EMBEDDING_INFO).exists():
+        raise ValueError(f"{base / EMBEDDING_INFO}: must be beside {EMBEDDINGS}, got nothing there. Embed again.")
     if (base / ITEMS).exists():
         rows = read_items(base / ITEMS, rows).num_rows
         said.append(counted(rows, "item"))

@@ -8,6 +8,7 @@ new one comes after it: what is stopped between leaves a table without a note, w
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -71,8 +72,8 @@ def write_file(table: Any, file: Path) -> None:
 
 
 def note_file(file: Path) -> Path:
-    """Name the file with the note of a table in CSV or JSON lines."""
-    return file.with_name(f"{file.name}.unitok.json")
+    """Name the file with the note of a table in CSV or JSON lines: beside the table, not beside a link to it."""
+    return Path(f"{os.path.realpath(file)}.unitok.json")
 
 
 def read_file(file: Path, required: Sequence[str]) -> Any:

@@ -57,6 +57,11 @@ def check_settings(what: str, config: UniTokConfig, embedding: EmbeddingInfo | N
         checks.fail(what, "embedding", "an EmbeddingInfo", type(embedding).__name__, step, TypeError)
 
 
+def stated(x: object, embedding: EmbeddingInfo | None) -> EmbeddingInfo | None:
+    """Tell what made embeddings: as was said, or as the domain says that they are of."""
+    return x.embedding if embedding is None and isinstance(x, Domain) else embedding
+
+
 def check_experts(config: UniTokConfig, num_experts: int, num_items: int) -> None:
     """Refuse to fit more experts than items, or more experts per item than there are."""
     step = "Use fewer experts, or give more items."

@@ -11,17 +11,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-from filelock import FileLock, Timeout
+from typing import TYPE_CHECKING, Any
 
 from unitok.storage.whole import BusyError
 
+if TYPE_CHECKING:
+    from filelock import FileLock
+
 LOCK = ".unitok-lock"
-# Without locks of the file system, filelock may keep a file of its own instead, which a kill would leave for ever.
-_NATIVE: dict[str, Any] = (
-    {"fallback_to_soft": False} if "fallback_to_soft" in inspect.signature(FileLock.__init__).parameters else {}
-)
 _SETTLES = 0.2  # seconds in which a lock that is being released is gone
 
 
@@ -49,7 +46,7 @@ def only_writer(what: str, folder: str | Path, *, wait: float = 0.0) -> Iterator
     file = Path(os.path.realpath(folder)) / LOCK
     try:
         lock = _acquired(file, max(wait, _SETTLES))
-    except Timeout as error:
+    except TimeoutError as error:
         step = "Wait until it is done, or choose another folder."
         raise BusyError(f"{what}: {folder} must be free to write to, got {_holder(file)}. {step}") from error
     except NotImplementedError:  # the file system knows no locks
@@ -72,10 +69,15 @@ def only_writer(what: str, folder: str | Path, *, wait: float = 0.0) -> Iterator
 
 def _acquired(file: Path, wait: float) -> FileLock:
     """Take a lock in a folder, which is made where it is missing."""
+    from filelock import FileLock  # here, since who only reads takes none
+
+    # Without locks of the file system, filelock may keep a file of its own instead, which a kill would leave for ever.
+    known = inspect.signature(FileLock.__init__).parameters
+    native: dict[str, Any] = {"fallback_to_soft": False} if "fallback_to_soft" in known else {}
     end = time.monotonic() + wait
     while True:
         file.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(file, is_singleton=True, **_NATIVE)
+        lock = FileLock(file, is_singleton=True, **native)
         try:
             lock.acquire(timeout=max(0.0, end - time.monotonic()), poll_interval=_SETTLES / 4)
         except FileNotFoundError:  # its holder has just removed the folder, which stayed empty

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -19,7 +20,7 @@ import torch
 from tests.unitok.cli.runs import DOMAINS, refused, unitok
 from tests.unitok.recommender.test_saving import held
 from unitok.cli.recommend.catalogue import join, read_histories, read_ids
-from unitok.data import read_catalogue
+from unitok.data import read_catalogue, write_domain
 from unitok.recommender import SequenceRecommender
 from unitok.recommender.saving import SETTINGS
 from unitok.recommender.training import BEST, CHECKPOINT
@@ -179,6 +180,21 @@ def test_ids_are_read_from_every_kind_of_file(tmp_path: Path, catalogue: Path, t
         unitok("tokenize", fitted, catalogue, "--out", file)
         assert torch.equal(read_ids(file, catalogue, parts).codes, wanted.codes)
         assert kind in shown
+
+
+def test_ids_are_found_by_the_items_names_after_an_import_anew(tmp_path: Path, fitted: Path, catalogue: Path) -> None:
+    rows = np.array(read_catalogue(catalogue)["beauty"].embeddings[:])
+    order = np.random.default_rng(0).permutation(len(rows))
+    names = np.array([f"B{row:03}" for row in range(len(rows))])
+    for folder, places in (("before", np.arange(len(rows))), ("after", order)):
+        items = {"source_id": names[places].tolist(), "title": names[places].tolist()}
+        write_domain(tmp_path / folder / "beauty", rows[places], items=items)
+    unitok("tokenize", fitted, tmp_path / "before", "--out", tmp_path / "ids.parquet")
+    before, after = (
+        read_ids(tmp_path / "ids.parquet", tmp_path / folder, read_catalogue(tmp_path / folder))
+        for folder in ("before", "after")
+    )
+    assert torch.equal(after.codes, before.codes[torch.from_numpy(order)])
 
 
 def test_what_does_not_fit_is_refused(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -90,6 +91,21 @@ def test_files_of_others_are_left_out_and_broken_settings_are_not(written: Path,
         (tmp_path / "tokenizer" / "unitok.json").rename(tmp_path / "tokenizer" / name)
         (tmp_path / "tokenizer" / name).write_text("{")
         assert "damaged  tokenizer" in unitok("verify", tmp_path, code=1).stderr
+
+
+def test_what_should_be_beside_a_file_is_missed(written: Path, tmp_path: Path) -> None:
+    shutil.copytree(written / "catalogue" / "books", tmp_path / "books")
+    (tmp_path / "books" / "embeddings.npy").unlink()
+    assert "got nothing there. Embed again" in unitok("verify", tmp_path, code=1).stderr
+    shutil.copy(written / "ids.csv.unitok.json", tmp_path / "ids.csv.unitok.json")
+    said = json.loads(unitok("verify", tmp_path, "--json", code=1).stdout)["found"]
+    assert [part["kind"] for part in said if not part["whole"]] == ["table", "domain"]
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path, written: Path) -> None:
+    shutil.copytree(written / "tokenizer", tmp_path / "tokenizer")
+    os.mkfifo(tmp_path / "pipe.parquet")
+    assert "1 part whole, 0 damaged" in unitok("verify", tmp_path).stdout
 
 
 def test_nothing_there_is_refused(tmp_path: Path) -> None:

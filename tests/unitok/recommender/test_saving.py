@@ -285,6 +285,12 @@ def test_a_recommender_saved_again_keeps_its_tokenizer(tmp_path: Path, refuses: 
         (tmp_path / "tokenizer.json").write_bytes(b"{}")
         with refuses("from_pretrained", "directory"):  # the settings vouch for it still
             SequenceRecommender.from_pretrained(tmp_path)
-    make("gpt2", TokenTable.items(9)).save_pretrained(tmp_path, force=True)  # whose tokens are others
-    assert not list(tmp_path.glob("tokenizer*"))
+    with kept(tmp_path / "tokenizer_config.json"), kept(tmp_path / "tokenizer.json"):
+        before = SequenceRecommender.from_pretrained(tmp_path)
+        (tmp_path / "tokenizer_config.json").write_text('{"changed": "by the user"}')
+        before.save_pretrained(tmp_path, force=True)
+        assert (tmp_path / "tokenizer_config.json").read_text() == '{"changed": "by the user"}'
+    recommender.save_pretrained(tmp_path / "again", tokenizer=words)
+    make("gpt2", TokenTable.items(9)).save_pretrained(tmp_path / "again", force=True)  # whose tokens are others
+    assert not list((tmp_path / "again").glob("tokenizer*"))
     assert (tmp_path / "notes.txt").read_text() == "mine"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from unitok import Tokenizer, UniTokConfig
+from unitok import EmbeddingInfo, Tokenizer, UniTokConfig
 from unitok.data import Domain
 
 
@@ -48,6 +49,12 @@ def test_a_domain_as_it_was_read_is_taken(tokenizer: Tokenizer, x: Tensor) -> No
     assert tokenizer.tokenize(domain).to_text() == tokenizer.tokenize(x).to_text()
     sizes = {"codebook_size": 8, "codebook_dim": 4, "num_levels": 2, "encoder_widths": (8,)}
     assert list(Tokenizer.fit({"shop": domain}, UniTokConfig(epochs=1, **sizes)).domains) == ["shop"]
+    ours, other = (replace(domain, embedding=EmbeddingInfo(name, "{text}")) for name in ("a", "b"))
+    fitted = Tokenizer.fit({"shop": ours}, UniTokConfig(epochs=1, **sizes))
+    assert fitted.embedding == ours.embedding
+    for call in (fitted.tokenize, fitted.report, fitted.check_domain, lambda x: fitted.add_domain("new", x)):
+        with pytest.raises(ValueError, match=r"embedding must be .*model='a'"):
+            call(other)
 
 
 def test_ids_are_decoded_in_any_form(tokenizer: Tokenizer, x: Tensor) -> None:

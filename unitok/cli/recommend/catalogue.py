@@ -113,9 +113,10 @@ def read_ids(path: Path, data: Path, parts: Mapping[str, Domain]) -> SemanticIds
         check_fits(tokenizer, data, parts)
         say_routed(tokenizer, parts)
         return resolve(parts, tokenize_parts(tokenizer, parts), "suffix").ids
+    from unitok.cli.inputs import sources_of
     from unitok.ids.table import IdTable, item_keys
 
-    table = IdTable.read(path)
+    table = IdTable.read(path).renumbered(sources_of(parts))  # an import since may have numbered them otherwise
     row_of = {key: row for row, key in enumerate(table.keys)}
     keys = [key for name, part in parts.items() for key in item_keys([name] * len(part.keys), part.keys.tolist())]
     if missing := next((key for key in keys if key not in row_of), None):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from unitok.cli.files import check_writable
-from unitok.cli.inputs import check_fits, counted, read_table, say_routed
+from unitok.cli.inputs import check_fits, counted, read_table, say_routed, sources_of
 from unitok.cli.options import Force, Items, Json, TokenizerFolder, choice, output
 from unitok.cli.terminal import Refusal, StepBar, console, print_json, say
 
@@ -93,7 +93,7 @@ def tokenize(
     check_writable(out, force=force)
     known = Tokenizer.from_pretrained(tokenizer)
     parts = _read_parts(known, data, domain)
-    earlier = None if existing is None else read_table(existing, known, resolver).renumbered(_sources(parts))
+    earlier = None if existing is None else read_table(existing, known, resolver).renumbered(sources_of(parts))
     routed = say_routed(known, parts)
     ids = tokenize_parts(known, parts)
     moved = [] if earlier is None else _moved(parts, ids, resolver, earlier)
@@ -135,10 +135,12 @@ def _read_parts(tokenizer: Tokenizer, data: Path, domain: str | None) -> dict[st
 def _counts(ids: SemanticIds, found: IdTable, earlier: IdTable | None, renewed: int) -> dict[str, Any]:
     from unitok.metrics import collision_rate
 
-    kept = 0 if earlier is None else len(earlier.ids)
+    rows = 0 if earlier is None else len(earlier.ids)
+    both = rows + len(ids) - len(found.ids)  # items of the earlier table that the catalogue has, too
     return {
-        "kept": kept - renewed,
-        "added": len(found.ids) - kept,
+        "kept": both - renewed,
+        "added": len(found.ids) - rows,
+        "absent": rows - both,
         "collision_rate": collision_rate(ids.tokens()),
         "resolved_collision_rate": collision_rate(found.ids.tokens()),
     }
@@ -151,7 +153,8 @@ def _print_summary(summary: dict[str, Any], *, appended: bool) -> None:
         after = ""
     lines = [f"{items} of {domains}: {summary['collision_rate']:.2%} collide{after}"]
     if appended:
-        lines.append(f"{counted(summary['kept'], 'item')} kept their IDs; {summary['added']:,} new")
+        gone = f"; {summary['absent']:,} of --existing aren't in the catalogue" if summary["absent"] else ""
+        lines.append(f"{counted(summary['kept'], 'item')} kept their IDs; {summary['added']:,} new{gone}")
     for line in [*lines, f"written to {summary['out']}"]:
         console().print(line, markup=False, soft_wrap=True)
 
@@ -198,7 +201,7 @@ def resolve(
 
     domains, items, keys = _items(parts)
     existing = None if earlier is None else AssignedIds(earlier.keys, earlier.ids)
-    sources = _sources(parts)
+    sources = sources_of(parts)
     names = [name for domain, part in parts.items() for name in sources.get(domain, [""] * len(part.keys))]
     found = IdTable.of(domains, items, ids.assign(keys, resolver, existing, changed), names if sources else None)
     if earlier is None or existing is None:
@@ -209,16 +212,6 @@ def resolve(
     # releases wrote them, get theirs, with the IDs that they had.
     renewed = (moved if changed == "renew" else set()) | (nameless - moved)
     return earlier.append(found, renewed=[key for key in keys if key in renewed])
-
-
-def _sources(parts: Mapping[str, Domain]) -> dict[str, list[str]]:
-    """The items' names in their source, of the domains where these tell the items apart."""
-    found = {}
-    for domain, part in parts.items():
-        names = [name for name in part.source_ids or () if name]
-        if part.source_ids and names and len(set(names)) == len(names):
-            found[domain] = part.source_ids
-    return found
 
 
 def _items(parts: Mapping[str, Domain]) -> tuple[list[str], NDArray[np.int64], list[str]]:
@@ -244,7 +237,7 @@ def _moved(parts: Mapping[str, Domain], ids: SemanticIds, resolver: str, earlier
 
 def _are_the_same(parts: Mapping[str, Domain], earlier: IdTable, moved: list[str]) -> bool:
     """Whether items whose codes differ are those of the earlier table for sure, or so few that they are likely so."""
-    sources = _sources(parts)
+    sources = sources_of(parts)
     rows = zip(earlier.keys, earlier.table["domain"].to_pylist(), earlier.source_ids, strict=True)
     named = {key for key, domain, name in rows if earlier.is_noted and name is not None and domain in sources}
     unsure, both = len(set(moved) - named), len(set(earlier.keys) & set(_items(parts)[2]))

@@ -218,7 +218,7 @@ class MarkovChain(Transitions):
         check_decay("MarkovChain", learn=learn)
         user = torch.arange(len(histories)).repeat_interleave(histories.lengths)
         cells, weights = [], []
-        for span in range(1, reach + 1):
+        for span in range(1, max(1, min(reach, len(user))) + 1):
             same = user[span:] == user[: len(user) - span]
             source, to = histories.items[: len(user) - span][same], histories.items[span:][same]
             cells.append(source * num_items + self.place[to])

@@ -20,6 +20,13 @@ def found(**settings: Any) -> MarkovContent:
     return MarkovContent(HISTORIES, 5, EMBEDDINGS, **settings)
 
 
+@pytest.mark.parametrize("rows", [[], [[]], [[0]], [[0, 1]], [[0, 1], [1, 2]]])
+def test_a_chain_may_reach_further_than_there_are_events(rows: list[list[int]]) -> None:
+    short = Histories.from_lists(rows)
+    assert MarkovContent(short, 5, EMBEDDINGS).rank([[0]], 2).shape == (1, 2)
+    assert MarkovChain(short, 5, reach=9).rank([[0]], 2).shape == (1, 2)
+
+
 def test_it_ranks_as_worked_out_by_hand() -> None:
     # After 0: 1 and 2 at .5 each, 2 being the more popular. Cosines to 0: 1, .5, 0, .71, -1.
     assert found(weight=0.0).rank([[0]], 4).tolist() == [[2, 1, 3, 4]]
