@@ -33,6 +33,7 @@ namespace unitok::UNITOK_ISA {
 
 constexpr int kTagBits = 4;
 constexpr int kChunk = 1 << kTagBits;   // vectors that a tag can tell apart
+constexpr float kTagged = 0x1p-100f;    // scores of at least this size keep their tag where denormals are flushed
 constexpr int64_t kBlock = 32 * kRows;  // at most this many rows go through all levels together
 
 // How many of `count` rows go through all levels together. Narrow rows stay in the first-level cache. For wide ones
@@ -160,6 +161,8 @@ class Searcher {
     margin = fma(max(max(best, second), sub(zero(), min(best, second))), splat(0x1p-18f), margin);
 #endif
     uint32_t sure = below(margin, gap);
+    // A score that is 0 but for its tag is denormal: where these are flushed to 0, the tag is lost.
+    if (unit == 0) sure &= below(splat(kTagged), max(best, sub(zero(), best)));
     for (int i = 0; i < count; ++i) {
       if ((lanes[i] & (lanes[i] - 1)) != 0) sure &= ~(1u << i);  // two lanes are equal: neither is the runner-up
       const int lane = __builtin_ctz(lanes[i] | 1u << (kLanes - 1));

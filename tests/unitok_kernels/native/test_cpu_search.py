@@ -321,3 +321,28 @@ def test_rows_and_codewords_of_other_sizes_and_at_the_corners_keep_the_promise(r
     oracle.assert_nearest(run(uk.nearest_codeword, x, codebook).codes, x, codebook)
     one = torch.cat([x, x[:1] * 1e4])  # a row that takes the block's whole scale
     oracle.assert_nearest(run(uk.nearest_codeword, one, codebook).codes, one, codebook)
+
+
+@pytest.mark.parametrize("width", [4, 32, 128, 200])
+def test_a_score_of_zero_keeps_its_code_where_denormals_are_flushed(width: int) -> None:
+    """The best codeword is twice the row, so that its centred score is 0 but for the number of its vector in it."""
+    row = torch.zeros(width)
+    row[:2] = 1
+    codebook = torch.zeros(64, width)
+    for k in range(64):
+        sign = -1.0 if k < 32 else 1.0
+        if k % 32 == 1:
+            codebook[k] = 2 * sign * row
+        else:
+            codebook[k, 2 + k % 32 % (width - 2)] = sign * (8.0 + k % 32)  # in pairs: the mean is 0
+    rows = row.repeat(40, 1)
+    expected = torch.cdist(rows.double(), codebook.double()).argmin(1)
+    flushes = torch.set_flush_denormal(True)
+    try:
+        found = everywhere(uk.residual_encode, rows, codebook[None])
+        nearest = everywhere(uk.nearest_codeword, rows, codebook)
+    finally:
+        torch.set_flush_denormal(False)
+    assert flushes
+    assert all(torch.equal(result.codes[:, 0], expected) for result in found)
+    assert all(torch.equal(result.codes, expected) for result in nearest)
