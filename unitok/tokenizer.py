@@ -17,7 +17,16 @@ from unitok.evaluation.domain_check import DomainCheck, Familiarity, check_domai
 from unitok.evaluation.report import Report, make_report
 from unitok.ids.semantic_ids import AssignedIds, SemanticIds
 from unitok.model.encoding import Encoded, encode_items
-from unitok.model.inputs import Rows, check_experts, check_settings, checked_domains, checked_ids, checked_rows, stated
+from unitok.model.inputs import (
+    Rows,
+    check_experts,
+    check_settings,
+    checked_domains,
+    checked_ids,
+    checked_rows,
+    stated,
+    stated_by_all,
+)
 from unitok.model.mixture import DenseMixtureVQ
 from unitok.model.network import UniTokModel
 from unitok.numerics import check_latents
@@ -106,7 +115,7 @@ class Tokenizer:
         config = UniTokConfig() if config is None else config
         check_settings("fit", config, embedding)
         parts = checked_domains(domains)
-        embedding = next((found for x in domains.values() if (found := stated(x, embedding)) is not None), None)
+        embedding = stated_by_all(domains, embedding)
         x = torch.cat(list(parts.values()))
         labels = torch.repeat_interleave(torch.tensor([len(p) for p in parts.values()]))
         num_experts = len(parts) if config.num_experts is None else config.num_experts

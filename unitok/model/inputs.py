@@ -62,6 +62,16 @@ def stated(x: object, embedding: EmbeddingInfo | None) -> EmbeddingInfo | None:
     return x.embedding if embedding is None and isinstance(x, Domain) else embedding
 
 
+def stated_by_all(domains: Mapping[str, Rows], embedding: EmbeddingInfo | None) -> EmbeddingInfo | None:
+    """Tell what made the embeddings of all domains; refuse a domain that says it was something else."""
+    embedding = embedding or next((found for x in domains.values() if (found := stated(x, None)) is not None), None)
+    for name, x in domains.items():
+        if stated(x, None) not in (None, embedding):
+            step = "Embed all domains with one model and template."
+            checks.fail("fit", f"domains[{name!r}]", f"embedded by {embedding}", stated(x, None), step)
+    return embedding
+
+
 def check_experts(config: UniTokConfig, num_experts: int, num_items: int) -> None:
     """Refuse to fit more experts than items, or more experts per item than there are."""
     step = "Use fewer experts, or give more items."

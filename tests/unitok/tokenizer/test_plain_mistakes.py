@@ -52,6 +52,9 @@ def test_a_domain_as_it_was_read_is_taken(tokenizer: Tokenizer, x: Tensor) -> No
     ours, other = (replace(domain, embedding=EmbeddingInfo(name, "{text}")) for name in ("a", "b"))
     fitted = Tokenizer.fit({"shop": ours}, UniTokConfig(epochs=1, **sizes))
     assert fitted.embedding == ours.embedding
+    for mixed, said in (({"shop": ours, "more": other}, None), ({"shop": ours}, other.embedding)):
+        with pytest.raises(ValueError, match=r"^fit: domains\['(more|shop)'\] must be embedded by EmbeddingInfo"):
+            Tokenizer.fit(mixed, UniTokConfig(epochs=1, **sizes), embedding=said)
     for call in (fitted.tokenize, fitted.report, fitted.check_domain, lambda x: fitted.add_domain("new", x)):
         with pytest.raises(ValueError, match=r"embedding must be .*model='a'"):
             call(other)
