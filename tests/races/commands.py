@@ -62,12 +62,13 @@ def _import(inputs: Path, out: Path, variant: int) -> None:
 
 def _told_by_import(out: Path) -> Any:
     from unitok.data.files import read_items
-    from unitok.data.folder import ITEMS
-    from unitok.storage.whole import current, whole_read
+    from unitok.data.folder import ITEMS, SOURCE
+    from unitok.storage.whole import whole_read
 
-    folder = out / "domain"
-    source = (current(folder) / "SOURCE.md").read_text()
-    return whole_read(folder, (ITEMS,), lambda base: read_items(base / ITEMS)["title"].to_pylist()), source
+    def told(base: Path) -> Any:
+        return read_items(base / ITEMS)["title"].to_pylist(), (base / SOURCE).read_text()
+
+    return whole_read(out / "domain", (ITEMS, SOURCE), told)  # both in one read: two would be of two moments
 
 
 def _embed(inputs: Path, out: Path, variant: int) -> None:
