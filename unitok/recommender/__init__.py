@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from unitok.recommender.evaluation.content import MarkovContent, fit_markov_content
     from unitok.recommender.evaluation.item_level import Evaluation, Scores, evaluate
     from unitok.recommender.evaluation.neighbours import ItemKNN
+    from unitok.recommender.evaluation.splits import Split, points_in_time
     from unitok.recommender.histories import Histories, Queries, Recommender
+    from unitok.recommender.hybrid.recommender import HybridRecommender
     from unitok.recommender.kinds import SequenceRecommender
     from unitok.recommender.language.vocabulary import extend_vocabulary
     from unitok.recommender.rq_transformer import RQRecommender
@@ -28,6 +30,7 @@ _HOME = {
     "CausalRecommender": "causal",
     "Evaluation": "evaluation.item_level",
     "Histories": "histories",
+    "HybridRecommender": "hybrid.recommender",
     "ItemKNN": "evaluation.neighbours",
     "MarkovChain": "evaluation.baselines",
     "MarkovContent": "evaluation.content",
@@ -37,6 +40,7 @@ _HOME = {
     "Recommender": "histories",
     "Scores": "evaluation.item_level",
     "SequenceRecommender": "kinds",
+    "Split": "evaluation.splits",
     "T5Recommender": "encoder_decoder",
     "TokenTable": "token_table",
     "TrainingConfig": "training",
@@ -46,6 +50,7 @@ _HOME = {
     "fit_markov_content": "evaluation.content",
     "gpt2_config": "backbones",
     "paired_bootstrap": "evaluation.bootstrap",
+    "points_in_time": "evaluation.splits",
     "rq_config": "backbones",
     "sasrec_config": "backbones",
 }
@@ -54,6 +59,7 @@ __all__ = [
     "CausalRecommender",
     "Evaluation",
     "Histories",
+    "HybridRecommender",
     "ItemKNN",
     "MarkovChain",
     "MarkovContent",
@@ -63,6 +69,7 @@ __all__ = [
     "Recommender",
     "Scores",
     "SequenceRecommender",
+    "Split",
     "T5Recommender",
     "TokenTable",
     "TrainingConfig",
@@ -72,6 +79,7 @@ __all__ = [
     "fit_markov_content",
     "gpt2_config",
     "paired_bootstrap",
+    "points_in_time",
     "rq_config",
     "sasrec_config",
 ]

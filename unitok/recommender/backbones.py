@@ -134,3 +134,11 @@ def evaluating(model: Any) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+def check_device(what: str, device: Any) -> None:
+    """Refuse a device that torch can't use here, before anything is loaded or moved."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise ValueError(f"{what}: device must be one that torch can use here, got {device!r}. Use 'cpu'.") from error

@@ -12,7 +12,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from unitok.recommender import saving
-from unitok.recommender.backbones import evaluating
+from unitok.recommender.backbones import check_device, evaluating
 from unitok.recommender.beam import CatalogueTrie, Excluded
 from unitok.recommender.histories import Histories, as_histories, checked_rows, excluded_items
 from unitok.recommender.token_table import TokenTable, check_table
@@ -64,6 +64,7 @@ class SequenceRecommender(ABC):
     """
 
     kind: ClassVar[str]
+    shuffles: ClassVar[bool] = True  # off: the loss is of items in their order, so `fit` may not mix them
     _rows: Tensor | None = None  # here, so that objects pickled by an older release have them
     _placed: tuple[torch.device, Tensor, CatalogueTrie] | None = None
 
@@ -173,7 +174,7 @@ class SequenceRecommender(ABC):
         device = self.model.device
         if self._placed is None or self._placed[0] != device:
             ranked = slice(None) if self.rows is None else self.rows
-            trie = CatalogueTrie.build(self.table.tokens[ranked], self.names[ranked], device)
+            trie = CatalogueTrie.build(self.table.tokens[ranked], self.table.names[ranked], device)
             self._placed = device, self.table.tokens.to(device), trie
         return self._placed[1:]
 
@@ -215,22 +216,30 @@ class SequenceRecommender(ABC):
         checks.whole("rank", k=k)
         if k < 1:
             raise ValueError(f"rank: k must be at least 1, got {k}. Use 10, a common value.")
-        width = max(self.beam, k)
-        most = min(_BEAMS_AT_ONCE.get(self.model.device.type, 2**16), _LOGITS_AT_ONCE // self.table.vocab_size)
-        at_once = max(1, most // (width if self.table.width > 1 else 1))
         excluded = None
         if exclude_seen or banned is not None:
             none = torch.zeros(len(self.table), dtype=torch.bool)
             excluded = Excluded.of(self._trie, self.rows, none if banned is None else banned)
         ranked = torch.full((len(items), k), -1)
-        batches = lengths.argsort(stable=True).split(at_once)  # similar lengths together: little padding
+        batches = lengths.argsort(stable=True).split(self._at_once(k))  # similar lengths together: little padding
         with evaluating(self.model):
             for rows in batches if len(items) else ():
                 longest, device = int(lengths[rows].max()), self.model.device
-                own = excluded.after(histories[rows].to(device)) if excluded and exclude_seen else excluded
-                found = self._search(items[rows, :longest].to(device), lengths[rows], width, k, own)
+                seen = histories[rows].to(device) if exclude_seen else None
+                found = self._best(items[rows, :longest].to(device), lengths[rows], k, seen, excluded)
                 ranked[rows] = found.cpu()
         return ranked
+
+    def _at_once(self, k: int) -> int:
+        """How many queries a batch of `rank` holds."""
+        width = max(self.beam, k) if self.table.width > 1 else 1
+        most = min(_BEAMS_AT_ONCE.get(self.model.device.type, 2**16), _LOGITS_AT_ONCE // self.table.vocab_size)
+        return max(1, most // width)
+
+    def _best(self, items: Tensor, lengths: Tensor, k: int, seen: Tensor | None, excluded: Excluded | None) -> Tensor:
+        """The best k names for (B, H) items, without the (B, S) items of `seen`, if given; -1 where there are fewer."""
+        own = excluded if seen is None or excluded is None else excluded.after(seen)
+        return self._search(items, lengths, max(self.beam, k), k, own)
 
     def _search(self, items: Tensor, lengths: Tensor, width: int, k: int, excluded: Excluded | None) -> Tensor:
         """The beams of a query are a tree in one row of the cache: each token is stored once and never moved.
@@ -389,11 +398,3 @@ _OPTIONS = ("history", "beam", "about")
 def _where(mask: Tensor) -> Tensor:
     """The columns that hold True in each row, (B, most of any row); shorter rows are filled with other columns."""
     return mask.int().argsort(dim=1, descending=True, stable=True)[:, : int(mask.sum(1).max())]
-
-
-def check_device(what: str, device: Any) -> None:
-    """Refuse a device that torch can't use here, before anything is loaded or moved."""
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, TypeError) as error:
-        raise ValueError(f"{what}: device must be one that torch can use here, got {device!r}. Use 'cpu'.") from error

@@ -172,7 +172,7 @@ class CatalogueTrie:
             flat, beams.nodes.gather(1, going).flatten(), open_.gather(1, going).flatten()
         )
         base = beams.scores.gather(1, going).flatten() - normaliser
-        longer = _key(base[beam] + flat[beam, self.tokens[edge]].float(), edge + 1)
+        longer = order_key(base[beam] + flat[beam, self.tokens[edge]].float(), edge + 1)
         query = beam // count
         if excluded is not None:
             longer = longer.masked_fill(excluded.covers(query, self.below[edge + 1]), _NONE)
@@ -181,7 +181,7 @@ class CatalogueTrie:
         table = beam.new_full((queries, int(sizes.max()) if len(beam) else 0), _NONE)
         origin = torch.zeros_like(table)
         table[query, place], origin[query, place] = longer, beam % count
-        done = _key(beams.scores, beams.nodes).where(beams.scores.isfinite() & ~open_, _NONE)
+        done = order_key(beams.scores, beams.nodes).where(beams.scores.isfinite() & ~open_, _NONE)
         best, chosen = torch.cat([table, done], 1).topk(min(width, table.shape[1] + done.shape[1]))
         found = best != _NONE
         node = (_LOW - (best & _LOW)).where(found, 1)
@@ -272,7 +272,7 @@ class Excluded:
         return dead
 
 
-def _key(score: Tensor, node: Tensor) -> Tensor:
+def order_key(score: Tensor, node: Tensor) -> Tensor:
     """Make one integer that orders by score and then by node: no two are equal, so that there is one order."""
     bits = score.contiguous().view(torch.int32)
     # The bits of floats in their order as integers: those of a negative number, but for the sign, are turned round.

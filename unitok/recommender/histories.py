@@ -13,7 +13,7 @@ from torch import Tensor
 
 from unitok.data.catalogue import Interactions
 from unitok_kernels import checks
-from unitok_kernels.rules import fail
+from unitok_kernels.rules import at_least, fail, one_of
 
 PARTS = {"validation": 2, "test": 1}  # distance of the target from the end of the history
 HELD_OUT = max(PARTS.values())
@@ -21,32 +21,40 @@ HELD_OUT = max(PARTS.values())
 
 @dataclass(frozen=True, eq=False)
 class Queries:
-    """Q queries, each for the item that comes next.
+    """Q queries, each for the item that comes next; `queries[rows]` are some of them.
 
     Attributes:
         histories: (Q, H) int64, rows of items, the latest last; -1 pads on the left.
         targets: (Q,) int64, the item that came next.
         users: (Q,) int64, the user of each history.
+        cold: (Q,) bool, whether no training history holds the target; None where nobody asked.
 
     Raises:
-        TypeError: a field is no tensor of int64.
+        TypeError: a field is no tensor.
         ValueError: a field of another shape.
     """
 
     histories: Tensor
     targets: Tensor
     users: Tensor
+    cold: Tensor | None = None
 
     def __post_init__(self) -> None:
         """Check that there is one of each per query."""
         _check_fields("Queries", vars(self), histories=2, targets=1, users=1)
-        for name in ("histories", "users"):
-            if (got := len(getattr(self, name))) != len(self.targets):
+        if self.cold is not None:
+            _check_fields("Queries", vars(self), torch.bool, cold=1)
+        for name, value in vars(self).items():
+            if value is not None and len(value) != len(self.targets):
                 step = "Pass one history, one target and one user per query."
-                fail("Queries", name, f"of {len(self.targets)} queries, as targets is", got, step)
+                fail("Queries", name, f"of {len(self.targets)} queries, as targets is", len(value), step)
 
     def __len__(self) -> int:
         return len(self.targets)
+
+    def __getitem__(self, rows: Tensor) -> Queries:
+        cold = None if self.cold is None else self.cold[rows]
+        return Queries(self.histories[rows], self.targets[rows], self.users[rows], cold)
 
 
 class Recommender(Protocol):
@@ -125,12 +133,9 @@ class Histories:
         checks.whole("Histories.of", num_items=num_items)
         users = _ids("Histories.of", "user_ids", interactions.user_ids)
         items, positions = np.asarray(interactions.item_ids), np.asarray(interactions.positions)
-        for name, found, kinds, rule in (
-            ("item_ids", items, "iu", "integers"),
-            ("positions", positions, "iuf", "numbers"),
-        ):
+        for name, found, kinds in (("item_ids", items, "iu"), ("positions", positions, "iuf")):
             if found.dtype.kind not in kinds and found.size:
-                step = f"Convert them with {name}.astype('int64')."
+                rule, step = "numbers" if "f" in kinds else "integers", f"Convert them with {name}.astype('int64')."
                 fail("Histories.of", name, rule, found.dtype, step, TypeError)
             if found.shape != users.shape:
                 fail("Histories.of", name, f"of {len(users)} events, as user_ids is", found.shape, "Pass one of each.")
@@ -140,10 +145,9 @@ class Histories:
         falls = (users[1:] < users[:-1]) | ((users[1:] == users[:-1]) & (positions[1:] < positions[:-1]))
         if falls.any():
             row = int(falls.argmax()) + 1
-            raise ValueError(
-                f"Histories.of: events must be sorted by user and position, got user {users[row]}, position "
-                f"{positions[row]} in row {row}. Sort them, or read them with read_interactions."
-            )
+            got = f"user {users[row]}, position {positions[row]} in row {row}"
+            step = "Sort them, or read them with read_interactions."
+            fail("Histories.of", "events", "sorted by user and position", got, step)
         ids, counts = np.unique(users, return_counts=True)
         offsets = np.concatenate([[0], counts.cumsum()])
         if interactions.user_names is not None:
@@ -195,8 +199,12 @@ class Histories:
         lengths = self.lengths
         kept = torch.where(lengths > HELD_OUT, lengths - HELD_OUT, lengths)
         place = torch.arange(len(self.items)) - self.offsets[:-1].repeat_interleave(lengths)
-        offsets = torch.cat([self.offsets[:1], kept.cumsum(0)])
-        return Histories(offsets, self.items[place < kept.repeat_interleave(lengths)], self.user_ids)
+        return self._only(place < kept.repeat_interleave(lengths))
+
+    def _only(self, kept: Tensor) -> Histories:
+        """Leave out items where `kept`, (M,) bool, is False; the users stay, some without items."""
+        offsets = torch.cat([self.offsets[:1], kept.cumsum(0)])[self.offsets]
+        return Histories(offsets, self.items[kept], self.user_ids)
 
     def queries(self, part: str = "validation", most: int = 20) -> Queries:
         """Make a query of every user with at least 3 items, for one of the last two: chronological leave-one-out.
@@ -215,13 +223,14 @@ class Histories:
         Source:
             The protocol of SASRec, arXiv 1808.09781.
         """
-        if part not in PARTS:
-            raise ValueError(f"queries: part must be one of {', '.join(PARTS)}, got {part!r}. Pick one of them.")
-        checks.whole("queries", most=most)
-        if most < 1:
-            raise ValueError(f"queries: most must be at least 1, got {most}. Use 20, a common value.")
+        one_of("queries", "part", part, tuple(PARTS))
         users = (self.lengths > HELD_OUT).nonzero()[:, 0]
-        at = self.offsets[1:][users] - PARTS[part]
+        return self._ask("queries", users, self.offsets[1:][users] - PARTS[part], most)
+
+    def _ask(self, what: str, users: Tensor, at: Tensor, most: int) -> Queries:
+        """Ask each of some users for the item at a place of `items`, given at most `most` before it."""
+        checks.whole(what, most=most)
+        at_least(what, "most", most, 1, "Use 20, a common value.")
         places = at[:, None] + torch.arange(-most, 0)
         inside = places >= self.offsets[:-1][users, None]
         histories = torch.where(inside, self.items[places.clamp(min=0)], -1)
@@ -262,10 +271,8 @@ def as_histories(what: str, name: str, histories: object, num_items: int, most: 
     bad[:, 1:] |= there[:, :-1] & ~there[:, 1:]
     if bad.any():
         row = int(bad.any(1).nonzero()[0, 0])
-        raise ValueError(
-            f"{what}: {name} must be rows of the {num_items} items after any -1, got {histories[row].tolist()} in "
-            f"row {row}. Number the items as the recommender does."
-        )
+        got = f"{histories[row].tolist()} in row {row}"
+        fail(what, name, f"rows of the {num_items} items after any -1", got, _NUMBER)
     return histories
 
 
@@ -296,8 +303,7 @@ def excluded_items(what: str, num_items: int, allow: object, deny: object) -> Te
             got = f"{items.dtype} of shape {tuple(items.shape)}"
             fail(what, name, "(A,) int64", got, "Pass numbers of items.")
         if (strange := (items < 0) | (items >= num_items)).any():
-            got, step = str(int(items[strange][0])), "Number the items as the recommender does."
-            fail(what, name, f"of the {num_items} items", got, step)
+            fail(what, name, f"of the {num_items} items", int(items[strange][0]), _NUMBER)
         excluded[items.cpu()] = value
     return excluded
 
@@ -323,14 +329,10 @@ def checked_rows(what: str, rows: Tensor, known: Tensor) -> Tensor:
         raise ValueError(f"{what}: rows must be (M,) int64, M at least 1, got {got}. Pass numbers of items.")
     rows = rows.detach().cpu().clone()
     if (strange := ~torch.isin(rows, known)).any():
-        got = str(int(rows[strange][0]))
-        step = "Number the items as the table does."
-        raise ValueError(f"{what}: rows must be of the {len(known)} items that are ranked, got {got}. {step}")
+        fail(what, "rows", f"of the {len(known)} items that are ranked", int(rows[strange][0]), _NUMBER)
     values, counts = rows.unique(return_counts=True)
     if (twice := counts > 1).any():
-        raise ValueError(
-            f"{what}: rows must be there once each, got {int(values[twice][0])} twice. Pass rows.unique()."
-        )
+        fail(what, "rows", "there once each", f"{int(values[twice][0])} twice", "Pass rows.unique().")
     return rows
 
 
@@ -362,10 +364,8 @@ def _rows(what: str, name: str, lists: object) -> list[list[int]]:
 def _ids(what: str, name: str, ids: object) -> NDArray[Any]:
     """Take ids as (M,) int64, or as an array of texts."""
     found: NDArray[Any] = np.asarray(ids)
-    if found.dtype.kind == "O" and all(isinstance(each, str) for each in found.flat):
+    if found.dtype.kind == "T" or (found.dtype.kind == "O" and all(isinstance(each, str) for each in found.flat)):
         found = found.astype(str)  # as pandas gives texts
-    if found.dtype.kind == "T":
-        found = found.astype(str)
     if found.ndim != 1 or (found.size and found.dtype.kind not in "iuU"):
         got, step = f"{found.dtype} of shape {found.shape}", "Convert them with .astype('int64') or .astype(str)."
         fail(what, name, "a row of integers or of texts", got, step, TypeError)
@@ -378,13 +378,13 @@ def _are_texts(ids: object) -> bool:
     return ids.dtype.kind == "U" or (ids.dtype.kind == "O" and all(isinstance(each, str) for each in ids))
 
 
-def _check_fields(what: str, fields: dict[str, Any], **ranks: int) -> None:
-    """Refuse fields that are no tensors of int64, or of another number of dimensions."""
+def _check_fields(what: str, fields: dict[str, Any], dtype: torch.dtype = torch.int64, **ranks: int) -> None:
+    """Refuse fields that are no tensors of a dtype, or of another number of dimensions."""
     for name, rank in ranks.items():
         checks.tensors(what, **{name: fields[name]})
-        if fields[name].dtype != torch.int64 or fields[name].ndim != rank:
-            got = f"{fields[name].dtype} of shape {tuple(fields[name].shape)}"
-            fail(what, name, f"int64 of {rank} dimension{'s' if rank > 1 else ''}", got, _MAKE)
+        if fields[name].dtype != dtype or fields[name].ndim != rank:
+            got, kind = f"{fields[name].dtype} of shape {tuple(fields[name].shape)}", str(dtype).removeprefix("torch.")
+            fail(what, name, f"{kind} of {rank} dimension{'s' if rank > 1 else ''}", got, _MAKE)
 
 
 def _shown(value: object) -> str:
@@ -396,4 +396,5 @@ def _tensor(array: NDArray[Any]) -> Tensor:
     return torch.tensor(array, dtype=torch.int64)
 
 
+_NUMBER = "Number the items as the recommender does."
 _MAKE = "Make them with Histories.of or Histories.from_lists."

@@ -79,9 +79,14 @@ class RQTransformer(nn.Module):
             raise ValueError(f"{HEAD} holds no embeddings of items")
         columns = 1 + len({name.split(".")[1] for name in rest if name.startswith("follow.")})
         trunk, info = model_of(AutoModel, saved)
-        model = cls(trunk, len(rest["items.weight"]), columns)
+        model = cls._around(trunk, columns, rest)
         model.load_state_dict({f"trunk.{name}": value for name, value in trunk.state_dict().items()} | rest)
         return model, info
+
+    @classmethod
+    def _around(cls, trunk: Any, columns: int, rest: dict[str, Tensor]) -> Self:
+        """Make a model of the sizes of what was saved beside the trunk."""
+        return cls(trunk, len(rest["items.weight"]), columns)
 
 
 class _Follow(nn.Module):
@@ -189,9 +194,12 @@ class RQRecommender(SequenceRecommender, kind="rq"):
             ValueError: another dtype or shape.
         """
         check_spans(items)
-        there, trie = items >= 0, self._learnt
-        wanted, states = items[there], self._read(items[:, :-1])[there]
-        total = states.new_zeros(())
+        there = items >= 0
+        return self._written(items[there], self._read(items[:, :-1])[there]) / there.sum()
+
+    def _written(self, wanted: Tensor, states: Tensor) -> Tensor:
+        """Sum up what it costs to write (P,) items, token by token, after (P, width) states."""
+        total, trie = states.new_zeros(()), self._learnt
         for column, (first, end) in enumerate(self._columns):
             going = trie.ends[trie.paths[wanted, column]] < trie.first_leaf  # several items could follow, here or later
             wanted, states = wanted[going], states[going]
@@ -201,7 +209,7 @@ class RQRecommender(SequenceRecommender, kind="rq"):
             total = total + trie.loss(logits, path[asked, column], path[asked, column + 1], first)
             if column + 1 < len(self._columns):
                 states = self.model.after(column, states, self._tokens[wanted, column])
-        return total / there.sum()
+        return total
 
     def _read(self, items: Tensor) -> Tensor:
         known = items.clamp(min=0)  # item 0 replaces padding, which nothing attends to

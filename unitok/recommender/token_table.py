@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -111,6 +111,37 @@ class TokenTable:
         if num_items < 1:
             raise ValueError(f"TokenTable.items: num_items must be at least 1, got {num_items}. Pass some items.")
         return cls(torch.arange(num_items)[:, None] + FIRST, num_items + FIRST)
+
+    def extended(self, ids: SemanticIds, layout: str = "top1") -> TokenTable:
+        """Give items that came later their tokens: of this vocabulary, and new ones at its end where it has none.
+
+        Args:
+            ids: the IDs of all items, first those of this table, as they were, then the new ones.
+            layout: as the table was made with.
+
+        Returns:
+            The table of all items, in which the first keep their tokens.
+
+        Raises:
+            TypeError: something else than IDs.
+            ValueError: no new item, other IDs of those that were there, or IDs that tell items apart in a column that
+                this table doesn't have, since it is the same for all its items.
+        """
+        known, every = len(self), TokenTable.of(ids, layout)
+        if len(every) <= known:
+            step = "Pass the IDs of all items, the new ones last."
+            fail("extended", "ids", f"of more than the {known} items that are there", len(every), step)
+        step = "Pass the IDs that the table was made of, and after them the new ones; else make a table anew."
+        if every.width != self.width:
+            fail("extended", "ids", f"of {self.width} columns, as the table", every.width, step)
+        number = torch.full((every.vocab_size,), -1)
+        number[every.tokens[:known]] = self.tokens
+        if not number[every.tokens[:known]].equal(self.tokens):
+            fail("extended", "ids", "those of the table, for its items", "others", step)
+        fresh = every.tokens.unique()
+        fresh = fresh[number[fresh] < 0]
+        number[fresh] = self.vocab_size + torch.arange(len(fresh))
+        return replace(self, tokens=number[every.tokens], vocab_size=self.vocab_size + len(fresh), groups=every.groups)
 
     def __len__(self) -> int:
         return len(self.tokens)

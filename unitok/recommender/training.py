@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unitok.recommender.base import SequenceRecommender
+from unitok.recommender.base import SequenceRecommender, Spans
 from unitok.recommender.evaluation.item_level import evaluate
+from unitok.recommender.evaluation.splits import Split
 from unitok.recommender.histories import Histories, Queries, check_is_histories
 from unitok.recommender.saving import as_folder
 from unitok.storage.checkpoint import load_checkpoint, read_progress, save_checkpoint
@@ -54,10 +55,17 @@ class TrainingConfig:
         precision: "float32", or "bfloat16" for matrix products in bfloat16 (torch.autocast): faster on GPUs.
         checkpoint_seconds: seconds between checkpoints, above 0; there is one at the end of each epoch, too.
         seed: seed of batches, dropout and the sample of users, at least 0; `create` takes the seed of the weights.
+        exclude_seen: leave out the items of each user's history when NDCG@10 is measured, as `rank` does.
+        crop: share of the sequences that are cut in an epoch, in [0, 1]: each to a piece of random length and place, of
+            two items or more. Higher: positions and beginnings vary more, and an epoch has fewer targets.
+        shuffle: share of the sequences whose items are put in random order in an epoch, in [0, 1]. Higher: what is
+            learnt of an item depends less on the order. It helps where the order of a few items means little.
 
     Raises:
         TypeError: a setting is of another type.
         ValueError: a setting is out of its range.
+
+    Source: crop and shuffle as in SASRec++ of arXiv 2508.14910.
     """
 
     epochs: int = 40
@@ -72,13 +80,17 @@ class TrainingConfig:
     precision: str = "float32"
     checkpoint_seconds: float = 60.0
     seed: int = 0
+    exclude_seen: bool = True
+    crop: float = 0.0
+    shuffle: float = 0.0
 
     def __post_init__(self) -> None:
         """Check every setting."""
         whole = ("epochs", "batch_size", "patience", "validation_users", "validation_beam", "seed")
         checks.whole("TrainingConfig", **{name: getattr(self, name) for name in whole})
-        real = ("learning_rate", "warmup", "weight_decay", "gradient_clip", "checkpoint_seconds")
+        real = ("learning_rate", "warmup", "weight_decay", "gradient_clip", "checkpoint_seconds", "crop", "shuffle")
         checks.number("TrainingConfig", **{name: getattr(self, name) for name in real})
+        checks.flag("TrainingConfig", exclude_seen=self.exclude_seen)
         typed("TrainingConfig", "precision", self.precision, (str,), "a str")
         for name in ("epochs", "batch_size", "validation_users", "validation_beam"):
             if (value := getattr(self, name)) < 1:
@@ -91,6 +103,9 @@ class TrainingConfig:
                 raise ValueError(f"TrainingConfig: {name} must be at least 0, got {value}. Raise it.")
         if not 0 <= self.warmup < 1:
             raise ValueError(f"TrainingConfig: warmup must be in [0, 1), got {self.warmup}. Use 0.05.")
+        for name in ("crop", "shuffle"):
+            if not 0 <= (value := getattr(self, name)) <= 1:
+                raise ValueError(f"TrainingConfig: {name} must be in [0, 1], got {value}. Use 0.5.")
         if self.precision not in ("float32", "bfloat16"):
             got = repr(self.precision)
             raise ValueError(f"TrainingConfig: precision must be float32 or bfloat16, got {got}. Pick one of them.")
@@ -98,21 +113,22 @@ class TrainingConfig:
 
 def fit(
     recommender: SequenceRecommender,
-    histories: Histories,
+    histories: Histories | Split,
     config: TrainingConfig | None = None,
     *,
     directory: str | Path | None = None,
     progress: Progress | None = None,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
 ) -> list[dict[str, Any]]:
-    """Train a recommender on all but the last two items of every user; it ends with the weights of the best epoch.
+    """Train a recommender on the training part of a split; it ends with the weights of the best epoch.
 
     Batches and dropout depend only on the seed and the step. So a run that is killed at any step and resumed ends with
     exactly the same weights (on the same machine and number of threads).
 
     Args:
         recommender: trained in place, on its model's device.
-        histories: whole; the last two items of each user are left to validation and test.
+        histories: a split, whose test is not looked at; or whole histories, and then the last two items of each user
+            are left to validation and test.
         config: the settings.
         directory: checkpoint folder; a checkpoint found there is resumed. None writes nothing.
         progress: called after each step with the steps done, their total, and a line about the loss.
@@ -124,15 +140,16 @@ def fit(
 
     Raises:
         TypeError: an argument of another type.
-        ValueError: a recommender that ranks some items alone, no history long enough, or the directory holds a run of
-            other settings or data, or a damaged one.
+        ValueError: a recommender that ranks some items alone, nothing to train on or to validate with, or the directory
+            holds a run of other settings or data, or a damaged one.
         BusyError: another process or thread trains in the directory.
         RuntimeError: the loss became NaN or infinite.
     """
     for name, value, kind in (("recommender", recommender, SequenceRecommender), ("config", config, TrainingConfig)):
         if not isinstance(value, kind) and (name, value) != ("config", None):
             fail("fit", name, f"a {kind.__name__}", type(value).__name__, f"Pass a {kind.__name__}.", TypeError)
-    check_is_histories("fit", histories)
+    if not isinstance(histories, Split):
+        check_is_histories("fit", histories)
     folder = None if directory is None else as_folder("fit", directory)
     run = _Run(recommender, histories, config or TrainingConfig(), folder)
     with nullcontext() if folder is None else only_writer("fit", folder):
@@ -149,19 +166,33 @@ def _train(
 
 class _Run:
     def __init__(
-        self, recommender: SequenceRecommender, histories: Histories, config: TrainingConfig, directory: Path | None
+        self,
+        recommender: SequenceRecommender,
+        histories: Histories | Split,
+        config: TrainingConfig,
+        directory: Path | None,
     ) -> None:
         self.recommender, self.model, self.config = recommender, recommender.model, config
         self.directory = directory
-        self.training = histories.training()
-        self.queries = _sample(histories.queries(most=recommender.history), config)
+        self.exclude_seen = config.exclude_seen
         known = len(recommender.table)
         if recommender.rows is not None:
             rule, got = "recommender must rank all items", f"one within {len(recommender.rows)} of {known}"
             raise ValueError(f"fit: {rule}, got {got}. Train the one that it was made of.")
-        if not len(self.queries) or int(histories.items.max()) >= known:
-            rule = f"histories must hold a user of 3 items, and rows of the table's {known} items alone"
-            raise ValueError(f"fit: {rule}, got {len(self.queries)} such users. Number the items as the table does.")
+        if config.shuffle and not recommender.shuffles:
+            step = f"Train a {type(recommender).__name__} without shuffle."
+            fail("fit", "shuffle", "0 for a recommender that remembers the order", config.shuffle, step)
+        if isinstance(histories, Split):
+            split, whole = histories, histories.training
+            asked = [split.validation.histories, split.validation.targets]
+        else:
+            split, whole, asked = Split.leave_one_out(histories, most=recommender.history), histories, []
+        self.training, self.queries = split.training, _sample(split.validation, config)
+        items = torch.cat([whole.items, *(rows.flatten() for rows in asked)])
+        if not len(self.queries) or not len(self.training.items) or int(items.max()) >= known:
+            rule = f"histories must hold a user of 3 items, or queries, and rows of the table's {known} items alone"
+            got = f"{len(self.queries)} queries for validation"
+            raise ValueError(f"fit: {rule}, got {got}. Number the items as the table does.")
         decayed = [p for p in self.model.parameters() if p.ndim == 2]
         others = [p for p in self.model.parameters() if p.ndim != 2]
         self.optimizer = torch.optim.AdamW(
@@ -173,9 +204,9 @@ class _Run:
         self.epoch, self.step, self.sum = 0, 0, 0.0  # the sum of the epoch's losses so far
         self.history: list[dict[str, Any]] = []
         self.best_weights: dict[str, Tensor] = {}
-        self.identity = {  # what a checkpoint must have in common with this run to be resumed
+        self.identity: dict[str, Any] = {  # what a checkpoint must have in common with this run to be resumed
             "settings": asdict(config) | {"history": recommender.history},
-            "data": _digest(histories.items, histories.offsets, recommender.table.tokens),
+            "data": _digest(items, whole.offsets, recommender.table.tokens),
             "model": _digest(*self.model.state_dict().values()),
         }
 
@@ -203,17 +234,23 @@ class _Run:
         """The epoch's batches, (B, H) items each: spans of similar length together, in random order."""
         generator = torch.Generator().manual_seed((self.config.seed + 1) * 1_000_003 + self.epoch)
         spans = self.recommender.spans(self.training, generator)
+        if self.config.crop:
+            spans = _cropped(spans, self.config.crop, generator)
         mixed = torch.randperm(len(spans.length), generator=generator)
         order = mixed[spans.length[mixed].argsort(stable=True)]
         targets = spans.targets[order].cumsum(0)
         sizes = ((targets - 1) // self.config.batch_size).unique_consecutive(return_counts=True)[1]
         batches = order.split(sizes.tolist())
         chosen = [batches[number] for number in torch.randperm(len(batches), generator=generator).tolist()]
-        return [self._items(spans.first[rows], spans.length[rows]) for rows in chosen]
+        return [self._items(spans.first[rows], spans.length[rows], generator) for rows in chosen]
 
-    def _items(self, first: Tensor, count: Tensor) -> Tensor:
-        place = torch.arange(int(count.max()))
+    def _items(self, first: Tensor, count: Tensor, generator: torch.Generator) -> Tensor:
+        place = torch.arange(int(count.max())).expand(len(count), -1)
         inside = place < count[:, None]
+        if self.config.shuffle:
+            mixed = torch.rand(place.shape, generator=generator).masked_fill(~inside, 2.0).argsort(1)
+            chosen = torch.rand(len(count), 1, generator=generator) < self.config.shuffle
+            place = mixed.where(chosen, place)
         return self.training.items[(first[:, None] + place).where(inside, 0)].where(inside, -1)
 
     def _learn(self, items: Tensor, step: int, steps: int) -> float:
@@ -239,8 +276,7 @@ class _Run:
     def _end_epoch(self, seconds: float) -> None:
         judged = copy.copy(self.recommender)  # on the same weights
         judged.beam = self.config.validation_beam
-        # With the history included, as ever: so a run that an older release began goes on with the same figures.
-        score = float(evaluate(judged, self.queries, exclude_seen=False).values("ndcg", 10).mean())
+        score = float(evaluate(judged, self.queries, exclude_seen=self.exclude_seen).values("ndcg", 10).mean())
         best = max((record["ndcg"] for record in self.history), default=-1.0)
         record = {"epoch": self.epoch, "loss": self.sum / self.step, "ndcg": score, "seconds": round(seconds, 3)}
         self.history.append(record)
@@ -269,6 +305,11 @@ class _Run:
             self._checkpoint()
             return
         progress = read_progress(self.directory / CHECKPOINT)
+        if isinstance(begun := progress.get("settings"), dict) and "exclude_seen" not in begun:
+            # An older release began it: what it didn't know is off, so that the run ends as it would have there.
+            self.exclude_seen = False
+            for name in ("exclude_seen", *(name for name in ("crop", "shuffle") if not getattr(self.config, name))):
+                del self.identity["settings"][name]
         for key, value in self.identity.items():
             if progress.get(key) != value:
                 raise ValueError(
@@ -301,6 +342,16 @@ def _digest(*tensors: Tensor) -> str:
     for tensor in tensors:
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _cropped(spans: Spans, share: float, generator: torch.Generator) -> Spans:
+    """Cut some spans to a piece of random length, of two items or more, at a random place."""
+    draws = torch.rand(3, len(spans.length), generator=generator, dtype=torch.float64)
+    least = spans.length.clamp(max=2)
+    length = least + (draws[1] * (spans.length - least + 1)).long()
+    length = length.where(draws[0] < share, spans.length)
+    first = spans.first + (draws[2] * (spans.length - length + 1)).long()
+    return Spans(first, length, spans.targets.minimum(length))
 
 
 def _sample(queries: Queries, config: TrainingConfig) -> Queries:

@@ -145,6 +145,19 @@ def whole_read(folder: str | Path, names: Iterable[str], read: Callable[[Path], 
     raise BusyError(f"{folder}: files must stay while they are read, got {_TRIES} saves in a row. Read them later.")
 
 
+def stamps(folder: str | Path, names: Iterable[str]) -> tuple[object, ...]:
+    """Tell which files are there: equal as long as none was replaced, for what is read in several steps.
+
+    Args:
+        folder: that `whole_files` writes to.
+        names: the files; they need not be there.
+
+    Returns:
+        One mark per file.
+    """
+    return _state(Path(folder), tuple(names))[1]
+
+
 def link_or_copy(file: Path, name: Path) -> None:
     """Give a file a second name, or a copy where the file system has no such thing.
 

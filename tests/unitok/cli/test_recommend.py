@@ -19,9 +19,9 @@ import torch
 
 from tests.unitok.cli.runs import DOMAINS, refused, unitok
 from tests.unitok.recommender.test_saving import held
-from unitok.cli.recommend.catalogue import join, read_histories, read_ids
+from unitok.cli.recommend.catalogue import join, make_split, of_domain, read_histories, read_ids, shifted
 from unitok.data import read_catalogue, write_domain
-from unitok.recommender import SequenceRecommender
+from unitok.recommender import Histories, SequenceRecommender
 from unitok.recommender.saving import SETTINGS
 from unitok.recommender.training import BEST, CHECKPOINT
 from unitok.storage.checkpoint import read_progress
@@ -57,7 +57,7 @@ def test_train_leaves_a_recommender_and_says_where(tmp_path: Path, catalogue: Pa
     unitok("recommend", "train", catalogue, table, "--out", out, *QUICK, "--force")
 
 
-@pytest.mark.parametrize("model", ["causal", "t5", "sasrec"])
+@pytest.mark.parametrize("model", ["rq", "causal", "t5", "sasrec"])
 def test_other_models_train_on_one_domain(model: str, tmp_path: Path, catalogue: Path, fitted: Path) -> None:
     ids = () if model == "sasrec" else (fitted,)
     options = (*QUICK, "--model", model, "--domains", "kitchen", "--json")
@@ -98,7 +98,7 @@ def test_a_checkpoint_of_a_language_model_is_trained_on(tmp_path: Path, catalogu
 
 def test_evaluate_counts_by_item_and_by_token(trained: Path, catalogue: Path) -> None:
     result = unitok("recommend", "evaluate", trained, catalogue, env={"COLUMNS": "160"})
-    for text in (*DOMAINS, "by item", "by token", "collisions inflate them", "rq", "popularity", "Markov chain"):
+    for text in (*DOMAINS, "by item", "by token", "collisions inflate them", "hybrid", "popularity", "Markov chain"):
         assert text in result.stdout
     for text in ("item-kNN", "Markov + content", "history are left out"):
         assert text in result.stdout
@@ -106,7 +106,7 @@ def test_evaluate_counts_by_item_and_by_token(trained: Path, catalogue: Path) ->
     assert [each["domain"] for each in found["domains"]] == list(DOMAINS)
     for each in found["domains"]:
         assert each["queries"] == 20
-        figures = each["figures"]["rq"]
+        figures = each["figures"]["hybrid"]
         assert figures["token"]["recall@10"]["mean"] >= figures["item"]["recall@10"]["mean"]
     again = unitok("recommend", "evaluate", trained, catalogue, "--users", 20, "--json").stdout
     assert json.loads(again)["domains"] == found["domains"]
@@ -116,6 +116,64 @@ def test_evaluate_counts_by_item_and_by_token(trained: Path, catalogue: Path) ->
         assert all(part["seen_targets"] >= 0 for part in printed["domains"])
     part = unitok("recommend", "evaluate", trained, catalogue, "--part", "validation", "--json").stdout
     assert json.loads(part)["part"] == "validation"
+
+
+@pytest.mark.parametrize("kind", ["cold", "time"])
+def test_evaluate_follows_the_split_of_training(kind: str, tmp_path: Path, catalogue: Path, table: Path) -> None:
+    out = tmp_path / kind
+    unitok("recommend", "train", catalogue, table, "--out", out, *QUICK, "--split", kind)
+    how = SequenceRecommender.from_pretrained(out).about["split"]
+    assert how["kind"] == kind
+    sizes = dict.fromkeys(DOMAINS, 60)
+    split = make_split(how, catalogue, read_histories(catalogue, sizes), sizes, 8)
+    found = json.loads(unitok("recommend", "evaluate", out, catalogue, "--json").stdout)
+    assert found["split"] == how
+    assert split.test.cold is not None
+    assert sum(each["cold_targets"] for each in found["domains"]) == int(split.test.cold.sum())
+    assert sum(each["queries"] for each in found["domains"]) == len(split.test)
+    for each in found["domains"]:
+        told = each["figures"]
+        assert told["content"]["warm"]["item"]["recall@50"]["mean"] > 0
+        assert ("cold" in told["hybrid"]) == (each["cold_targets"] > 0) == (kind == "cold")
+        if kind == "cold":  # baselines that count rank them last of 60 items
+            assert told["content"]["cold"]["item"]["recall@50"]["mean"] > 0
+            assert all(told[name]["cold"]["item"]["recall@10"]["mean"] == 0 for name in ("popularity", "item-kNN"))
+    shown = unitok("recommend", "evaluate", out, catalogue, "--users", 40, env={"COLUMNS": "200"}).stdout
+    for text in (f"Split: {kind}.", "targets are cold", "Recall@50", "warm"):
+        assert text in shown
+
+
+def test_a_split_of_several_domains_is_parted_as_it_was_joined(catalogue: Path) -> None:
+    sizes = dict.fromkeys(DOMAINS, 60)
+    histories = read_histories(catalogue, sizes)
+    for kind in ("leave-one-out", "cold", "time"):
+        split = make_split({"kind": kind}, catalogue, histories, sizes, 8)
+        first = len(histories["beauty"])
+        parts = [of_domain(split, 0, first, 0), of_domain(split, first, len(histories["kitchen"]), 60)]
+        assert torch.equal(torch.cat([parts[0].training.items, parts[1].training.items + 60]), split.training.items)
+        again = [parts[0].test, shifted(parts[1].test, 60)]
+        for name in ("histories", "targets"):
+            assert torch.equal(torch.cat([getattr(part, name) for part in again]), getattr(split.test, name))
+        assert torch.equal(torch.cat([again[0].users, again[1].users + first]), split.test.users)
+        assert int(parts[1].training.items.max()) < 60
+
+
+def test_a_split_that_can_not_be_made_is_refused(tmp_path: Path, trained: Path, catalogue: Path, table: Path) -> None:
+    shutil.copytree(catalogue, tmp_path / "timeless")
+    file = tmp_path / "timeless" / "kitchen" / "interactions.parquet"
+    pq.write_table(pq.read_table(file).drop_columns("timestamp"), file)
+    train = ("recommend", "train", tmp_path / "timeless", table, *QUICK, "--out", tmp_path / "out")
+    said = refused(*train, "--split", "time")
+    assert "kitchen: the interactions must have timestamps" in said
+    assert not unitok(*train, "--split", "random", code=2).stdout
+    assert not (tmp_path / "out").exists()
+    recommender = SequenceRecommender.from_pretrained(trained)
+    for number, how in enumerate(
+        (None, {"kind": "random"}, {"kind": "cold", "part": 0.1}, {"kind": "cold", "share": 2})
+    ):
+        recommender.about["split"] = how
+        recommender.save_pretrained(tmp_path / str(number))
+        assert " must be " in refused("recommend", "evaluate", tmp_path / str(number), catalogue)
 
 
 def test_next_names_items(trained: Path, catalogue: Path) -> None:
@@ -141,6 +199,28 @@ def test_next_names_items(trained: Path, catalogue: Path) -> None:
     assert titles[found[0]["next"][0]["item_id"]] in shown
     assert "without items of the history" in shown
     assert "ranked too" in unitok(*command, *listed, "--include-seen").stdout
+
+
+def test_a_catalogue_that_is_replaced_while_it_is_read_is_refused(
+    tmp_path: Path, trained: Path, catalogue: Path, table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(catalogue, mine := tmp_path / "catalogue")
+    events = mine / DOMAINS[0] / "interactions.parquet"
+    read = Histories.of
+
+    def replaced(*args: Any) -> Histories:
+        pq.write_table(pq.read_table(events), tmp_path / "new")  # of equal content: only that it is another counts
+        (tmp_path / "new").replace(events)
+        return read(*args)
+
+    monkeypatch.setattr(Histories, "of", replaced)
+    for command in (
+        ("next", trained, mine, "--domain", DOMAINS[0], "--users", 0),
+        ("evaluate", trained, mine, "--users", 2),
+        ("train", mine, table, "--out", tmp_path / "out", *QUICK),
+    ):
+        assert "stay as it is while it is read" in refused("recommend", *command)
+    assert not (tmp_path / "out").exists()
 
 
 def test_users_are_known_by_what_the_catalogue_calls_them(tmp_path: Path, trained: Path, catalogue: Path) -> None:
@@ -253,7 +333,7 @@ def test_domains_that_do_not_fit_the_items_are_refused(tmp_path: Path, trained: 
             assert "must name the domains of its 120 items" in said
     recommender.about = {"domains": dict.fromkeys(DOMAINS, 60)}  # of no command, and so of no named model
     recommender.save_pretrained(tmp_path / "made")
-    assert "rq" in unitok("recommend", "evaluate", tmp_path / "made", catalogue, "--users", 5).stdout
+    assert "hybrid" in unitok("recommend", "evaluate", tmp_path / "made", catalogue, "--users", 5).stdout
 
 
 def test_an_interrupted_training_ends_where_it_would_have(tmp_path: Path, catalogue: Path, table: Path) -> None:

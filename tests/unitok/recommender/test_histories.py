@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,16 @@ def test_no_users_and_none_to_ask_make_no_query() -> None:
     short = Histories.of(events([1, 2], [0]), 3)
     assert len(short.queries("test")) == 0
     assert torch.equal(short.training().items, short.items)
+
+
+def test_some_queries_are_taken_with_all_that_is_said_of_them() -> None:
+    made = Histories.from_lists([[5, 3, 4, 0], [1, 2, 6], [7, 7, 7]]).queries("test", most=2)
+    cold = torch.tensor([False, True, False])
+    for rows in (torch.tensor([2, 1]), torch.tensor([False, True, True])):
+        some = replace(made, cold=cold)[rows]
+        for name in ("histories", "targets", "users", "cold"):
+            assert torch.equal(getattr(some, name), (cold if name == "cold" else getattr(made, name))[rows])
+        assert made[rows].cold is None
 
 
 def test_what_does_not_fit_is_refused(refuses) -> None:
@@ -179,3 +190,8 @@ def test_odd_types_are_refused(refuses: Any) -> None:
         Queries([[0]], row, row)  # type: ignore[arg-type]
     with refuses("Queries", "users"):
         Queries(row[None], row, torch.tensor([0, 1]))
+    with refuses("Queries", "cold", TypeError):
+        Queries(row[None], row, row, [True])  # type: ignore[arg-type]
+    for cold in (row, torch.tensor([True, False])):
+        with refuses("Queries", "cold"):
+            Queries(row[None], row, row, cold)

@@ -18,7 +18,7 @@ from unitok.recommender.base import KINDS as CLASSES
 from unitok.recommender.base import Step
 
 ROWS = torch.tensor([71, 3, *range(20, 50), 88])
-KINDS = ["gpt2", "llama", "t5", "rq", "sasrec"]
+KINDS = ["gpt2", "llama", "t5", "rq", "sasrec", "hybrid"]
 
 
 def within(kind: str, rows: torch.Tensor = ROWS) -> SequenceRecommender:

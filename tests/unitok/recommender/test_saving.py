@@ -181,7 +181,7 @@ def strided(table: TokenTable) -> TokenTable:
     return TokenTable(twice[:, : table.width], table.vocab_size, groups=twice[:, 0])
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "t5", "rq"])
+@pytest.mark.parametrize("kind", ["gpt2", "t5", "rq", "hybrid"])
 def test_tokens_and_weights_are_saved_however_they_lie(kind: str, tmp_path: Path) -> None:
     table = strided(TokenTable.of(ids()))
     assert not table.tokens.is_contiguous()

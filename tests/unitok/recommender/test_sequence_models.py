@@ -17,6 +17,7 @@ from unitok import SemanticIds
 from unitok.recommender import (
     CausalRecommender,
     Histories,
+    HybridRecommender,
     RQRecommender,
     SequenceRecommender,
     T5Recommender,
@@ -49,6 +50,10 @@ def make(kind: str, table: TokenTable, beam: int = 8) -> SequenceRecommender:
         found = T5Recommender.create(table, config, **sizes)
     elif kind == "rq":
         found = RQRecommender.create(table, gpt2_config(16, 2, 2), **sizes)
+    elif kind == "hybrid":
+        content = torch.randn(len(table), 5, generator=torch.Generator().manual_seed(2))
+        known = Histories.from_lists(histories(*[HISTORY] * 20, items=len(table)).tolist())
+        found = HybridRecommender.create(table, gpt2_config(16, 2, 2), histories=known, content=content, **sizes)
     else:
         llama = LlamaConfig(
             hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2
@@ -169,6 +174,21 @@ def test_a_model_of_one_token_an_item_is_a_softmax_over_items() -> None:
     ranked = recommender.rank(torch.tensor([[3, 1, 4]]), 40, exclude_seen=False)
     assert ranked[0, :30].tolist() == logits[0, 3].argsort(descending=True).tolist()
     assert ranked[0, 30:].tolist() == [-1] * 10
+
+
+@pytest.mark.parametrize("alike", [False, True])
+def test_one_token_an_item_is_ranked_as_the_beam_does(alike: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    recommender = make("gpt2", TokenTable.items(30), beam=30)
+    if alike:  # equal scores take the first item
+        embedded = recommender.model.get_input_embeddings().weight.data
+        embedded[10:20] = embedded[20:30]
+    asked = torch.tensor([[-1, -1, 3], [-1, 4, 1], [5, 9, 2], [-1, -1, -1], [-1, 7, 7]])
+    some = recommender.within(torch.tensor([4, 12, 3, 22, 9, 29]))
+    ways: list[dict[str, Any]] = [{}, {"exclude_seen": False}, {"deny": [4, 9, 20]}, {"allow": [3]}]
+    found = [each.rank(asked, 12, **way) for each in (recommender, some) for way in ways]
+    monkeypatch.setattr(CausalRecommender, "_search", SequenceRecommender._search)
+    beam = [each.rank(asked, 12, **way) for each in (recommender, some) for way in ways]
+    assert all(torch.equal(*pair) for pair in zip(found, beam, strict=True))
 
 
 @KINDS

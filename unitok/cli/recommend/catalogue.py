@@ -1,8 +1,9 @@
-"""What the commands of `unitok recommend` share: the items and histories of all domains, and a progress bar."""
+"""What the commands of `unitok recommend` share: items, histories and splits of all domains, and a progress bar."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,10 @@ if TYPE_CHECKING:
 
     from unitok import SemanticIds
     from unitok.data import Domain
-    from unitok.recommender import Histories, SequenceRecommender
+    from unitok.recommender import Histories, Queries, SequenceRecommender
+    from unitok.recommender.evaluation.splits import Split
 
+LEAVE_ONE_OUT = {"kind": "leave-one-out"}  # as every release split that didn't say how
 _QUERIES_AT_ONCE = 512
 
 
@@ -91,6 +94,36 @@ def read_histories(data: Path, sizes: Mapping[str, int]) -> dict[str, Histories]
     return found
 
 
+@contextmanager
+def of_one_moment(data: Path) -> Iterator[None]:
+    """Refuse a catalogue that was replaced while its files were read: its items may be numbered otherwise now."""
+    from unitok.data import find_domains
+    from unitok.data.folder import EMBEDDINGS, INTERACTIONS, ITEMS
+    from unitok.storage.whole import stamps
+
+    def marks() -> list[object]:
+        folders = find_domains(data).values()
+        return [(folder, stamps(folder, (EMBEDDINGS, INTERACTIONS, ITEMS))) for folder in folders]
+
+    before = marks()
+    yield
+    if marks() != before:
+        rule = "the catalogue must stay as it is while it is read, got one that was replaced meanwhile"
+        raise Refusal(f"{data}: {rule}. Run the command again.")
+
+
+def read_embeddings(data: Path, name: str) -> Tensor:
+    """Read the embeddings of a domain's items, (N, D) float32."""
+    import torch
+
+    from unitok.data import find_domains
+    from unitok.data.files import open_embeddings
+    from unitok.data.folder import EMBEDDINGS
+    from unitok.storage.whole import current
+
+    return torch.tensor(open_embeddings(current(find_domains(data)[name]) / EMBEDDINGS), dtype=torch.float32)
+
+
 def join(parts: Mapping[str, Histories]) -> Histories:
     """Put the users of all domains into one, numbered anew; a user of two domains counts as two users."""
     import torch
@@ -100,6 +133,103 @@ def join(parts: Mapping[str, Histories]) -> Histories:
     lengths = torch.cat([part.lengths for part in parts.values()])
     offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
     return Histories(offsets, torch.cat([part.items for part in parts.values()]), torch.arange(len(lengths)))
+
+
+def make_split(
+    how: object, data: Path, histories: Mapping[str, Histories], sizes: Mapping[str, int], most: int
+) -> Split:
+    """Split the histories of all domains as one.
+
+    Args:
+        how: the kind of the split, and the settings that its maker had; those that are missing are the default.
+        data: the catalogue, which times are read of.
+        histories: each domain's, as `read_histories` gives them.
+        sizes: how many items each domain has.
+        most: the number of latest items that are kept of a query's history.
+
+    Returns:
+        The split.
+    """
+    from unitok.recommender.evaluation.splits import SPLITS, Split
+
+    kind = how.get("kind") if isinstance(how, dict) else None
+    if not isinstance(how, dict) or kind not in SPLITS:
+        raise Refusal(f"the split must be one of {', '.join(SPLITS)}, got {how!r}. Train the recommender again.")
+    settings, whole = {name: value for name, value in how.items() if name != "kind"}, join(histories)
+    try:
+        if kind == "cold":
+            return Split.cold_items(whole, sum(sizes.values()), **settings, most=most)
+        if kind == "time":
+            return Split.by_time(whole, _read_times(data, sizes), **settings, most=most)
+        return Split.leave_one_out(whole, most=most)
+    except TypeError as error:  # settings that no release wrote
+        raise Refusal(f"the settings of the split must be those of {kind}, got {settings}. Train again.") from error
+
+
+def of_domain(split: Split, first: int, users: int, start: int) -> Split:
+    """Take the part of a split that is of one domain.
+
+    Args:
+        split: of all domains as one.
+        first: the domain's first user.
+        users: how many users it has.
+        start: its first item.
+
+    Returns:
+        The split of the domain's users, whose items and users are numbered from 0.
+    """
+    from dataclasses import replace
+
+    from unitok.recommender import Histories
+    from unitok.recommender.evaluation.splits import Split
+
+    whole = split.training
+    offsets = whole.offsets[first : first + users + 1]
+    items = whole.items[offsets[0] : offsets[-1]] - start
+    training = Histories(offsets - offsets[0], items, whole.user_ids[first : first + users])
+
+    def own(asked: Queries) -> Queries:
+        mine = shifted(asked[(asked.users >= first) & (asked.users < first + users)], -start)
+        return replace(mine, users=mine.users - first)
+
+    return Split(training, own(split.validation), own(split.test), split.how)
+
+
+def shifted(queries: Queries, by: int) -> Queries:
+    """Number the items of queries otherwise, by adding to their numbers."""
+    from dataclasses import replace
+
+    histories = (queries.histories + by).where(queries.histories >= 0, -1)
+    return replace(queries, histories=histories, targets=queries.targets + by)
+
+
+def _read_times(data: Path, sizes: Mapping[str, int]) -> Tensor:
+    """Read when each item of the histories was met, for all domains in their order."""
+    import torch
+
+    from unitok.data import find_domains, read_interactions
+
+    folders, times = find_domains(data), []
+    for name in sizes:
+        if (found := read_interactions(folders[name]).timestamps) is None:
+            step = "Import the domain from a source with times, or choose another --split."
+            raise Refusal(
+                f"{folders[name]}: the interactions must have timestamps for a split by time, got none. {step}"
+            )
+        times.append(torch.from_numpy(found).double())
+    return torch.cat(times)
+
+
+def said(how: Mapping[str, Any]) -> str:
+    """Say how the histories were split, in a line."""
+    if how["kind"] == "cold":
+        return f"Split: cold. {how['share']:.0%} of the items were left out of training (seed {how['seed']})."
+    if how["kind"] == "time":
+        import numpy as np
+
+        first, second = (f"{np.datetime64(int(point), 's')}Z" for point in how["points"])
+        return f"Split: time. Training is what was before {first}, validation before {second}."
+    return "Split: leave-one-out. The last item of each user is the test, the last but one is validation."
 
 
 def read_ids(path: Path, data: Path, parts: Mapping[str, Domain]) -> SemanticIds:

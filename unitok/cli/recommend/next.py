@@ -8,7 +8,7 @@ import typer
 
 from unitok.cli.inputs import split_names
 from unitok.cli.options import Beam, Device, IncludeSeen, Items, Json, RecommenderFolder
-from unitok.cli.recommend.catalogue import first_rows, load, read_histories
+from unitok.cli.recommend.catalogue import first_rows, load, of_one_moment, read_histories
 from unitok.cli.terminal import Refusal, console, print_json
 
 if TYPE_CHECKING:
@@ -58,12 +58,13 @@ def next_items(
     name = _domain(domain, sizes)
     start, size = first_rows(sizes)[name], sizes[name]
     asked: Mapping[int | str | None, list[int]]
-    if items is not None:
-        asked = {None: [start + number for number in _numbers("--items", items, size)]}
-    else:
-        asked = _of_users(read_histories(data, sizes)[name], users or "")
+    with of_one_moment(data):
+        if items is not None:
+            asked = {None: [start + number for number in _numbers("--items", items, size)]}
+        else:
+            asked = _of_users(read_histories(data, sizes)[name], users or "")
+        titles = _titles(data, name, sizes)
     found = _rank(model, asked, start, size, k, not include_seen)
-    titles = _titles(data, name, sizes)
     rows = {
         user: [{"rank": rank, "domain": name, "item_id": item, "title": titles[item]} for rank, item in ranked]
         for user, ranked in found.items()

@@ -14,28 +14,42 @@ from unitok.cli.options import (
     Items,
     Json,
     Threads,
+    choice,
     domain_names,
     force_folder,
     output,
     usage_errors,
     use_threads,
 )
-from unitok.cli.recommend.catalogue import check_device, join, quiet, read_histories, read_ids
+from unitok.cli.recommend.catalogue import (
+    LEAVE_ONE_OUT,
+    check_device,
+    join,
+    make_split,
+    of_one_moment,
+    quiet,
+    read_histories,
+    read_ids,
+)
 from unitok.cli.terminal import Refusal, StepBar, console, print_json
 
 if TYPE_CHECKING:
-    from unitok import SemanticIds
-    from unitok.recommender import SequenceRecommender, TrainingConfig
+    from collections.abc import Mapping
 
-MODELS = ("rq", "causal", "t5", "sasrec")
+    from unitok import SemanticIds
+    from unitok.data import Domain
+    from unitok.recommender import Histories, SequenceRecommender, Split, TrainingConfig
+
+MODELS = ("hybrid", "rq", "causal", "t5", "sasrec")
 # How each model is trained by default: T5 as in TIGER.
 _SETTINGS: dict[str, dict[str, Any]] = {
+    "hybrid": {"epochs": 12, "patience": 4},
     "rq": {},
     "causal": {"learning_rate": 2e-3, "epochs": 30},
     "t5": {"learning_rate": 5e-4, "weight_decay": 0.01, "warmup": 0.01, "batch_size": 256},
     "sasrec": {"learning_rate": 1e-3, "epochs": 60, "patience": 10},
 }
-_HISTORY, _BEAM = 20, 50
+_HISTORY, _BEAM, _HYBRID_BEAM = 20, 50, 200
 _BY_MODEL = "depends on the model"
 
 
@@ -53,13 +67,22 @@ def train(
     model: Annotated[
         str,
         typer.Option(
-            metavar="rq|causal|t5|sasrec|PATH",
-            help="rq: a decoder with one position per item (RQ-Transformer). causal: one position per token. t5: "
-            "TIGER's encoder-decoder. sasrec: a decoder over items, without IDs. PATH: the folder of a causal language "
-            "model of transformers, with its tokenizer and weights, or only its config.json.",
+            metavar="hybrid|rq|causal|t5|sasrec|PATH",
+            help="hybrid: scores every item by its tokens, its content and what came after what. rq: a decoder with "
+            "one position per item (RQ-Transformer). causal: one position per token. t5: TIGER's encoder-decoder. "
+            "sasrec: a decoder over items, without IDs. PATH: the folder of a causal language model of transformers, "
+            "with its tokenizer and weights, or only its config.json.",
         ),
-    ] = "rq",
+    ] = "hybrid",
     domains: Annotated[str | None, domain_names("Train on these domains only.", "all, as one")] = None,
+    split: Annotated[
+        str,
+        choice(
+            "What is kept from training. leave-one-out: each user's last two items. cold: those, and 10 % of all items "
+            "wherever they are met. time: the last 20 % of all events; interactions need timestamps.",
+            *("leave-one-out", "cold", "time"),
+        ),
+    ] = "leave-one-out",
     epochs: Annotated[
         int | None,
         typer.Option(min=1, metavar="N", help="Most passes over the histories.", show_default=_BY_MODEL),
@@ -80,7 +103,15 @@ def train(
         ),
     ] = None,
     history: Annotated[int, typer.Option(min=1, metavar="N", help="Latest items of a user that are read.")] = _HISTORY,
-    beam: Annotated[int, typer.Option(min=1, metavar="N", help="Prefixes that the beam search keeps.")] = _BEAM,
+    beam: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Prefixes that the beam search keeps; hybrid searches only where there are over 262,144 items.",
+            show_default=f"{_HYBRID_BEAM} for hybrid, else {_BEAM}",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of weights, batches and dropout.")] = 0,
     precision: Annotated[
         str | None,
@@ -94,7 +125,8 @@ def train(
     """Train a recommender on the histories of a catalogue: on all of a user's items except the last two.
 
     The last but one is for validation: training stops when NDCG@10 by item stops improving, and the best weights are
-    kept. The last is kept for `unitok recommend evaluate`. Several domains are trained as one catalogue.
+    kept. The last is kept for `unitok recommend evaluate`. Several domains are trained as one catalogue. --split says
+    what else is kept from training, to see how items that came later are ranked; `evaluate` then asks for those.
 
     Ctrl-C leaves a checkpoint in --out: the same command resumes from it and ends at the same weights. A language
     model's tokenizer is saved beside it, with the tokens of the IDs: transformers loads both from --out.
@@ -104,6 +136,7 @@ def train(
         unitok recommend train catalogue ids.parquet --out runs/recommender
         unitok recommend train catalogue runs/tokenizer --domains beauty --model t5 --out runs/tiger
         unitok recommend train catalogue --model sasrec --out runs/sasrec
+        unitok recommend train catalogue ids.parquet --split cold --out runs/cold
         unitok recommend train catalogue ids.parquet --model checkpoints/llama --out runs/llama --device cuda
     """
     if ids is None and model != "sasrec":
@@ -119,11 +152,18 @@ def train(
     quiet()
     check_device(device)
     use_threads(threads)
-    parts = read_catalogue(data, split_names(domains))
-    sizes = {name: len(part.keys) for name, part in parts.items()}
-    histories = join(read_histories(data, sizes))
-    known = None if ids is None else read_ids(ids, data, parts)
-    recommender, tokenizer = _create(model, known, sum(sizes.values()), history, beam, seed)
+    with of_one_moment(data):
+        parts = read_catalogue(data, split_names(domains))
+        sizes = {name: len(part.keys) for name, part in parts.items()}
+        histories = read_histories(data, sizes)
+        made = make_split({"kind": split}, data, histories, sizes, history)
+        known = None if ids is None else read_ids(ids, data, parts)
+    # Whole histories are split by `fit` itself: a run that an older release began is resumed.
+    learnt = join(histories) if made.how == LEAVE_ONE_OUT else made
+    if model == "hybrid" and known is not None:
+        recommender, tokenizer = _hybrid(known, parts, learnt, history, beam or _HYBRID_BEAM, seed), None
+    else:
+        recommender, tokenizer = _create(model, known, sum(sizes.values()), history, beam or _BEAM, seed)
     if tokenizer is not None:
         check_tokenizer("train", out, tokenizer)  # not only when all is trained
     recommender = recommender.to(device)
@@ -132,17 +172,18 @@ def train(
         if force:
             _remove_checkpoint(out)
         began = time.perf_counter()
-        records = _fit(recommender, histories, config, out)
+        records = _fit(recommender, learnt, config, out)
         seconds = time.perf_counter() - began
         best = max(records, key=lambda record: record["ndcg"])
-        recommender.about = {"model": model, "domains": sizes, "epochs": records}
+        recommender.about = {"model": model, "domains": sizes, "split": made.how, "epochs": records}
         recommender.save_pretrained(out, force=True, tokenizer=tokenizer)
         _remove_checkpoint(out)
     if as_json:
         print_json({"out": str(out), "seconds": round(seconds, 3), "best": best, "epochs": records})
         return
+    learnt_from = counted(int((made.training.lengths > 0).sum()), "user")
     console().print(
-        f"Trained on {counted(len(histories), 'user')} and {counted(sum(sizes.values()), 'item')} in {seconds:.0f} s; "
+        f"Trained on {learnt_from} and {counted(sum(sizes.values()), 'item')} in {seconds:.0f} s; "
         f"best epoch: {best['epoch'] + 1}, with a validation NDCG@10 of {best['ndcg']:.4f}.\n"
         f"Next: unitok recommend evaluate {out} {data}",
         markup=False,
@@ -160,6 +201,26 @@ def _config(model: str, options: dict[str, Any]) -> TrainingConfig:
     if model not in MODELS and not Path(model, "config.json").is_file():
         raise typer.BadParameter(f"--model must be {', '.join(MODELS)} or a folder with config.json, got {model!r}.")
     return config
+
+
+def _hybrid(
+    ids: SemanticIds, parts: Mapping[str, Domain], histories: Histories | Split, history: int, beam: int, seed: int
+) -> SequenceRecommender:
+    """Make a hybrid model; it knows the items' content if all domains were embedded alike."""
+    import numpy as np
+    import torch
+
+    from unitok.recommender import HybridRecommender, TokenTable
+
+    found = list(parts.values())
+    content = None
+    if len({(part.embedding, part.embeddings.shape[1]) for part in found}) == 1:
+        content = torch.from_numpy(np.concatenate([part.embeddings for part in found]).astype(np.float32))
+    else:
+        console().print("The domains' embeddings are of several models: items are told apart by their tokens alone.")
+    table = TokenTable.of(ids)
+    sizes: dict[str, Any] = {"history": history, "beam": beam, "seed": seed}
+    return HybridRecommender.create(table, histories=histories, content=content, **sizes)
 
 
 def _create(

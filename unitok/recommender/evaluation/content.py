@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from unitok.recommender.evaluation.baselines import MarkovChain, check_decay
 from unitok.recommender.evaluation.ranking import ndcgs, ranks
+from unitok.recommender.evaluation.splits import Split
 from unitok.recommender.histories import Histories
 from unitok_kernels import checks
 from unitok_kernels.ops.ordered_linear import ordered_linear
@@ -84,7 +85,7 @@ class MarkovContent(MarkovChain):
 
 
 def fit_markov_content(
-    histories: Histories,
+    histories: Histories | Split,
     num_items: int,
     embeddings: Tensor,
     *,
@@ -96,11 +97,11 @@ def fit_markov_content(
     """Choose the weight of the content: the one with the best NDCG@10 on validation, the smallest among ties.
 
     Args:
-        histories: whole histories; the chain learns from their training part.
+        histories: a split, whose test is not looked at; or whole histories, which are split leave-one-out.
         num_items: N.
         embeddings: (N, D) floating point, one per item.
         grid: the weights to try.
-        most: number of latest items of a history that are read.
+        most: number of latest items of a history that are read; a split has its own.
         users: how many users are asked about at most; drawn at random, always the same.
         exclude_seen: leave out the items of a query's history.
 
@@ -108,7 +109,7 @@ def fit_markov_content(
         The recommender with the chosen weight.
 
     Raises:
-        TypeError: something else than histories or a tensor, or a weight that is no number.
+        TypeError: something else than histories, a split or a tensor, or a weight that is no number.
         ValueError: an empty grid, or what `MarkovContent` refuses.
     """
     if not len(grid):
@@ -119,8 +120,8 @@ def fit_markov_content(
     checks.whole("fit_markov_content", users=users)
     at_least("fit_markov_content", "users", users, 1, "Take 5000.")
     flag("fit_markov_content", exclude_seen=exclude_seen)
-    found = MarkovContent(histories.training(), num_items, embeddings)
-    queries = histories.queries("validation", most)
+    split = histories if isinstance(histories, Split) else Split.leave_one_out(histories, most=most)
+    found, queries = MarkovContent(split.training, num_items, embeddings), split.validation
     drawn = torch.randperm(len(queries), generator=torch.Generator().manual_seed(0))[:users].sort().values
     reached = dict.fromkeys(sorted(grid), 0.0)
     for rows in drawn.split(found._at_once(queries.histories, 10)):  # the parts of the scores once, for all weights

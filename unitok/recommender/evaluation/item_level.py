@@ -17,12 +17,13 @@ from unitok.recommender.evaluation.bootstrap import RESAMPLES, Difference, resam
 from unitok.recommender.evaluation.ranking import LEVELS, ndcgs, ranks, recalls
 from unitok.recommender.histories import Queries, Recommender, as_histories
 from unitok_kernels import checks
-from unitok_kernels.rules import fail, flag, one_of
+from unitok_kernels.rules import at_least, fail, flag, one_of
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 CUTOFFS = (5, 10)
+FURTHER = 50  # how far a cold target is looked for: few are among the first 10
 METRICS = {"recall": recalls, "ndcg": ndcgs}
 WARNING = "Token-level figures count any item of the target's ID as a hit: collisions inflate them."
 
@@ -37,6 +38,7 @@ class Scores:
         token_rank: (Q,) float64, names that stand before the first one of the target's ID; inf where none is named.
         exclude_seen: whether the items of each query's history were left out.
         seen_targets: queries whose target is in their history; if those items are left out, it can't be found.
+        cold: (Q,) bool, whether no training history holds the target; None where nobody asked.
     """
 
     item_rank: Tensor
@@ -44,6 +46,7 @@ class Scores:
     token_rank: Tensor
     exclude_seen: bool = False
     seen_targets: int = 0
+    cold: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.credit)
@@ -67,10 +70,8 @@ class Scores:
     def _values(self, what: str, metric: str, k: int, level: str) -> Tensor:
         """`values`, for the operation that a message names."""
         checks.whole(what, k=k)
-        if metric not in METRICS:
-            raise ValueError(f"{what}: metric must be one of {', '.join(METRICS)}, got {metric!r}. Pick one of them.")
-        if level not in LEVELS:
-            raise ValueError(f"{what}: level must be one of {', '.join(LEVELS)}, got {level!r}. Pick one.")
+        one_of(what, "metric", metric, tuple(METRICS))
+        one_of(what, "level", level, LEVELS)
         if level == "item":
             return METRICS[metric](self.item_rank, self.credit, k, what)
         return METRICS[metric](self.token_rank, torch.ones_like(self.credit), k, what)
@@ -84,7 +85,8 @@ class Scores:
         ranks = {"item_rank": self.item_rank, "token_rank": self.token_rank}
         lists = {name: [int(r) if r < torch.inf else None for r in rank.tolist()] for name, rank in ranks.items()}
         plain = {"exclude_seen": self.exclude_seen, "seen_targets": self.seen_targets}
-        return {**lists, "credit": self.credit.tolist(), **plain}
+        cold = {} if self.cold is None else {"cold": self.cold.tolist()}
+        return {**lists, "credit": self.credit.tolist(), **plain, **cold}
 
     @classmethod
     def from_dict(cls, lists: Mapping[str, Any]) -> Scores:
@@ -112,14 +114,18 @@ class Scores:
         if not isinstance(seen, bool) or type(count) is not int:
             step = "Pass what Scores.to_dict wrote."
             fail("Scores.from_dict", "lists", "of a bool exclude_seen and an int seen_targets", (seen, count), step)
-        return cls(**fields, exclude_seen=seen, seen_targets=count)
+        cold = lists.get("cold")
+        if cold is not None and not (isinstance(cold, list | tuple) and all(isinstance(v, bool) for v in cold)):
+            fail("Scores.from_dict", "lists", "of bools as cold", cold, "Pass what Scores.to_dict wrote.")
+        known = None if cold is None else torch.tensor(cold, dtype=torch.bool)
+        return cls(**fields, exclude_seen=seen, seen_targets=count, cold=known)
 
 
 def evaluate(
     recommender: Recommender,
     queries: Queries,
     ids: Tensor | None = None,
-    k: int = max(CUTOFFS),
+    k: int | None = None,
     *,
     exclude_seen: bool = True,
 ) -> Scores:
@@ -129,10 +135,11 @@ def evaluate(
 
     Args:
         recommender: what ranks.
-        queries: what is asked, such as `Histories.queries("test")`.
+        queries: what is asked, such as `Histories.queries("test")` or `Split.test`.
         ids: (N,) int64, the ID of each item without a suffix, as `SemanticIds.groups` numbers them, for the token
             level; by default the recommender's names.
-        k: names that are asked for; no metric can look further.
+        k: names that are asked for; no metric can look further. By default 10, or 50 if the queries say which targets
+            are cold.
         exclude_seen: leave out the items of each query's history, as far as the query holds it.
 
     Returns:
@@ -150,10 +157,11 @@ def evaluate(
         if not hasattr(value, needed):
             rule = "a recommender" if name == "recommender" else "Queries"
             fail("evaluate", name, rule, type(value).__name__, step, TypeError)
+    if k is None:
+        k = max(CUTOFFS) if queries.cold is None else FURTHER
     checks.whole("evaluate", k=k)
     flag("evaluate", exclude_seen=exclude_seen)
-    if k < 1:
-        raise ValueError(f"evaluate: k must be at least 1, got {k}. Use 10, a common value.")
+    at_least("evaluate", "k", k, 1, "Use 10, a common value.")
     names = recommender.names
     as_histories("evaluate", "queries.histories", queries.histories, len(names))
     if ((queries.targets < 0) | (queries.targets >= len(names))).any():
@@ -170,10 +178,8 @@ def evaluate(
     id_of[names] = ids
     if not torch.equal(id_of[names], ids):
         row = int((id_of[names] != ids).nonzero()[0, 0])
-        raise ValueError(
-            f"evaluate: ids must be equal where names are, got {int(ids[row])} for item {row} and "
-            f"{int(id_of[names[row]])} for another of its name. Pass the IDs that the recommender knows."
-        )
+        got = f"{int(ids[row])} for item {row} and {int(id_of[names[row]])} for another of its name"
+        fail("evaluate", "ids", "equal where names are", got, "Pass the IDs that the recommender knows.")
     ranked = recommender.rank(queries.histories, k, exclude_seen=exclude_seen)
     tokens = torch.where(ranked >= 0, id_of[ranked], -1)
     item_rank, credit = ranks(ranked, queries.targets, names, what="evaluate")
@@ -182,7 +188,7 @@ def evaluate(
         item_rank = item_rank.masked_fill(met, torch.inf)  # also if its name stands for others that may be named
         credit = 1 / (1 / credit - _others_seen(queries, names))
     token_rank = ranks(tokens, queries.targets, ids, "token", "evaluate")[0]
-    return Scores(item_rank, credit, token_rank, exclude_seen, int(met.sum()))
+    return Scores(item_rank, credit, token_rank, exclude_seen, int(met.sum()), queries.cold)
 
 
 def _others_seen(queries: Queries, names: Tensor) -> Tensor:
@@ -204,8 +210,8 @@ class Evaluation:
         baselines: the recommenders that all others are compared with.
 
     Raises:
-        ValueError: no scores; scores of other queries, or with items of the history both left out and ranked; or a
-            baseline that isn't among the runs.
+        ValueError: no scores; scores of other queries, with other targets that are cold, or with items of the history
+            both left out and ranked; or a baseline that isn't among the runs.
     """
 
     domain: str
@@ -217,18 +223,39 @@ class Evaluation:
         sizes = {name: {len(scores) for scores in seeds} for name, seeds in self.runs.items()}
         if len(set().union(*sizes.values())) != 1 or not all(sizes.values()):
             raise ValueError(f"Evaluation: runs must be of the same queries, got {sizes}. Evaluate all on one set.")
-        if len({scores.exclude_seen for seeds in self.runs.values() for scores in seeds}) > 1:
+        if len({scores.exclude_seen for scores in self._all}) > 1:
             rule = "runs must all leave out the items of the history, or none"
             raise ValueError(f"Evaluation: {rule}, got both. Evaluate all with the same exclude_seen.")
+        if len({scores.cold if scores.cold is None else tuple(scores.cold.tolist()) for scores in self._all}) > 1:
+            fail("Evaluation", "runs", "of the same cold targets", "others", "Evaluate all on the same queries.")
         if missing := [name for name in self.baselines if name not in self.runs]:
             raise ValueError(f"Evaluation: baselines must be among the runs, got {missing[0]}. Evaluate it as well.")
 
     @property
+    def _all(self) -> list[Scores]:
+        return [scores for seeds in self.runs.values() for scores in seeds]
+
+    @property
     def _any(self) -> Scores:
         """One of the scores: all are of the same queries."""
-        return next(iter(self.runs.values()))[0]
+        return self._all[0]
 
-    def figures(self, name: str, metric: str = "ndcg", k: int = 10, level: str = "item") -> tuple[float, float | None]:
+    @property
+    def _groups(self) -> dict[str, Tensor]:
+        """The queries of each group of targets that there is, (Q,) bool; without a cold split, all are one."""
+        cold, every = self._any.cold, {"all": torch.ones(len(self._any), dtype=torch.bool)}
+        parts = {} if cold is None else {"warm": ~cold, "cold": cold}
+        return every | {targets: rows for targets, rows in parts.items() if bool(rows.any())}
+
+    @property
+    def _shown(self) -> list[tuple[str, int]]:
+        """The metrics that a table shows."""
+        further = [] if self._any.cold is None else [("recall", FURTHER)]
+        return [(metric, k) for metric in METRICS for k in CUTOFFS] + further
+
+    def figures(
+        self, name: str, metric: str = "ndcg", k: int = 10, level: str = "item", targets: str = "all"
+    ) -> tuple[float, float | None]:
         """Give mean and standard deviation over seeds.
 
         Args:
@@ -236,19 +263,22 @@ class Evaluation:
             metric: "recall" | "ndcg".
             k: names that count.
             level: "item" | "token"; the latter is inflated by collisions.
+            targets: "all" | "warm" | "cold": the queries that count; the latter two if these say which is which.
 
         Returns:
             The mean, and the deviation (n - 1 below; None for one seed).
 
         Raises:
-            ValueError: an unknown name, metric or level, or k below 1.
+            ValueError: an unknown name, metric or level, k below 1, or targets that no query has.
         """
         one_of("figures", "name", name, tuple(self.runs))
-        return self._figures(name, metric, k, level)
+        one_of("figures", "targets", targets, tuple(self._groups))
+        return self._figures(name, metric, k, level, targets)
 
-    def _figures(self, name: str, metric: str, k: int, level: str) -> tuple[float, float | None]:
+    def _figures(self, name: str, metric: str, k: int, level: str, targets: str = "all") -> tuple[float, float | None]:
         """`figures` of a recommender that is among the runs."""
-        means = torch.stack([scores._values("figures", metric, k, level).mean() for scores in self.runs[name]])
+        rows = self._groups[targets]
+        means = torch.stack([scores._values("figures", metric, k, level)[rows].mean() for scores in self.runs[name]])
         return float(means.mean()), float(means.std()) if len(means) > 1 else None
 
     def against(self, name: str, baseline: str, metric: str = "ndcg", k: int = 10, seed: int = 0) -> Difference:
@@ -285,29 +315,24 @@ class Evaluation:
         """Write all figures as plain data.
 
         Returns:
-            For JSON: the figures by recommender and level, the differences from the baselines, and the warning.
+            For JSON: the figures by recommender and level, the differences from the baselines, and the warning. If the
+            queries say which targets are cold, their number, and the figures of those and of the others.
 
         Raises:
             ValueError: the scores are of no queries.
         """
+        parts = [targets for targets in self._groups if targets != "all"]
         return {
             "domain": self.domain,
             "queries": len(self._any),
+            **({} if self._any.cold is None else {"cold_targets": int(self._any.cold.sum())}),
             "exclude_seen": self._any.exclude_seen,
             "seen_targets": self._any.seen_targets,
             "warning": WARNING,
             "figures": {
-                name: {
-                    level: {
-                        f"{metric}@{k}": dict(
-                            zip(("mean", "deviation"), self._figures(name, metric, k, level), strict=True)
-                        )
-                        for metric in METRICS
-                        for k in CUTOFFS
-                    }
-                    for level in LEVELS
-                }
+                name: self._written(name, "all")
                 | {"seeds": len(seeds)}
+                | {targets: self._written(name, targets) for targets in parts}
                 for name, seeds in self.runs.items()
             },
             "against": {
@@ -322,11 +347,23 @@ class Evaluation:
             },
         }
 
+    def _written(self, name: str, targets: str) -> dict[str, Any]:
+        """The figures of a group of targets for `to_dict`, by level."""
+        keys = ("mean", "deviation")
+        return {
+            level: {
+                f"{metric}@{k}": dict(zip(keys, self._figures(name, metric, k, level, targets), strict=True))
+                for metric, k in self._shown
+            }
+            for level in LEVELS
+        }
+
     def to_table(self) -> Table:
         """Return the figures as a table for the terminal; `rich.print` shows it.
 
         Returns:
-            One row per recommender, best NDCG@10 by item first; what became of the history and the warning below.
+            One row per recommender, best NDCG@10 by item first; what became of the history and the warning below. If
+            the queries say which targets are cold, a row for those and one for the others, too, all by item alone.
         """
         from rich.table import Table
         from rich.text import Text
@@ -336,21 +373,22 @@ class Evaluation:
         if count := self._any.seen_targets:
             lost = ", so that it can't be found by item" if self._any.exclude_seen else ""
             caption += f"\nIn {count} of {len(self._any)} queries the target is in the history{lost}."
-        table = Table(title=Text(str(self.domain), style="table.title"), caption=f"{caption}\n{WARNING}")
-        table.add_column("recommender")
-        for level in LEVELS:
-            for metric in METRICS:
-                for k in CUTOFFS:
-                    title = f"{'NDCG' if metric == 'ndcg' else 'Recall'}@{k}"
-                    table.add_column(f"{title}\nby {level}", justify="right", style="dim" if level == "token" else "")
+        cold = self._any.cold
+        levels = LEVELS if cold is None else LEVELS[:1]  # by token is for comparison with what others published
+        below = (
+            WARNING if cold is None else f"{int(cold.sum())} of {len(cold)} targets are cold: in no training history."
+        )
+        table = Table(title=Text(str(self.domain), style="table.title"), caption=f"{caption}\n{below}")
+        for title in ("recommender",) if cold is None else ("recommender", "targets"):
+            table.add_column(title)
+        columns = [(level, metric, k) for level in levels for metric, k in self._shown]
+        for level, metric, k in columns:
+            title = f"{'NDCG' if metric == 'ndcg' else 'Recall'}@{k}\nby {level}"
+            table.add_column(title, justify="right", style="dim" if level == "token" else "")
         for name in sorted(self.runs, key=lambda n: -self._figures(n, "ndcg", 10, "item")[0]):
-            cells = [
-                written(*self._figures(name, metric, k, level))
-                for level in LEVELS
-                for metric in METRICS
-                for k in CUTOFFS
-            ]
-            table.add_row(Text(str(name)), *cells)
+            for targets in self._groups:
+                cells = [written(*self._figures(name, metric, k, level, targets)) for level, metric, k in columns]
+                table.add_row(Text(str(name)), *([] if cold is None else [targets]), *cells)
         return table
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from unitok.recommender import Histories, MarkovChain, MarkovContent, evaluate, fit_markov_content
+from unitok.recommender.evaluation.splits import Split
 
 HISTORIES = Histories.from_lists([[0, 1], [0, 2], [3, 2]])
 # In the plane, at 0, 60, 90, 45 and 180 degrees; lengths don't matter.
@@ -60,6 +62,17 @@ def test_the_weight_is_the_best_on_validation() -> None:
     for weight, found_all in ((0.0, False), (0.1, True), (10.0, True)):
         model = MarkovContent(few.training(), 12, circle, weight=weight)
         assert (float(evaluate(model, few.queries("validation")).values("ndcg").min()) == 1) == found_all
+
+
+def test_a_split_says_what_is_learnt_and_what_the_weight_is_chosen_by() -> None:
+    angles = torch.arange(12) * (2 * torch.pi / 12)
+    circle = torch.stack([angles.cos(), angles.sin()], 1)
+    every = Histories.from_lists([[(start + step) % 12 for step in range(4)] for start in range(12)])
+    assert fit_markov_content(every, 12, circle, grid=(0.0, 0.1)).weight == 0.0  # the chain knows all
+    split = Split.leave_one_out(every)
+    assert fit_markov_content(split, 12, circle, grid=(0.0, 0.1)).weight == 0.0
+    nothing = replace(split, training=Histories.from_lists([[]]))
+    assert fit_markov_content(nothing, 12, circle, grid=(0.0, 0.1)).weight == 0.1
 
 
 def test_what_does_not_fit_is_refused(refuses: Callable[..., Any]) -> None:

@@ -6,6 +6,7 @@ import io
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -95,6 +96,55 @@ def test_a_target_of_the_history_is_not_found_and_counted() -> None:
         assert ("can't be found" in text) == scores.exclude_seen
 
 
+def test_cold_and_warm_targets_are_told_apart() -> None:
+    ids, cold = torch.arange(100), torch.tensor([False, True, True, False])
+    asked = replace(asking(0, 40, 60, 99), cold=cold)
+    fixed = Fixed(ids, list(range(100)))
+    scores = evaluate(fixed, asked)  # looks as far as 50 where some targets are cold
+    assert scores.item_rank.tolist() == [0, 40, math.inf, math.inf]
+    assert evaluate(fixed, asking(0, 40)).item_rank.tolist() == [0, math.inf]
+    assert torch.equal(Scores.from_dict(json.loads(json.dumps(scores.to_dict()))).cold, cold)
+    assert "cold" not in evaluate(fixed, asking(0, 40)).to_dict()
+
+    evaluation = Evaluation("made", {"model": [scores]}, ["model"])
+    recalls = [evaluation.figures("model", "recall", 50, targets=targets) for targets in ("all", "warm", "cold")]
+    assert recalls == [(1 / 2, None)] * 3
+    assert evaluation.figures("model", targets="warm") == (1 / 2, None)
+    assert evaluation.figures("model", targets="cold") == (0, None)
+    plain = evaluation.to_dict()
+    assert (plain["queries"], plain["cold_targets"]) == (4, 2)
+    figures = plain["figures"]["model"]
+    assert figures["cold"]["item"] == {
+        **{f"{metric}@{k}": {"mean": 0, "deviation": None} for metric in ("recall", "ndcg") for k in (5, 10)},
+        "recall@50": {"mean": 1 / 2, "deviation": None},
+    }
+    assert figures["warm"]["item"]["ndcg@10"]["mean"] == 1 / 2
+    assert figures["item"]["ndcg@10"]["mean"] == 1 / 4
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(evaluation.to_table())
+    text = console.export_text()
+    for wanted in ("Recall@50", "targets", "warm", "2 of 4 targets are cold"):
+        assert wanted in text
+
+
+def test_without_a_cold_split_nothing_is_told_apart() -> None:
+    scores = evaluate(Fixed(torch.arange(4), [2, 0]), asking(0, 1))
+    evaluation = Evaluation("made", {"model": [scores]})
+    plain = evaluation.to_dict()
+    assert "cold_targets" not in plain
+    assert list(plain["figures"]["model"]) == ["item", "token", "seeds"]
+    assert list(plain["figures"]["model"]["item"]) == ["recall@5", "recall@10", "ndcg@5", "ndcg@10"]
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(evaluation.to_table())
+    text = console.export_text()
+    assert "@50" not in text
+    assert "cold" not in text
+    warm = evaluate(Fixed(torch.arange(4), [2, 0]), replace(asking(0, 1), cold=torch.tensor([False, False])))
+    found = Evaluation("made", {"model": [warm]}).to_dict()  # there may be no cold target
+    assert found["cold_targets"] == 0
+    assert list(found["figures"]["model"]) == ["item", "token", "seeds", "warm"]
+
+
 def test_bootstrap_agrees_with_drawing_the_queries_themselves() -> None:
     generator = np.random.default_rng(1)
     differences = generator.choice([0.0, 0.5, -0.3, 1.0], 400, p=[0.7, 0.1, 0.15, 0.05])
@@ -161,6 +211,10 @@ def test_what_does_not_fit_is_refused(refuses) -> None:
             Evaluation("made", runs)
     with refuses("Evaluation", "runs"):
         Evaluation("made", {"a": [scores], "b": [evaluate(Fixed(torch.arange(2), [0]), queries, exclude_seen=False)]})
+    for cold in ([True, False], [False, False]):
+        others = replace(queries, cold=torch.tensor(cold))
+        with refuses("Evaluation", "runs"):
+            Evaluation("made", {"a": [scores], "b": [evaluate(Fixed(torch.arange(2), [0]), others)]})
     with refuses("Evaluation", "baselines"):
         Evaluation("made", {"a": [scores]}, ["b"])
 
@@ -184,11 +238,18 @@ def test_odd_types_are_refused(refuses: Callable[..., Any]) -> None:
             ValueError,
             lambda: Scores.from_dict(evaluate(fixed, queries).to_dict() | {"seen_targets": "2"}),
         ),
+        (
+            "Scores.from_dict",
+            "lists",
+            ValueError,
+            lambda: Scores.from_dict(evaluate(fixed, queries).to_dict() | {"cold": [0, 1]}),
+        ),
         ("paired_bootstrap", "differences", TypeError, lambda: paired_bootstrap([0.5])),  # type: ignore[arg-type]
         ("paired_bootstrap", "seed", TypeError, lambda: paired_bootstrap(torch.ones(2), seed="0")),  # type: ignore[arg-type]
     ]
     evaluation = Evaluation("made", {"model": [evaluate(fixed, queries)]})
     calls.append(("figures", "name", ValueError, lambda: evaluation.figures("other")))
+    calls.append(("figures", "targets", ValueError, lambda: evaluation.figures("model", targets="cold")))
     calls.append(("against", "baseline", ValueError, lambda: evaluation.against("model", "other")))
     for what, argument, error, call in calls:
         with refuses(what, argument, error):

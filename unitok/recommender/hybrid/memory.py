@@ -1,0 +1,189 @@
+"""The memory of a recommender: which item came after which, and how often, as a sparse matrix."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from typing_extensions import Self
+
+from unitok.recommender.histories import Histories
+
+
+def count_transitions(
+    histories: Histories, num_items: int, reach: int, learn: float, new: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Count how often an item came after another; nearer ones count more.
+
+    T[a, b] = sum of learn^(d - 1) over the times that b came d <= reach places after a.
+
+    Args:
+        histories: the users' items.
+        num_items: N.
+        reach: how many places a transition spans at most.
+        learn: decay of a transition with its span, in (0, 1].
+        new: count only transitions to the last `new` items of each user; None counts all.
+
+    Returns:
+        The cells a N + b that aren't 0, ascending, (E,) int64; and T there, (E,) float64.
+    """
+    items, lengths = histories.items, histories.lengths
+    user = torch.arange(len(lengths)).repeat_interleave(lengths)
+    to_end = histories.offsets[1:][user] - torch.arange(len(items))  # 1 for a user's last item
+    counted = torch.ones_like(user, dtype=torch.bool) if new is None else to_end <= new
+    cells, weights = [items[:0]], [torch.zeros(0, dtype=torch.float64)]
+    for span in range(1, min(reach, len(items) - 1) + 1):
+        pairs = (user[span:] == user[:-span]) & counted[span:]
+        cells.append(items[:-span][pairs] * num_items + items[span:][pairs])
+        weights.append(torch.full(cells[-1].shape, learn ** (span - 1), dtype=torch.float64))
+    cell, entry = torch.cat(cells).unique(return_inverse=True)
+    return cell, torch.zeros(len(cell), dtype=torch.float64).index_add_(0, entry, torch.cat(weights))
+
+
+class TransitionMemory(nn.Module):
+    """The transitions between N items; it learns by counting, not by gradients.
+
+    m(b) = sum_j .7^(j - 1) T[h_j, b] / sum_b T[h_j, b], h_j being the j-th item from the end of a history, and
+    T[a, b] = sum of .7^(d - 1) over the times that b came d <= 5 places after a.
+
+    Only pairs of items that occurred are kept, 12 bytes each. The tensors are buffers: they move, are copied and are
+    saved as a model's weights are.
+
+    Args:
+        num_items: N.
+    """
+
+    reach: ClassVar[int] = 5
+    learn: ClassVar[float] = 0.7
+    query: ClassVar[float] = 0.7
+    offsets: Tensor  # (N + 1,) int64: what came after item a is in places offsets[a] .. offsets[a + 1]
+    items: Tensor  # (E,) int32, the item that came
+    value: Tensor  # (E,) float64, T
+    mass: Tensor  # (N,) float64, what T sums to after each item
+
+    def __init__(self, num_items: int) -> None:
+        super().__init__()
+        self._keep(torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.float64), num_items)
+
+    @classmethod
+    def of(cls, offsets: Tensor, items: Tensor, value: Tensor) -> Self:
+        """Make it of the tensors that another one held, if they fit each other."""
+        kinds = [(tensor.ndim, tensor.dtype) for tensor in (offsets, items, value)]
+        if kinds != [(1, torch.int64), (1, torch.int32), (1, torch.float64)] or not len(offsets):
+            raise ValueError("the tensors of the transitions aren't of their types")
+        num_items, fits = len(offsets) - 1, offsets[0] == 0 and len(items) == len(value) == offsets[-1]
+        if not fits or bool((offsets.diff() < 0).any()) or bool(((items < 0) | (items >= num_items)).any()):
+            raise ValueError("the transitions aren't between the items")
+        made = cls(num_items)
+        made._hold(offsets, items, value)
+        return made
+
+    @property
+    def num_items(self) -> int:
+        """N."""
+        return len(self.offsets) - 1
+
+    def observe(self, histories: Histories, new: int | None = None) -> None:
+        """Add what users did.
+
+        Args:
+            histories: the users' items.
+            new: how many of each user's last items are new: the others are known already, and transitions between them
+                are not counted again. None counts all.
+        """
+        cell, value = count_transitions(histories, self.num_items, self.reach, self.learn, new)
+        known = self._source() * self.num_items + self.items.cpu()
+        cells, entry = torch.cat([known, cell]).unique(return_inverse=True)
+        total = torch.zeros(len(cells), dtype=torch.float64)
+        self._keep(cells, total.index_add_(0, entry, torch.cat([self.value.cpu(), value])), self.num_items)
+
+    def grow(self, num_items: int) -> None:
+        """Make room for more items, which nothing has led to yet."""
+        cells = self._source() * num_items + self.items.cpu()
+        self._keep(cells, self.value.cpu(), num_items)
+
+    def _source(self) -> Tensor:
+        return torch.arange(self.num_items).repeat_interleave(self.offsets.cpu().diff())
+
+    def _keep(self, cells: Tensor, value: Tensor, num_items: int) -> None:
+        device = self.offsets.device if "offsets" in self._buffers else cells.device
+        source = cells // max(num_items, 1)
+        offsets = F.pad(torch.bincount(source, minlength=num_items).cumsum(0), (1, 0))
+        self._hold(offsets.to(device), (cells % max(num_items, 1)).int().to(device), value.to(device))
+
+    def _hold(self, offsets: Tensor, items: Tensor, value: Tensor) -> None:
+        sums = F.pad(value.cumsum(0), (1, 0))
+        for name, tensor in (("offsets", offsets), ("items", items), ("value", value)):
+            self.register_buffer(name, tensor)
+        self.register_buffer("mass", sums[offsets[1:]] - sums[offsets[:-1]], persistent=False)
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        self._hold(self.offsets, self.items, self.value)  # the sums are of what was loaded
+
+    def after(self, items: Tensor) -> Tensor:
+        """Recall what came after whole histories.
+
+        Args:
+            items: (B, H) int64, padded on the right with -1.
+
+        Returns:
+            m, (B, N) float32.
+        """
+        there = items >= 0
+        last = there.sum(1, keepdim=True) - 1
+        decay = self.query ** (last - torch.arange(items.shape[1], device=items.device)).double()
+        query, place = there.nonzero(as_tuple=True)
+        source = items[query, place]
+        row, edge = self._edges(source)
+        weight = (decay[query, place] / self.mass[source].clamp(min=_LEAST))[row] * self.value[edge]
+        found = torch.zeros(len(items) * self.num_items, dtype=torch.float64, device=items.device)
+        found.index_add_(0, query[row] * self.num_items + self.items[edge], weight)
+        return found.view(len(items), -1).float()
+
+    def after_each(self, items: Tensor) -> Tensor:
+        """Recall what came after each beginning of histories, the histories' own transitions left out.
+
+        A history that was learnt would give its own next items away: in training, a user's memory is that of others.
+
+        Args:
+            items: (B, H) int64, padded on the right with -1.
+
+        Returns:
+            m after the first item, the first two, ..., (B, H, N) float32.
+        """
+        batch, length = items.shape
+        there = items >= 0
+        query, place = there.nonzero(as_tuple=True)
+        source = items[query, place]
+        mass = self.mass[items.clamp(min=0)]
+        given = []  # (query, place, the item that came after, T of the history alone)
+        alike = (items[:, :, None] == items[:, None]) & there[:, None]  # an item that is met twice has both transitions
+        for span in range(1, min(self.reach, length - 1) + 1):
+            b, at, other = (alike[:, :, :-span] & there[:, None, span:]).nonzero(as_tuple=True)
+            own = self.learn ** (span - 1)
+            mass.index_put_((b, at), mass.new_tensor(-own), accumulate=True)
+            given.append((b * length + at, items[b, other + span], own))
+        mass = mass.where(mass > _LEAST, torch.inf)  # nobody else's
+        row, edge = self._edges(source)
+        found = torch.zeros(batch * length * self.num_items, device=items.device)
+        cell = (query * length + place)[row] * self.num_items + self.items[edge]
+        found.index_add_(0, cell, (self.value[edge] / mass[query, place][row]).float())
+        for at, came, own in given:
+            found.index_add_(0, at * self.num_items + came, (-own / mass.flatten()[at]).float())
+        each = found.view(batch, length, self.num_items).clamp_(min=0)
+        for column in range(1, length):
+            each[:, column] += self.query * each[:, column - 1]
+        return each
+
+    def _edges(self, source: Tensor) -> tuple[Tensor, Tensor]:
+        """The places of what came after each source: (row of source, place) of each."""
+        count = self.offsets[source + 1] - self.offsets[source]
+        row = torch.arange(len(source), device=source.device).repeat_interleave(count)
+        first = self.offsets[source] - (count.cumsum(0) - count)
+        return row, torch.arange(len(row), device=source.device) + first[row]
+
+
+_LEAST = 1e-6  # a sum of transitions below it is the rounding of none
