@@ -39,5 +39,5 @@ def grown(model: HybridModel, tokens: Tensor, vocab_size: int, content: Tensor) 
     own = F.normalize(content.to(made.centre.device) - made.centre, dim=1)
     made.content = torch.cat([made.content, own])
     made.met = F.pad(made.met, (0, new))
-    made.memory.grow(len(tokens))
+    made.memory = made.memory.grown(len(tokens))
     return made

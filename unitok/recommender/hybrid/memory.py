@@ -49,7 +49,8 @@ class TransitionMemory(nn.Module):
     T[a, b] = sum of .7^(d - 1) over the times that b came d <= 5 places after a.
 
     Only pairs of items that occurred are kept, 12 bytes each. The tensors are buffers: they move, are copied and are
-    saved as a model's weights are.
+    saved as a model's weights are. None of them is changed: more events or items make another memory, so that what
+    ranks meanwhile reads one of the two.
 
     Args:
         num_items: N.
@@ -65,7 +66,8 @@ class TransitionMemory(nn.Module):
 
     def __init__(self, num_items: int) -> None:
         super().__init__()
-        self._keep(torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.float64), num_items)
+        nothing = torch.zeros(num_items + 1, dtype=torch.int64)
+        self._hold(nothing, torch.zeros(0, dtype=torch.int32), torch.zeros(0, dtype=torch.float64))
 
     @classmethod
     def of(cls, offsets: Tensor, items: Tensor, value: Tensor) -> Self:
@@ -85,33 +87,37 @@ class TransitionMemory(nn.Module):
         """N."""
         return len(self.offsets) - 1
 
-    def observe(self, histories: Histories, new: int | None = None) -> None:
+    def observed(self, histories: Histories, new: int | None = None) -> Self:
         """Add what users did.
 
         Args:
             histories: the users' items.
             new: how many of each user's last items are new: the others are known already, and transitions between them
                 are not counted again. None counts all.
+
+        Returns:
+            A memory of both.
         """
         cell, value = count_transitions(histories, self.num_items, self.reach, self.learn, new)
-        known = self._source() * self.num_items + self.items.cpu()
-        cells, entry = torch.cat([known, cell]).unique(return_inverse=True)
+        cells, entry = torch.cat([self._cells(self.num_items), cell]).unique(return_inverse=True)
         total = torch.zeros(len(cells), dtype=torch.float64)
-        self._keep(cells, total.index_add_(0, entry, torch.cat([self.value.cpu(), value])), self.num_items)
+        return self._made(cells, total.index_add_(0, entry, torch.cat([self.value.cpu(), value])), self.num_items)
 
-    def grow(self, num_items: int) -> None:
+    def grown(self, num_items: int) -> Self:
         """Make room for more items, which nothing has led to yet."""
-        cells = self._source() * num_items + self.items.cpu()
-        self._keep(cells, self.value.cpu(), num_items)
+        return self._made(self._cells(num_items), self.value.cpu(), num_items)
 
-    def _source(self) -> Tensor:
-        return torch.arange(self.num_items).repeat_interleave(self.offsets.cpu().diff())
+    def _cells(self, num_items: int) -> Tensor:
+        """Where T isn't 0, as cells of a matrix of so many items."""
+        source = torch.arange(self.num_items).repeat_interleave(self.offsets.cpu().diff())
+        return source * num_items + self.items.cpu()
 
-    def _keep(self, cells: Tensor, value: Tensor, num_items: int) -> None:
-        device = self.offsets.device if "offsets" in self._buffers else cells.device
+    def _made(self, cells: Tensor, value: Tensor, num_items: int) -> Self:
         source = cells // max(num_items, 1)
         offsets = F.pad(torch.bincount(source, minlength=num_items).cumsum(0), (1, 0))
-        self._hold(offsets.to(device), (cells % max(num_items, 1)).int().to(device), value.to(device))
+        made = type(self)(num_items)
+        made._hold(offsets, (cells % max(num_items, 1)).int(), value)
+        return made.to(self.offsets.device)
 
     def _hold(self, offsets: Tensor, items: Tensor, value: Tensor) -> None:
         sums = F.pad(value.cumsum(0), (1, 0))

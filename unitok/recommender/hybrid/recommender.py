@@ -117,8 +117,7 @@ class HybridRecommender(RQRecommender, kind="hybrid"):
         known = _training(histories, len(table))
         content = torch.zeros(len(table), 0) if content is None else checked_content("create", content, len(table))
         config = fitted(rq_config() if config is None else config, table, history + 1)
-        memory = TransitionMemory(len(table))
-        memory.observe(known)
+        memory = TransitionMemory(len(table)).observed(known)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = HybridModel(AutoModel.from_config(config), table.width, memory, content)
@@ -145,6 +144,8 @@ class HybridRecommender(RQRecommender, kind="hybrid"):
     def observe(self, histories: Histories, new: int | None = 1) -> None:
         """Remember what users did since, without training: the next `rank` knows it.
 
+        Other threads may rank meanwhile, but not observe.
+
         Args:
             histories: users' items, the latest last, and those before them, at least 5, that are known already.
             new: how many of each user's last items are new. None: all are.
@@ -159,7 +160,7 @@ class HybridRecommender(RQRecommender, kind="hybrid"):
             if new < 1:
                 fail("observe", "new", "at least 1, or None for all", new, "Pass how many items are new.")
         _check_items("observe", histories, len(self.table))
-        self.model.memory.observe(histories, new)
+        self.model.memory = self.model.memory.observed(histories, new)
 
     def add_items(self, ids: SemanticIds, content: Tensor | None = None, *, layout: str = "top1") -> Self:
         """Rank new items too, without training: their tokens and their content tell what they are like.
@@ -298,6 +299,8 @@ class HybridRecommender(RQRecommender, kind="hybrid"):
     def _keys(self) -> Tensor:
         """What the items are found by, made once for as long as the weights stay."""
         weights = (self.model.trunk.get_input_embeddings().weight, self.model.items.weight, self.model.content)
+        if any(weight.is_inference() for weight in weights):  # which don't tell whether they were changed
+            return self.model.keys(self._tokens)
         made_of = tuple((weight.data_ptr(), weight.device, weight._version) for weight in weights)
         if self._kept is None or self._kept[0] != made_of:
             self._kept = made_of, self.model.keys(self._tokens)

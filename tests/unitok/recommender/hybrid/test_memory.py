@@ -21,9 +21,7 @@ def histories(seed: int = 0, users: int = 40) -> list[list[int]]:
 
 
 def memory(lists: list[list[int]]) -> TransitionMemory:
-    made = TransitionMemory(NUM_ITEMS)
-    made.observe(Histories.from_lists(lists))
-    return made
+    return TransitionMemory(NUM_ITEMS).observed(Histories.from_lists(lists))
 
 
 def padded(lists: list[list[int]]) -> Tensor:
@@ -49,8 +47,9 @@ def test_in_training_a_user_is_told_what_others_did_alone() -> None:
 
 def test_what_is_observed_later_counts_as_if_it_had_been_there() -> None:
     lists, more = histories(), histories(seed=1, users=7)
-    grown = memory(lists)
-    grown.observe(Histories.from_lists(more))
+    before = memory(lists)
+    grown = before.observed(Histories.from_lists(more))
+    assert before.value.equal(memory(lists).value)
     whole = memory(lists + more)
     assert grown.offsets.equal(whole.offsets)
     assert grown.items.equal(whole.items)
@@ -60,8 +59,7 @@ def test_what_is_observed_later_counts_as_if_it_had_been_there() -> None:
 @pytest.mark.parametrize("new", [1, 2, 20])
 def test_new_events_of_known_users_are_counted_once(new: int) -> None:
     lists = histories()
-    grown = memory([own[:-new] for own in lists])
-    grown.observe(Histories.from_lists(lists), new=new)
+    grown = memory([own[:-new] for own in lists]).observed(Histories.from_lists(lists), new=new)
     whole = memory(lists)
     assert grown.items.equal(whole.items)
     torch.testing.assert_close(grown.value, whole.value)
@@ -71,15 +69,13 @@ def test_room_for_more_items_changes_nothing_for_those_that_were_there() -> None
     lists = histories()
     made = memory(lists)
     before = made.after(padded(lists))
-    made.grow(NUM_ITEMS + 3)
-    after = made.after(padded(lists))
+    after = made.grown(NUM_ITEMS + 3).after(padded(lists))
     assert after[:, :NUM_ITEMS].equal(before)
     assert not after[:, NUM_ITEMS:].any()
 
 
 def test_an_empty_memory_recalls_nothing() -> None:
-    made = TransitionMemory(3)
-    made.observe(Histories.from_lists([]))
+    made = TransitionMemory(3).observed(Histories.from_lists([]))
     assert not made.after(torch.tensor([[0, 1]])).any()
     assert not made.after_each(torch.tensor([[0, 1], [2, -1]])).any()
 

@@ -166,8 +166,19 @@ def test_repeats_start_as_often_as_users_come_back() -> None:
 def test_what_is_observed_is_recalled_at_once() -> None:
     found, history = trusting(hybrid()), [5, 9]
     assert found.rank([history], 1).tolist() != [[33]]
+    before = found.model.memory
     found.observe(Histories.from_lists([[5, 9, 33]] * 40))
     assert found.rank([history], 1).tolist() == [[33]]
+    assert before is not found.model.memory  # what ranks in another thread goes on with the old one
+    assert not before.after(torch.tensor([history]))[0, 33]
+
+
+def test_it_ranks_as_well_with_weights_that_were_made_for_inference(tmp_path: Path) -> None:
+    found = hybrid()
+    found.save_pretrained(tmp_path / "saved")
+    with torch.inference_mode():
+        loaded = SequenceRecommender.from_pretrained(tmp_path / "saved")
+        assert loaded.rank(histories(2), 9).equal(found.rank(histories(2), 9))
 
 
 def later(seed: int = 6, new: int = 12) -> tuple[SemanticIds, Tensor]:
@@ -206,7 +217,7 @@ def test_a_grown_recommender_is_saved_and_trained_as_any_other(tmp_path: Path) -
     loaded = SequenceRecommender.from_pretrained(tmp_path / "grown")
     asked = histories(2, HISTORY)
     assert loaded.rank(asked, 20).equal(grown.rank(asked, 20))
-    assert math.isfinite(float(loaded.loss(torch.tensor([[1, ITEMS + 3, 5]]))))
+    assert bool(loaded.loss(torch.tensor([[1, ITEMS + 3, 5]])).isfinite())
 
 
 def test_items_that_do_not_follow_those_that_are_there_are_refused(refuses: Callable[..., Any]) -> None:
