@@ -13,7 +13,7 @@ from unitok.ids.rows import row_groups
 from unitok.ids.semantic_ids import SemanticIds
 from unitok.ids.text import letters
 from unitok_kernels import checks
-from unitok_kernels.rules import fail
+from unitok_kernels.rules import fail, flag
 
 PAD, START, FIRST = 0, 1, 2  # of a new vocabulary
 
@@ -68,7 +68,7 @@ class TokenTable:
             fail("TokenTable", "groups", f"of shape {tuple(shape)}, as tokens is", tuple(self.groups.shape), step)
 
     @classmethod
-    def of(cls, ids: SemanticIds, layout: str = "top1") -> TokenTable:
+    def of(cls, ids: SemanticIds, layout: str = "top1", *, by_expert: bool = False) -> TokenTable:
         """Give every column of `ids.tokens(layout)` its own range of a new vocabulary.
 
         tokens[i, t] = 2 + sizes of the columns before t + column t of item i. If there is a suffix, it becomes one
@@ -77,6 +77,8 @@ class TokenTable:
         Args:
             ids: the IDs of N items, with a suffix where items share one.
             layout: see `SemanticIds.tokens`.
+            by_expert: number the pairs of a code and the expert, too, of the top expert's codes: a code means something
+                else to each expert. Off, a code has one token, as in the text of an ID, whatever the expert.
 
         Returns:
             The table, with 0 to pad and 1 to start.
@@ -86,10 +88,17 @@ class TokenTable:
 
         Source: TIGER, arXiv 2305.05065.
         """
+        flag("TokenTable.of", by_expert=by_expert)
         found = columns("TokenTable.of", ids, layout)
-        ends = FIRST + torch.tensor([len(column.texts) for column in found]).cumsum(0)
-        starts = [FIRST, *ends.tolist()]
-        tokens = [column.values + start for column, start in zip(found, starts, strict=False)]
+        values, sizes = [column.values for column in found], [len(column.texts) for column in found]
+        if by_expert:
+            for number, column in enumerate(found):
+                if column.is_code:
+                    pairs = ids.experts[:, 0] * ids.codebook_size + column.values
+                    kinds, values[number] = pairs.unique(return_inverse=True)
+                    sizes[number] = len(kinds)
+        starts = [FIRST, *(FIRST + torch.tensor(sizes).cumsum(0)).tolist()]
+        tokens = [column + start for column, start in zip(values, starts, strict=False)]
         return cls(torch.stack(tokens, 1), starts[-1], groups=ids.groups(layout))
 
     @classmethod
@@ -127,16 +136,22 @@ class TokenTable:
             ValueError: no new item, other IDs of those that were there, or IDs that tell items apart in a column that
                 this table doesn't have, since it is the same for all its items.
         """
-        known, every = len(self), TokenTable.of(ids, layout)
-        if len(every) <= known:
+        if not isinstance(ids, SemanticIds):
+            step = "Make them with Tokenizer.tokenize."
+            fail("extended", "ids", "SemanticIds", type(ids).__name__, step, TypeError)
+        known, ways = len(self), [TokenTable.of(ids, layout, by_expert=by_expert) for by_expert in (False, True)]
+        if len(ids) <= known:
             step = "Pass the IDs of all items, the new ones last."
-            fail("extended", "ids", f"of more than the {known} items that are there", len(every), step)
+            fail("extended", "ids", f"of more than the {known} items that are there", len(ids), step)
         step = "Pass the IDs that the table was made of, and after them the new ones; else make a table anew."
-        if every.width != self.width:
-            fail("extended", "ids", f"of {self.width} columns, as the table", every.width, step)
-        number = torch.full((every.vocab_size,), -1)
-        number[every.tokens[:known]] = self.tokens
-        if not number[every.tokens[:known]].equal(self.tokens):
+        if (width := ways[0].width) != self.width:
+            fail("extended", "ids", f"of {self.width} columns, as the table", width, step)
+        for every in ways:  # as this one was made
+            number = torch.full((every.vocab_size,), -1)
+            number[every.tokens[:known]] = self.tokens
+            if number[every.tokens[:known]].equal(self.tokens):
+                break
+        else:
             fail("extended", "ids", "those of the table, for its items", "others", step)
         fresh = every.tokens.unique()
         fresh = fresh[number[fresh] < 0]
@@ -164,10 +179,12 @@ class Column(NamedTuple):
     Attributes:
         values: (N,) int64, the number of each item's token.
         texts: what each number is written as, such as `<a_12>`.
+        is_code: whether it is a code of the top expert.
     """
 
     values: Tensor
     texts: list[str]
+    is_code: bool = False
 
 
 def columns(what: str, ids: SemanticIds, layout: str) -> list[Column]:
@@ -194,7 +211,10 @@ def columns(what: str, ids: SemanticIds, layout: str) -> list[Column]:
     names = [f"<{letters(column)}_%d>" for column in range(tokens.shape[1])]
     expert = ids.num_levels  # its column in every layout: they all begin with top1
     plain = [column for column in range(len(names) - suffixed) if not (suffixed and column == expert)]
-    found = [Column(tokens[:, column], [names[column] % code for code in range(sizes[column])]) for column in plain]
+    found = [
+        Column(tokens[:, column], [names[column] % code for code in range(sizes[column])], column < ids.num_levels)
+        for column in plain
+    ]
     if suffixed:
         pairs, number = tokens[:, [expert, -1]].unique(dim=0, return_inverse=True)
         found.append(Column(number, [(names[expert] + names[-1]) % tuple(pair) for pair in pairs.tolist()]))

@@ -27,6 +27,44 @@ def test_columns_have_ranges_of_their_own() -> None:
     assert table.groups.tolist() == [0, 1, 2, 2]
 
 
+def test_a_code_of_another_expert_can_be_another_token() -> None:
+    # Codes 0, 1, 2, 2 of experts 0, 2, 2, 2 and codes 3, 3, 0, 0: of the pairs that there are, 3 in each column.
+    made = ids([[0, 3], [1, 3], [2, 0], [2, 0]], [0, 2, 2, 2])
+    table = TokenTable.of(made, by_expert=True)
+    assert table.tokens.tolist() == [[2, 5, 8], [3, 7, 9], [4, 6, 9], [4, 6, 10]]
+    assert table.vocab_size == 11
+    assert table.groups is not None
+    assert table.groups.tolist() == [0, 1, 2, 2]
+    shared = torch.tensor([[1, 1], [0, 1]])
+    other = SemanticIds(torch.tensor([[3, 3], [3, 2]]), torch.tensor([[0], [1]]), 4, 2, shared_codes=shared)
+    # The first code is always 3; what the expert makes of it, its own column says. Shared codes are nobody's.
+    assert TokenTable.of(other, "top1_shared", by_expert=True).tokens.tolist() == [[2, 4, 7], [3, 5, 6]]
+
+
+@pytest.mark.parametrize("by_expert", [False, True])
+def test_items_that_came_later_get_tokens_of_the_table_or_new_ones(
+    by_expert: bool, refuses: Callable[..., Any]
+) -> None:
+    codes, experts = [[0, 3], [1, 3], [2, 0]], [0, 2, 2]
+    table = TokenTable.of(ids(codes, experts), by_expert=by_expert)
+    every = ids([*codes, [1, 0], [2, 0], [0, 3]], [*experts, 2, 2, 2])
+    grown = table.extended(every)
+    assert grown.tokens[:3].equal(table.tokens)
+    assert grown.tokens[3].tolist() == [table.tokens[1, 0], table.tokens[2, 1], table.tokens[1, 2]]
+    assert grown.tokens[4].tolist() == [*table.tokens[2, :2].tolist(), table.vocab_size + by_expert]
+    fresh = grown.tokens[5, 0] >= table.vocab_size  # code 0 was of expert 0 alone
+    assert bool(fresh) == by_expert
+    assert grown.vocab_size == len(grown.tokens.unique()) + (table.vocab_size - len(table.tokens.unique()))
+    assert grown.groups is not None
+    assert len(grown.groups) == 6
+    with refuses("extended", "ids"):
+        table.extended(ids(codes, experts))
+    with refuses("extended", "ids"):
+        table.extended(ids([*codes[::-1], [1, 0]], [*experts[::-1], 2]))
+    with refuses("extended", "ids", TypeError):
+        table.extended(every.to_text())  # type: ignore[arg-type]
+
+
 def test_columns_that_say_nothing_are_left_out() -> None:
     table = TokenTable.of(ids([[0, 3], [1, 3]], [1, 1]))
     assert table.tokens.tolist() == [[2], [3]]

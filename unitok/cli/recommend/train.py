@@ -218,7 +218,7 @@ def _hybrid(
         content = torch.from_numpy(np.concatenate([part.embeddings for part in found]).astype(np.float32))
     else:
         console().print("The domains' embeddings are of several models: items are told apart by their tokens alone.")
-    table = TokenTable.of(ids)
+    table = TokenTable.of(ids, by_expert=True)
     sizes: dict[str, Any] = {"history": history, "beam": beam, "seed": seed}
     return HybridRecommender.create(table, histories=histories, content=content, **sizes)
 
