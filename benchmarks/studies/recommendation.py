@@ -1,11 +1,12 @@
-"""Judge IDs by how well they rank: train a recommender on each set of IDs, and compare with SASRec and baselines.
+"""Judge IDs by how well they rank: train one recommender on each set of IDs, and compare with baselines.
 
 python -m benchmarks.studies.recommendation CATALOGUE_FOLDER
 
-Tokenizers are those of `benchmarks.studies.experiments`; missing ones are fitted, on all domains. The recommender is
-the same for all IDs. A run is a recommender on a domain with a seed. It is kept under --work: checkpoints while it
-trains, JSON when it ends, so that an interrupted study continues where it stopped. The tables and the plot of
-docs/results/recommendation.md are made from the runs that are there; the text around them is written by hand.
+Tokenizers are those of `benchmarks.studies.item_ids`; missing ones are fitted, on all domains. Settings are those that
+`benchmarks.studies.settings` chose on validation; the recommender is the same for all IDs. A run is a recommender on a
+domain with a seed. It is kept under --work: checkpoints while it trains, JSON when it ends, so that an interrupted
+study continues where it stopped. The tables and the plot of docs/results/recommendation.md are made from the runs that
+are there; the text around them is written by hand.
 """
 
 from __future__ import annotations
@@ -17,61 +18,92 @@ import os
 import re
 import shutil
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from benchmarks.studies.experiments import DEFAULT, RUNS, fit, origin, seeded, stem, tensor
-from benchmarks.studies.recommendation_page import write_page
-from unitok import SemanticIds
-from unitok.data import find_domains, read_catalogue, read_interactions
+from benchmarks.studies.experiments import RUNS, origin, seeded, stem
+from benchmarks.studies.item_ids import EPOCHS, PUBLISHED, SINGLE, UNITOK, Places, Users, experiment, prepare
+from benchmarks.studies.item_ids import semantic_ids as ids_of
+from benchmarks.studies.recommendation_page import (
+    ABLATIONS,
+    CHAIN,
+    COLD,
+    COLD_CHAIN,
+    COLD_CONTENT,
+    COLD_HYBRID,
+    CONTENT,
+    IDS,
+    KNN,
+    NO_CONTENT,
+    NO_IDS,
+    NO_MEMORY,
+    NO_START,
+    NO_TRIE,
+    OLD,
+    POPULARITY,
+    SASREC,
+    TIGER,
+    Catalogue,
+    Figures,
+    write_page,
+)
+from benchmarks.studies.settings import RESULTS, HybridSetting, SasrecSetting, Setting, chosen
+from unitok.data import find_domains
 from unitok.recommender import (
-    CausalRecommender,
     Histories,
+    HybridRecommender,
+    ItemKNN,
     MarkovChain,
+    MarkovContent,
     Popularity,
     Recommender,
     RQRecommender,
     Scores,
     SequenceRecommender,
+    Split,
+    T5Recommender,
     TokenTable,
     TrainingConfig,
     evaluate,
-    gpt2_config,
+    fit_markov_content,
+    rq_config,
 )
 from unitok.recommender import fit as train
-from unitok.recommender.evaluation.ranking import ndcg
+from unitok.storage.whole import whole_file
 
-DOMAINS = ("office_products", "grocery_and_gourmet_food", "beauty")
-IDS = {"UniTok IDs": DEFAULT, "single-codebook IDs": "single codebook"}  # and their runs in experiments.py
-PUBLISHED = {"published UniTok IDs": "published_tokens", "published LETTER IDs": "published_tokens_letter"}
-SASREC, CHAIN, TUNED, POPULARITY = "SASRec", "Markov chain", "Markov chain, tuned", "popularity"
-FIXED = (POPULARITY, CHAIN, TUNED)  # deterministic: one seed is enough
-BASELINES = (SASREC, TUNED, CHAIN, POPULARITY)
-
-# Arguments of gpt2_config for the decoder of RQRecommender, the same for all IDs.
-MODEL: dict[str, Any] = {"width": 128, "layers": 2, "heads": 2, "dropout": 0.4, "attention_dropout": 0.2}
-TRAINING: dict[str, Any] = {"epochs": 40, "batch_size": 512, "learning_rate": 1e-3, "weight_decay": 0.05, "patience": 8}
-SASREC_MODEL: dict[str, Any] = {"width": 64, "layers": 2, "heads": 2, "dropout": 0.5, "attention_dropout": 0.5}
-SASREC_TRAINING: dict[str, Any] = {
-    "epochs": 60,
-    "batch_size": 512,
-    "learning_rate": 1e-3,
-    "weight_decay": 0.05,
-    "patience": 10,
+DOMAINS = (
+    "office_products",
+    "grocery_and_gourmet_food",
+    "beauty",
+    "toys_and_games",
+    "sports_and_outdoors_keyphrase",
+    "yelp",
+    "video_games",
+)
+FIXED = (POPULARITY, CHAIN, KNN, CONTENT, COLD_CHAIN, COLD_CONTENT)  # deterministic: one seed is enough
+ROWS = (POPULARITY, CHAIN, KNN, CONTENT, SASREC, TIGER, *IDS, *ABLATIONS, *COLD)
+BEFORE: dict[str, Any] = {"epochs": 40, "batch_size": 512, "learning_rate": 1e-3, "weight_decay": 0.05, "patience": 8}
+AS_TIGER: dict[str, Any] = {"epochs": 40, "batch_size": 256, "learning_rate": 5e-4, "weight_decay": 0.01}
+AS_TIGER |= {"warmup": 0.01, "patience": 8}
+GRIDS: dict[str, list[dict[str, Any]]] = {
+    CHAIN: [
+        {"reach": reach, "learn": learn, "query": query}
+        for (reach, learn), query in product([(1, 1.0), (5, 0.8), (20, 0.8)], [0.3, 0.5, 0.7])
+    ],
+    KNN: [
+        {"neighbours": neighbours, "shrinkage": shrinkage, "query": query}
+        for (neighbours, shrinkage), query in product([(20, 0.0), (100, 10.0), (500, 10.0)], [0.5, 0.8, 1.0])
+    ],
 }
-CHAIN_SETTINGS: dict[str, Any] = {"reach": 2, "learn": 0.5, "query": 0.7, "normalised": False}
-GRID = [
-    {"reach": reach, "learn": learn, "query": query}
-    for (reach, learn), query in product([(1, 1.0), (5, 0.8), (20, 0.8)], [0.3, 0.5, 0.7])
-]
+ASKED = 5000  # users of validation, by whom a setting of a grid is chosen
+PROTOCOLS = {"excluded": True, "included": False}  # items of the history
 
 
 @dataclass(frozen=True)
@@ -90,20 +122,25 @@ class Run:
     seed: int
     epochs: int | None
 
-    @property
-    def training(self) -> TrainingConfig:
+    def setting(self, places: Places) -> Setting | None:
+        """Return what was chosen for it on validation; None where nothing was."""
+        if self.name in (*FIXED, TIGER, OLD):
+            return None
+        return chosen("sasrec" if self.name == SASREC else "hybrid", self.domain, places.settings)[0]
+
+    def training(self, places: Places) -> TrainingConfig:
         """Return the settings of its training."""
-        settings = dict(SASREC_TRAINING if self.name == SASREC else TRAINING, seed=self.seed)
+        if (setting := self.setting(places)) is not None:
+            return setting.training(self.seed, self.epochs)
+        settings = dict(AS_TIGER if self.name == TIGER else BEFORE, seed=self.seed)
         return TrainingConfig(**settings | ({} if self.epochs is None else {"epochs": self.epochs}))
 
-    @property
-    def settings(self) -> dict[str, Any]:
+    def settings(self, places: Places) -> dict[str, Any]:
         """Return everything that its figures depend on."""
-        if self.name in FIXED:
-            how: dict[str, Any] = {CHAIN: CHAIN_SETTINGS, TUNED: {"grid": GRID}}.get(self.name, {})
-        else:
-            how = {"model": SASREC_MODEL if self.name == SASREC else {"kind": "rq", **MODEL}}
-            how["training"] = asdict(self.training)
+        how: dict[str, Any] = {"grid": GRIDS.get(self.name)}
+        if self.name not in FIXED:
+            setting = self.setting(places)
+            how = {"setting": setting and asdict(setting), "training": asdict(self.training(places))}
         return json.loads(json.dumps({"domain": self.domain, "name": self.name, "seed": self.seed, **how}))
 
     def path(self, work: Path) -> Path:
@@ -111,14 +148,12 @@ class Run:
         words = re.sub("[^a-zA-Z0-9]+", "_", self.name)
         return work / self.domain / f"{words}-{'' if self.epochs is None else f'{self.epochs}-'}{self.seed}.json"
 
-
-@dataclass(frozen=True)
-class Places:
-    """Where things are: the catalogue, the finished runs, and the tokenizers."""
-
-    data: Path
-    work: Path
-    tokenizers: Path
+    @property
+    def ids(self) -> str | None:
+        """Which IDs it reads; None if it has none."""
+        if self.name in (NO_IDS, SASREC, *FIXED):
+            return None
+        return {TIGER: SINGLE}.get(self.name, UNITOK if self.name in (*ABLATIONS, COLD_HYBRID) else self.name)
 
 
 def main() -> None:
@@ -127,59 +162,86 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="a catalogue: a folder with one subfolder per domain")
     parser.add_argument("--work", type=Path, default=Path("runs/recommendation"), help="where finished runs are kept")
     parser.add_argument("--tokenizers", type=Path, default=Path("runs/experiments"), help="where tokenizers are kept")
-    parser.add_argument("--domains", nargs="*", default=DOMAINS)
-    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
+    parser.add_argument("--settings", type=Path, default=RESULTS, help="what benchmarks.studies.settings wrote")
+    parser.add_argument("--domains", nargs="*", default=DOMAINS, help="run only these; the page shows all")
+    parser.add_argument(
+        "--seeds", type=int, nargs="*", default=[0, 1, 2], help="run only these; the page shows 0, 1, 2"
+    )
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
+    parser.add_argument("--threads", type=int, default=1, help="of each run")
     parser.add_argument("--epochs", type=int, help="the most epochs of every model, for a trial")
     parser.add_argument("--only", nargs="*", help="run only these recommenders; without names, only write the page")
     parser.add_argument("--also", nargs="*", default=[], help="further runs of experiments.py to compare, by name")
     parser.add_argument("--page", type=Path, default=Path("docs/results/recommendation.md"))
     options = parser.parse_args()
-    if unknown := set(options.also) - set(RUNS):
-        raise SystemExit(f"--also must be among {', '.join(RUNS)}, got {', '.join(sorted(unknown))}.")
+    places = Places(options.data, options.work, options.tokenizers, options.settings)
+    folders, names = find_domains(places.data), (*ROWS, *options.also)
+    for option, allowed in (("also", RUNS), ("domains", folders), ("only", names)):
+        if unknown := set(getattr(options, option) or ()) - set(allowed):
+            raise SystemExit(f"--{option} must be among {', '.join(allowed)}, got {', '.join(sorted(unknown))}.")
     os.nice(10)
-    places = Places(options.data, options.work, options.tokenizers)
-    folders = find_domains(places.data)
-    if unknown := set(options.domains) - set(folders):
-        raise SystemExit(f"--domains must be among {', '.join(folders)}, got {', '.join(sorted(unknown))}.")
-    runs = [
-        Run(domain, name, seed, options.epochs)
+    wanted = [
+        run
         for domain in options.domains
-        for seed in options.seeds
-        for name in (*FIXED, SASREC, *IDS, *options.also, *PUBLISHED)
-        if seed == options.seeds[0] or name not in FIXED
-        if name not in PUBLISHED or (folders[domain] / f"{PUBLISHED[name]}.parquet").exists()
+        for run in planned(domain, names, options.seeds, options.epochs, places)
+        if options.only is None or run.name in options.only
     ]
-    wanted = [run for run in runs if options.only is None or run.name in options.only]
-    failed = []
-    with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn"), _one_thread) as pool:
-        sets = dict.fromkeys((name, run.seed) for run in wanted if (name := experiment(run.name)))
-        for done in as_completed([pool.submit(tokenizer, *which, places) for which in sets]):
-            done.result()
-        found = {pool.submit(finish, run, places): run for run in wanted}
-        for done in as_completed(found):
-            if (error := done.exception()) is not None:  # the other runs continue
-                failed.append(found[done])
-                print(f"{found[done].path(places.work)}: {type(error).__name__}: {error}", flush=True)
-            else:
-                print(done.result(), flush=True)
-    if kept := [read for run in runs if (read := figures(run, places)) is not None]:
-        note_ranking(kept, places)
-        write_page(options.page, kept, BASELINES)
+    failed = work(wanted, places, options.jobs, options.threads)
+    shown = [domain for domain in dict.fromkeys((*DOMAINS, *options.domains)) if domain in folders]
+    every = sorted({0, 1, 2, *options.seeds})
+    write_page(options.page, (catalogue(each, names, every, options.epochs, places) for each in shown), places.settings)
     raise SystemExit(1 if failed else 0)
 
 
-def _one_thread() -> None:
-    torch.set_num_threads(1)
+def planned(
+    domain: str, names: Sequence[str], seeds: Sequence[int], epochs: int | None, places: Places
+) -> Iterator[Run]:
+    """Yield a domain's runs, those of one seed after the other."""
+    folder = find_domains(places.data)[domain]
+    for seed in seeds:
+        for name in names:
+            if name in PUBLISHED and not (folder / f"{PUBLISHED[name]}.parquet").exists():
+                continue
+            if name in FIXED:
+                if seed == seeds[0]:
+                    yield Run(domain, name, 0, epochs)
+            else:
+                yield Run(domain, name, seed, epochs)
 
 
-def figures(run: Run, places: Places) -> dict[str, Any] | None:
+def work(wanted: Sequence[Run], places: Places, jobs: int, threads: int) -> bool:
+    """Finish runs, several at a time; say whether one failed: the others continue."""
+    waiting = [run for run in wanted if figures(run, places) is None]
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, context, torch.set_num_threads, (threads,)) as pool:
+        sets = dict.fromkeys((run.ids, run.seed) for run in waiting if run.ids is not None)
+        ready = {pool.submit(prepare, *which, places): which for which in sets}
+        lost = [ready[done] for done in as_completed(ready) if _error(done, f"{ready[done]}") is not None]
+        runs = [run for run in waiting if (run.ids, run.seed) not in lost]
+        found = {pool.submit(finish, run, places): run for run in runs}
+        failed = 0
+        for number, done in enumerate(as_completed(found), 1):
+            if _error(done, f"{found[done].path(places.work)}") is None:
+                print(f"{number}/{len(runs)} {done.result()}", flush=True)
+            else:
+                failed += 1
+    return bool(lost or failed)
+
+
+def _error(done: Future[Any], what: str) -> BaseException | None:
+    """Say what went wrong, if something did."""
+    if (error := done.exception()) is not None:
+        print(f"{what}: {type(error).__name__}: {error}", flush=True)
+    return error
+
+
+def figures(run: Run, places: Places) -> Figures | None:
     """Read a finished run; None if there is none."""
     path = run.path(places.work)
     if not path.exists():
         return None
     kept = json.loads(path.read_text())
-    if kept["run"] != run.settings:
+    if kept["run"] != run.settings(places):
         raise SystemExit(f"{path} is of other settings. Delete it, or pass another --work.")
     return kept
 
@@ -190,95 +252,119 @@ def finish(run: Run, places: Places) -> str:
     if (kept := figures(run, places)) is None:
         path.parent.mkdir(parents=True, exist_ok=True)
         resumed = path.with_suffix("").exists()
+        users = Users.of(run.domain, places.data)
+        split = Split.cold_items(users.histories, users.num_items) if run.name in COLD else None
         began = time.perf_counter()
-        recommender, ids, about = made(run, places, path.with_suffix(""))
-        seconds = time.perf_counter() - began
-        histories, _ = read(run.domain, places.data)
-        scores = evaluate(recommender, histories.queries("test"), ids, exclude_seen=False)  # as the page says
-        kept = {"run": run.settings, "seconds": seconds, "resumed": resumed, **about, "origin": origin()}
-        kept["scores"] = scores.to_dict()
-        path.write_text(json.dumps(kept))
+        recommender, ids, about = made(run, users, split or users.histories, places)
+        kept = {"run": run.settings(places), "seconds": time.perf_counter() - began, "resumed": resumed, **about}
+        queries = users.histories.queries("test") if split is None else split.test
+
+        def scores() -> dict[str, Any]:
+            return {
+                name: evaluate(recommender, queries, ids, exclude_seen=exclude_seen).to_dict()
+                for name, exclude_seen in PROTOCOLS.items()
+            }
+
+        kept |= {"scores": scores(), "origin": origin()}
+        if run.name == UNITOK:
+            recommender.exact_items = 0  # the search of 200 prefixes, reranked
+            kept["beam"] = scores()
+        with whole_file(path) as partial:
+            partial.write_text(json.dumps(kept))
         shutil.rmtree(path.with_suffix(""), ignore_errors=True)
-    scores = Scores.from_dict(kept["scores"])
-    shown = [f"{metric}@10 {float(scores.values(metric).mean()):.4f}" for metric in ("recall", "ndcg")]
-    return f"{path}: {', '.join(shown)} by item, {kept['seconds'] / 60:.1f} min"
+    found = Scores.from_dict(kept["scores"]["excluded"])
+    shown = [f"{metric}@10 {float(found.values(metric).mean()):.4f}" for metric in ("recall", "ndcg")]
+    return f"{path}: {', '.join(shown)}, {kept['seconds'] / 60:.1f} min"
 
 
-def made(run: Run, places: Places, folder: Path) -> tuple[Recommender, Tensor | None, dict[str, Any]]:
+def made(
+    run: Run, users: Users, learnt: Histories | Split, places: Places
+) -> tuple[Any, Tensor | None, dict[str, Any]]:
     """Make a run's recommender; return it, the IDs for the token level, and other facts to keep."""
-    histories, num_items = read(run.domain, places.data)
-    training, validation = histories.training(), histories.queries("validation")
-    # Recommenders that rank items directly have no IDs: by token they are judged with the published ones.
-    others = find_domains(places.data)[run.domain] / f"{PUBLISHED['published UniTok IDs']}.parquet"
-    ids = published(others).groups() if others.exists() else None
-    if run.name == POPULARITY:
-        return Popularity(training, num_items), ids, {}
-    if run.name in (CHAIN, TUNED):
-        tried = [CHAIN_SETTINGS] if run.name == CHAIN else GRID
-        chains = [MarkovChain(training, num_items, **settings) for settings in tried]
-        groups = torch.arange(num_items)
-        ranked = [chain.rank(validation.histories, 10, exclude_seen=False) for chain in chains]
-        reached = [ndcg(names, validation.targets, groups, 10) for names in ranked]
-        best = int(np.argmax(reached))
-        return chains[best], ids, {"settings": tried[best], "validation": reached[best]}
-    recommender: SequenceRecommender
-    if run.name == SASREC:
-        table = TokenTable.items(num_items)
-        recommender = CausalRecommender.create(table, gpt2_config(**SASREC_MODEL), seed=run.seed)
+    split = learnt if isinstance(learnt, Split) else Split.leave_one_out(learnt)
+    if run.name in FIXED:
+        found, about = baseline(run.name, users, split)
+        return found, None, about
+    ids = None if run.ids is None else ids_of(run.ids, users, run.seed, places)
+    apart = run.name not in (TIGER, OLD)  # tokens of different experts
+    table = TokenTable.items(users.num_items) if ids is None else TokenTable.of(ids, by_expert=apart)
+    recommender = untrained(run, table, users, learnt, places)
+    history = train(recommender, learnt, run.training(places), directory=run.path(places.work).with_suffix(""))
+    about = {
+        "parameters": sum(p.numel() for p in recommender.model.parameters()),
+        "tokens": table.width,
+        "distinct": len(table.names.unique()),
+        "history": history,
+        "validation": max(epoch["ndcg"] for epoch in history),
+    }
+    if isinstance(recommender, HybridRecommender):
+        memory = recommender.model.memory
+        about["memory"] = sum(part.nbytes for part in (memory.offsets, memory.items, memory.value))
+    return recommender, None if ids is None else ids.groups(), about
+
+
+def baseline(name: str, users: Users, split: Split) -> tuple[Recommender, dict[str, Any]]:
+    """Make a recommender that isn't trained, with the best of its settings on validation, and say which that is."""
+    known, num_items, queries = split.training, users.num_items, split.validation
+    asked = queries[torch.randperm(len(queries), generator=torch.Generator().manual_seed(0))[:ASKED].sort().values]
+
+    def reached(recommender: Recommender) -> float:
+        return float(evaluate(recommender, asked).values().mean())
+
+    if name in GRIDS:
+        kind: Callable[..., Recommender] = {CHAIN: MarkovChain, KNN: ItemKNN}[name]
+        tried = [reached(kind(known, num_items, **settings)) for settings in GRIDS[name]]
+        settings = GRIDS[name][tried.index(max(tried))]
+        return kind(known, num_items, **settings), {"chosen": settings, "validation": max(tried)}
+    if name == POPULARITY:
+        found: Recommender = Popularity(known, num_items)
+    elif name == COLD_CONTENT:  # a chain of no histories leads nowhere
+        found = MarkovContent(Histories.from_lists([]), num_items, users.content, weight=1.0)
     else:
-        items = semantic_ids(run, places)
-        ids, table = items.groups(), TokenTable.of(items)
-        recommender = RQRecommender.create(table, gpt2_config(**MODEL), seed=run.seed)
-    history = train(recommender, histories, run.training, directory=folder)
-    parameters = sum(p.numel() for p in recommender.model.parameters())
-    about = {"parameters": parameters, "tokens": table.width, "names": len(table.names.unique()), "history": history}
-    return recommender, ids, about
+        found = fit_markov_content(split, num_items, users.content)
+    weight = {"chosen": {"weight": found.weight}} if isinstance(found, MarkovContent) else {}
+    return found, {**weight, "validation": reached(found)}
 
 
-def read(domain: str, data: Path) -> tuple[Histories, int]:
-    """Read a domain's histories; return them and its number of items."""
-    folder = find_domains(data)[domain]
-    num_items = len(read_catalogue(folder)[domain].keys)
-    return Histories.of(read_interactions(folder), num_items), num_items
+def untrained(
+    run: Run, table: TokenTable, users: Users, learnt: Histories | Split, places: Places
+) -> SequenceRecommender:
+    """Make a run's model; those of the ablations lack one thing."""
+    setting = run.setting(places)
+    if run.name == TIGER:
+        return T5Recommender.create(table, seed=run.seed)
+    if run.name == OLD:
+        return RQRecommender.create(table, rq_config(), seed=run.seed)
+    if isinstance(setting, SasrecSetting):
+        return setting.recommender(users.num_items, run.seed)
+    assert isinstance(setting, HybridSetting)
+    found = setting.recommender(table, None if run.name == NO_MEMORY else learnt, users.content, run.seed)
+    if run.name == NO_TRIE:
+        found.trie_weight = 0.0
+    elif run.name == NO_CONTENT:
+        found.model.content, found.model.centre = found.model.content[:, :0], found.model.centre[:0]
+    elif run.name == NO_START:
+        blank = setting.recommender(table, None, None, run.seed).model
+        found.model.trunk.load_state_dict(blank.trunk.state_dict())
+    return found
 
 
-def experiment(name: str) -> str | None:
-    """Return the run of experiments.py whose tokenizer makes the IDs, or None."""
-    return IDS.get(name, name if name in RUNS else None)
-
-
-def tokenizer(name: str, seed: int, places: Places) -> Any:
-    """Load a tokenizer of all domains; if it is missing, fit it where `benchmarks.studies.experiments` would."""
-    run = seeded(RUNS[name], seed, 20)
-    items = {key: tensor(domain.embeddings) for key, domain in read_catalogue(places.data).items()}
-    return fit(run, items, places.tokenizers / stem(name, run))
-
-
-def semantic_ids(run: Run, places: Places) -> SemanticIds:
-    """Return the IDs of the domain's items: ours with a suffix if some collide, published ones as they are."""
-    if run.name in PUBLISHED:
-        return published(find_domains(places.data)[run.domain] / f"{PUBLISHED[run.name]}.parquet")
-    domain = read_catalogue(places.data, [run.domain])[run.domain]
-    fitted = tokenizer(experiment(run.name) or run.name, run.seed, places)[run.domain]
-    return fitted.tokenize(tensor(domain.embeddings), run.domain).assign(domain.keys)
-
-
-def published(file: Path) -> SemanticIds:
-    """Read the IDs that others published for the same items."""
-    table = pq.read_table(file)
-    columns = [torch.from_numpy(table[c].to_numpy().copy()).long() for c in ("t0", "t1", "t2", "t3", "expert")]
-    codes, experts = torch.stack(columns[:4], 1), columns[4].clamp(min=0)[:, None]  # -1 if there are no experts
-    return SemanticIds(codes, experts, int(codes.max()) + 1, int(experts.max()) + 1)
-
-
-def note_ranking(kept: list[dict[str, Any]], places: Places) -> None:
-    """Save for experiments.py how its tokenizers' IDs ranked, by item, on the domain that all are tested on."""
-    for run in kept:
-        name, seed, domain = (run["run"][key] for key in ("name", "seed", "domain"))
-        if domain == DOMAINS[0] and (name := experiment(name)) is not None:
-            reached = float(Scores.from_dict(run["scores"]).values().mean())
-            folder = places.tokenizers / stem(name, seeded(RUNS[name], seed, 20))
-            (folder / "ranking.json").write_text(json.dumps({"ndcg@10": reached, "domain": domain}))
+def catalogue(domain: str, names: Sequence[str], seeds: Sequence[int], epochs: int | None, places: Places) -> Catalogue:
+    """Read a domain's finished runs, and note for experiments.py how its tokenizers' IDs ranked."""
+    runs: dict[str, list[Figures]] = {}
+    for run in planned(domain, names, seeds, epochs, places):
+        found = runs.setdefault(run.name, [])
+        if (kept := figures(run, places)) is not None:
+            kept["scores"] = {name: Scores.from_dict(scores) for name, scores in kept["scores"].items()}
+            kept["beam"] = {name: Scores.from_dict(scores) for name, scores in kept.get("beam", {}).items()}
+            found.append(kept)
+            if domain == DOMAINS[0] and (key := experiment(run.name)) is not None:
+                folder = places.tokenizers / stem(key, seeded(RUNS[key], run.seed, EPOCHS))
+                if folder.exists():
+                    reached = float(kept["scores"]["excluded"].values().mean())
+                    (folder / "ranking.json").write_text(json.dumps({"ndcg@10": reached, "domain": domain}))
+    missing = [name for name, found in runs.items() if not found]
+    return Catalogue(domain, {name: found for name, found in runs.items() if found}, missing)
 
 
 if __name__ == "__main__":

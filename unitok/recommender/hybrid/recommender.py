@@ -28,7 +28,6 @@ from unitok_kernels.rules import fail, typed
 
 EXACT_ITEMS = 2**18
 _CELLS_AT_ONCE = 2**21  # queries x items per batch of `rank`
-_START = 0.5  # mean length of the items' vectors at the start
 _NONE = torch.iinfo(torch.int64).min
 
 
@@ -62,6 +61,7 @@ class HybridRecommender(RQRecommender, kind="hybrid"):
     shuffles = False  # what a user did is taken out of the memory by its order
     exact_items: int = EXACT_ITEMS
     trie_weight: float = 1.0  # of writing the tokens, in the loss
+    start_length: float = 0.5  # mean length of the items' vectors at the start
     _kept: tuple[tuple[Any, ...], Tensor] | None = None  # what items are found by, and what that was made of
 
     def __init__(
@@ -129,7 +129,7 @@ class HybridRecommender(RQRecommender, kind="hybrid"):
                 weight = model.trunk.get_input_embeddings().weight
                 begun = summands(table.tokens, len(weight), principal(content, weight.shape[1]))
                 told = torch.bincount(table.tokens.flatten(), minlength=len(weight)) > 0
-                weight[told] = _START * begun[told]
+                weight[told] = cls.start_length * begun[told]
         return cls(model.eval(), table, history=history, beam=beam)
 
     @staticmethod

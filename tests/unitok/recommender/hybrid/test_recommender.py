@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tests.unitok.recommender.hybrid.test_memory import by_hand as recalled_by_hand
 from tests.unitok.recommender.test_sequence_models import HISTORY, ITEMS, histories, ids, make
 from unitok import SemanticIds
 from unitok.recommender import (
     Histories,
     HybridRecommender,
-    MarkovChain,
     RQRecommender,
     SequenceRecommender,
     TokenTable,
@@ -47,9 +47,9 @@ def by_hand(found: HybridRecommender, history: list[int]) -> list[float]:
     """The score of every item, of the formula, one item at a time."""
     model, items = found.model, torch.tensor([history])
     state = model(found.table.start, items, found.table.tokens[items])[0, -1]
-    chain = MarkovChain(KNOWN.training(), ITEMS, reach=5, learn=0.7, query=0.7)
-    recalled = torch.zeros(ITEMS, dtype=torch.float64)
-    recalled[chain.order] = chain._scores(items)[0]
+    training = KNOWN.training()
+    lists = [own.tolist() for own in training.items.split(training.lengths.tolist())]
+    recalled = recalled_by_hand(lists, history, ITEMS)
     content = torch.randn(ITEMS, 5, generator=torch.Generator().manual_seed(2))
     content = F.normalize(content - content.mean(0), dim=1)
     profile = F.normalize(sum(0.5**back * content[item] for back, item in enumerate(reversed(history))), dim=0)  # type: ignore[arg-type]
@@ -57,7 +57,7 @@ def by_hand(found: HybridRecommender, history: list[int]) -> list[float]:
     embeddings, scores = model.trunk.get_input_embeddings().weight, []
     for item in range(ITEMS):
         vector = model.items.weight[item] + sum(embeddings[token] for token in found.table.tokens[item])
-        score = math.exp(model.sharpness) * float(state @ vector) + trust[0] * math.log1p(float(recalled[item]) / 0.01)
+        score = math.exp(model.sharpness) * float(state @ vector) + trust[0] * math.log1p(recalled[item] / 0.01)
         scores.append(score + trust[1] * float(profile @ content[item]) + float(model.repeat) * (item in history))
     return scores
 
@@ -81,7 +81,8 @@ def test_the_loss_is_that_of_the_scores_and_of_the_tokens() -> None:
     expected = float(tokens.loss(torch.tensor([row])))
     for place, item in enumerate(row):
         assert found.rank([row[:place]], 1).shape == (1, 1)
-        states = found._read(torch.tensor([row[:place]], dtype=torch.int64))[:, -1]
+        before = torch.tensor([row[:place]], dtype=torch.int64)
+        states = found.model(found.table.start, before, found.table.tokens[before])[:, -1]
         profile = found.model.profiles(torch.tensor([row[:place]]))[:, -1] if place else torch.zeros(1, 5)
         met = torch.zeros(1, ITEMS)
         met[0, row[:place]] = 1.0
@@ -96,20 +97,18 @@ def test_the_loss_is_that_of_the_scores_and_of_the_tokens() -> None:
 
 @pytest.mark.parametrize("options", [{}, {"exclude_seen": False}, {"deny": [2, 3, 5]}, {"allow": list(range(40))}])
 @pytest.mark.parametrize("suffix", [True, False])
-def test_what_the_search_finds_is_ranked_as_if_all_were_scored(
-    suffix: bool, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    found, kept = hybrid(suffix=suffix, beam=12), []
-    search = HybridRecommender._found
-    monkeypatch.setattr(HybridRecommender, "_found", lambda *args: kept.append(search(*args)) or kept[-1])
+def test_what_the_search_finds_is_ranked_as_if_all_were_scored(suffix: bool, options: dict[str, Any]) -> None:
+    found, missed = hybrid(suffix=suffix, beam=6), 0
     for one in (found, found.within(torch.arange(2, ITEMS))):
         for history in histories(0, 3, HISTORY):
             one.exact_items = ITEMS
             every = one.rank(history[None], ITEMS, **options)[0].tolist()
             one.exact_items = 0
-            ranked = one.rank(history[None], 8, **options)[0].tolist()
-            assert ranked == [item for item in every if item in kept[-1] and item >= 0][:8]
-            assert 12 <= (kept[-1] >= 0).sum() < ITEMS - 5
+            ranked = one.rank(history[None], 6, **options)[0].tolist()
+            assert min(ranked) >= 0
+            assert ranked == [item for item in every if item in ranked]
+            missed += ranked != every[:6]
+    assert missed  # so it did search: these weights write other items than they score best
 
 
 def test_a_narrow_search_finds_what_came_after_the_history() -> None:
