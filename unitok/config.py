@@ -39,6 +39,7 @@ PRESETS = {
     "public_code": Preset("parallel", routed_scale=0.95, shared_weight=0.05, dense=True),
 }
 CALIBRATIONS = ("paper", "variation")
+_NEWER = ("view_weight",)  # settings that older releases don't know
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,8 @@ class UniTokConfig:
         calibration: form of L_mi. "paper" is Var - beta Mean; at its weight of .03 it is too weak to have an effect.
             "variation" is sqrt(Var) / Mean on the same number of rows per domain. It has no scale: a weight of .01
             lowers Var several times at a small price in L_rec (docs/results/calibration.md).
+        view_weight: how much an item's vectors in a view count in its ID, as a share of its latents' variance, above 0.
+            Higher: items of alike behaviour get more alike IDs, which tell less of their embeddings.
 
     Raises:
         ValueError: a setting is out of its range or unknown.
@@ -143,6 +146,7 @@ class UniTokConfig:
     bandwidth: float | str = "median"
     normalised_hsic: bool = False
     calibration: str = "paper"
+    view_weight: float = 1.0
 
     def __post_init__(self) -> None:
         settings = _typed("UniTokConfig", vars(self))
@@ -154,9 +158,11 @@ class UniTokConfig:
         """Return the settings as a JSON-serialisable dict.
 
         Returns:
-            dict: names and values; `from_dict` reads it.
+            dict: names and values; `from_dict` reads it. `view_weight` is left out where it is the default, so that
+            releases that know no views can read it, too.
         """
-        return dataclasses.asdict(self)
+        found, default = dataclasses.asdict(self), type(self)()
+        return {key: value for key, value in found.items() if key not in _NEWER or value != getattr(default, key)}
 
     @classmethod
     def from_dict(cls, settings: dict[str, Any]) -> UniTokConfig:
@@ -213,7 +219,7 @@ def _check_settings(what: str, settings: Mapping[str, Any]) -> None:
         whole(name, 0)
     seed, widths, bandwidth = settings["seed"], settings["encoder_widths"], settings["bandwidth"]
     check(type(seed) is int and 0 <= seed < 2**32, "seed", "a whole number from 0 to 2^32 - 1")
-    for name in ("learning_rate", "gradient_clip"):
+    for name in ("learning_rate", "gradient_clip", "view_weight"):
         check(_is_number(settings[name]) and settings[name] > 0, name, "positive")
     decay, final, held_out = (settings[n] for n in ("weight_decay", "final_learning_rate", "validation_fraction"))
     check(_is_number(decay) and decay >= 0, "weight_decay", "at least 0")

@@ -46,6 +46,36 @@ def _as_array(what: str, name: str, x: object) -> object:
     return found if found.dtype.kind == "f" else found.astype(np.float64)
 
 
+def vectors(what: str, name: str, given: object, count: int, width: int | None = None) -> NDArray[np.float32]:
+    """Check the vectors of items in a view: (N, B), a row being finite, or NaN in all of its columns for none.
+
+    Args:
+        what: the operation that a message names.
+        name: the argument that it names.
+        given: (N, B) float16, float32 or float64; or a list of rows, or a table of pandas or polars, of numbers.
+        count: N, the number of items.
+        width: B, if that is known.
+
+    Returns:
+        ndarray: (N, B) float32.
+
+    Raises:
+        ValueError: not a matrix, another size; infinity, or NaN in a part of a row (with the row).
+        TypeError: not an array of floats.
+    """
+    array = arrays.floating(what, name, _as_array(what, name, given), "(N, B)", (2, 4, 8))
+    rules.same(what, name, len(array), "x", count, "length")
+    if width is not None:
+        rules.same(what, name, array.shape[1], "the tokenizer", width, "width")
+    if not array.shape[1]:
+        rules.fail(what, name, "of at least one column", 0, "Leave the view out.")
+    with np.errstate(over="ignore"):  # values beyond float32 become infinite, and are refused below
+        rows = array.astype(np.float32)
+    known = np.where(np.isnan(rows).all(axis=1, keepdims=True), np.float32(0), rows)
+    arrays.finite(what, name, known, "Make the whole row NaN if the item has no vector.")
+    return rows
+
+
 def check_latents(what: str, z: NDArray[np.float32]) -> None:
     """Refuse items whose latents overflow.
 

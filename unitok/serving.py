@@ -6,12 +6,13 @@
     tokenizer.assigned.items(["<a_1><b_7><c_0><f_0>"])
     tokenizer.decode(ids)
 
-The IDs are those of `Tokenizer.from_pretrained(directory).tokenize(x, domain)`. The native module must be built.
+The IDs are those of `Tokenizer.from_pretrained(directory).tokenize(x, domain)`, as are those with views. The native
+module must be built.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from unitok.config import PRESETS
 from unitok.ids.lookup import AssignedTexts
 from unitok.ids.text import read_tokens, token_text
-from unitok.numerics import check_latents, embeddings, softmax, top_experts
+from unitok.numerics import check_latents, embeddings, softmax, top_experts, vectors
 from unitok.storage.layout import checked_config, fingerprint_of
 from unitok.storage.pair import read_pair
 from unitok.storage.saved import NOT_WHOLE, TOKENIZER, not_whole
@@ -125,22 +126,28 @@ class ServingTokenizer:
         self.encoder, self.decoder = (
             [layer(f"{part}.{2 * depth}") for depth in depths] for part in ("encoder", "decoder")
         )
+        self.views = {each["domain"]: (place, each["views"]) for place, each in enumerate(settings.get("views", ()))}
         self.router = layer("router") if "router.weight" in state else None
         self.codebooks = state["quantizer.codebooks"]
         self.shared_codebooks = state.get("quantizer.shared_codebooks")
 
-    def tokenize(self, x: NDArray[Any], domain: str | None = None) -> ItemIds:
-        """Give each item its semantic ID; an item's ID depends only on its own embedding and domain.
+    def tokenize(
+        self, x: NDArray[Any], domain: str | None = None, *, views: Mapping[str, NDArray[Any]] | None = None
+    ) -> ItemIds:
+        """Give each item its semantic ID, which depends only on its own embedding and vectors, and its domain.
 
         Args:
             x: (N, D_in) float16, float32 or float64 embeddings. N = 0 works.
-            domain: a domain that the tokenizer knows; needed only for domains that were added with a new expert.
+            domain: a domain that the tokenizer knows; needed only for domains that were added with a new expert or
+                fitted with views.
+            views: name of the view -> (N, B) float vectors of the items; rows of NaN for items that have none.
 
         Returns:
             ItemIds: codes (N, L), experts (N, S), and shared codes (N, L) where the preset has a shared expert.
 
         Raises:
-            ValueError: wrong width, NaN or infinity (with the row), unknown domain.
+            ValueError: wrong width, NaN or infinity (with the row), unknown domain, or a view that the tokenizer or the
+                domain wasn't fitted with.
             TypeError: x isn't an array of floats.
         """
         rows = embeddings("tokenize", "x", x)
@@ -148,6 +155,7 @@ class ServingTokenizer:
         if domain is not None and domain not in self.experts:
             known = ", ".join(self.experts)
             rules.fail("tokenize", "domain", f"one of {known}", repr(domain), "Add it with Tokenizer.add_domain.")
+        beside = self._beside(views or {}, len(rows), domain)
         z = self._latents(rows)
         if self.router is None:
             return self._items(np.zeros((len(z), 1), np.int64), z, None)
@@ -159,10 +167,20 @@ class ServingTokenizer:
         if self.preset.dense:
             return self._item_ids(experts, *self._dense(z, experts, softmax(logits).astype(np.float32)))
         if self.preset.shared == "parallel":
-            return self._items(experts, z, self.shared_codebooks)
-        assert self.shared_codebooks is not None
-        shared = encode(z, self.shared_codebooks, threads=self.threads)
-        return self._items(experts, z - shared.quantized, None)._replace(shared_codes=shared.codes)
+            residual, found = z, self._items(experts, z, self.shared_codebooks)
+        else:
+            assert self.shared_codebooks is not None
+            shared = encode(z, self.shared_codebooks, threads=self.threads)
+            residual = z - shared.quantized
+            found = self._items(experts, residual, None)._replace(shared_codes=shared.codes)
+        if beside is None:
+            return found
+        columns, codebooks = beside
+        whole = np.concatenate([self.codebooks[own], codebooks], axis=2)
+        codes = encode(np.concatenate([residual, columns], axis=1), whole, threads=self.threads).codes
+        if found.slot_codes is not None:
+            found.slot_codes[:, 0] = codes
+        return found._replace(codes=codes)
 
     def decode(self, ids: ItemIds | Sequence[str]) -> Floats:
         """Rebuild item embeddings from IDs, as `Tokenizer.decode` does, up to the rounding of sums.
@@ -219,6 +237,27 @@ class ServingTokenizer:
         if self.preset.shared == "first":
             return routed + (shared if told else self._state["mean_shared"][experts[:, 0]])
         return np.asarray(routed + self.preset.shared_weight * shared)
+
+    def _beside(
+        self, given: Mapping[str, NDArray[Any]], count: int, domain: str | None
+    ) -> tuple[Floats, Floats] | None:
+        """What stands beside latents and codewords of a domain that has views; see `unitok.model.views.DomainViews`."""
+        place, views = self.views.get(domain, (0, []))
+        widths = {view["name"]: view["width"] for view in views}
+        if unknown := [name for name in given if name not in widths]:
+            rule = f"of those that the domain was fitted with ({', '.join(widths) or 'none'})"
+            got = f"{unknown[0]!r} of {domain!r}"
+            rules.fail("tokenize", "views", rule, got, "Name the domain, or leave the view out.")
+        if not views:
+            return None
+        parts = [
+            vectors("tokenize", f"views[{name!r}]", given[name], count, width)
+            if name in given
+            else np.full((count, width), np.nan, np.float32)
+            for name, width in widths.items()
+        ]
+        means, scales, codebooks = (self._state[f"views.{place}.{name}"] for name in ("means", "scales", "codebooks"))
+        return np.nan_to_num((np.concatenate(parts, axis=1) - means) * scales, nan=0.0), codebooks
 
     def _latents(self, rows: Floats) -> Floats:
         z = self._through(self.encoder, rows)

@@ -9,34 +9,38 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from unitok.config import UniTokConfig
-from unitok.data.catalogue import EmbeddingInfo
+from unitok.data.catalogue import Domain, EmbeddingInfo
 from unitok.evaluation.domain_check import DomainCheck, Familiarity, check_domain, familiarity
 from unitok.evaluation.report import Report, make_report
 from unitok.ids.semantic_ids import AssignedIds, SemanticIds
 from unitok.model.encoding import Encoded, encode_items
 from unitok.model.inputs import (
     Rows,
-    check_experts,
+    Vectors,
+    beside,
+    beside_each,
     check_settings,
     checked_domains,
     checked_ids,
     checked_rows,
+    checked_vectors,
+    checked_views,
+    item_keys,
     stated,
     stated_by_all,
 )
-from unitok.model.mixture import DenseMixtureVQ
 from unitok.model.network import UniTokModel
-from unitok.numerics import check_latents
+from unitok.model.saved import load_model, settings_of
 from unitok.storage.layout import Fingerprint, checked_config, fingerprint_of
 from unitok.storage.pair import read_pair, write_pair
 from unitok.storage.saved import NOT_WHOLE, TOKENIZER, free_to_save, not_whole
-from unitok.training.initialisation import kmeans_chain
-from unitok.training.monitor import snapshot
-from unitok.training.trainer import Progress, Trainer
-from unitok_kernels import checks, residual_encode
+from unitok.training.fitting import fit_model, fit_views
+from unitok.training.initialisation import add_expert
+from unitok.training.trainer import Progress
+from unitok_kernels import checks
 
 ADD_MODES = ("new_expert", "frozen")
 
@@ -48,7 +52,7 @@ class DomainInfo:
     Attributes:
         name: its name.
         num_items: number of items it was fitted on or added with.
-        expert: the expert that `add_domain` made for it, used only by this domain; None if the router decides.
+        expert: its own expert, which `add_domain` made, or `fit` if it has views; None if the router decides.
     """
 
     name: str
@@ -86,6 +90,7 @@ class Tokenizer:
         domains: Mapping[str, Rows],
         config: UniTokConfig | None = None,
         *,
+        views: Mapping[str, Mapping[str, Vectors]] | None = None,
         embedding: EmbeddingInfo | None = None,
         directory: str | Path | None = None,
         progress: Progress | None = None,
@@ -96,6 +101,8 @@ class Tokenizer:
         Args:
             domains: name -> (N_k, D_in) float embeddings, all of one width, made by one model.
             config: the settings; None uses the defaults.
+            views: name of the view -> name of the domain -> (N_k, B) float vectors of its items, such as
+                `unitok.data.behaviour` makes; rows of NaN for items that have none. Domains may be left out.
             embedding: what made the embeddings; saved, and compared by `tokenize`.
             directory: folder for checkpoint and history; a checkpoint found there is resumed. None writes nothing.
             progress: called after each step with the steps done, their total, and a line about the loss.
@@ -115,52 +122,47 @@ class Tokenizer:
         config = UniTokConfig() if config is None else config
         check_settings("fit", config, embedding)
         parts = checked_domains(domains)
+        given = checked_views(views, parts, config)
         embedding = stated_by_all(domains, embedding)
-        x = torch.cat(list(parts.values()))
-        labels = torch.repeat_interleave(torch.tensor([len(p) for p in parts.values()]))
-        num_experts = len(parts) if config.num_experts is None else config.num_experts
-        check_experts(config, num_experts, len(x))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            model = UniTokModel(x.shape[1], num_experts, config)
-        trainer = Trainer(
-            model,
-            x,
-            labels,
-            list(parts),
-            config,
-            directory=None if directory is None else Path(directory),
-            progress=progress,
-            on_epoch=on_epoch,
-        )
-        history = trainer.run()
-        seen = snapshot(model, x)
-        model.remember_means(seen.routing, seen.quantized)
-        tokenizer = cls(model, [DomainInfo(name, len(p)) for name, p in parts.items()], embedding)
+        model, history = fit_model(parts, config, directory=directory, progress=progress, on_epoch=on_epoch)
+        own = fit_views(model, parts, given)
+        tokenizer = cls(model, [DomainInfo(name, len(p), own.get(name)) for name, p in parts.items()], embedding)
         tokenizer.history = history
         measured = {name: familiarity("fit", model, rows) for name, rows in parts.items()}
         tokenizer.familiar = {name: figures for name, figures in measured.items() if figures is not None}
         return tokenizer
 
     @torch.no_grad()
-    def tokenize(self, x: Rows, domain: str | None = None, *, embedding: EmbeddingInfo | None = None) -> SemanticIds:
-        """Give each item its semantic ID; an item's ID depends only on its own embedding and domain.
+    def tokenize(
+        self,
+        x: Rows,
+        domain: str | None = None,
+        *,
+        views: Mapping[str, Vectors] | None = None,
+        embedding: EmbeddingInfo | None = None,
+    ) -> SemanticIds:
+        """Give each item its semantic ID, which depends only on its own embedding and vectors, and its domain.
 
         Args:
             x: (N, D_in) float embeddings: a tensor, an array, a list of rows, or a table of pandas or polars. N may
                 be 0.
-            domain: a domain that the tokenizer knows; needed only for domains that were added with a new expert.
+            domain: a domain that the tokenizer knows; needed only for domains that were added with a new expert or
+                fitted with views. Without it, IDs are those of a tokenizer that was fitted without views.
+            views: name of the view -> (N, B) float vectors of the items; rows of NaN for items that have none.
             embedding: what made x; refused if the tokenizer was fitted on other embeddings.
 
         Returns:
             SemanticIds: codes (N, L), experts (N, S), and shared codes (N, L) where the preset has a shared expert.
 
         Raises:
-            ValueError: wrong width, NaN or infinity (with the row), unknown domain, other embedding model.
+            ValueError: wrong width, NaN or infinity (with the row), unknown domain, other embedding model, or a view
+                that it or the domain wasn't fitted with.
             TypeError: x is neither a tensor nor an array of floats.
         """
         self.check_embedding("tokenize", stated(x, embedding))
-        return encode_items("tokenize", self.model, self._input("tokenize", x), self._expert("tokenize", domain)).ids
+        rows, expert = self._input("tokenize", x), self._expert("tokenize", domain)
+        seen = beside("tokenize", self.model, views, len(rows), domain)
+        return encode_items("tokenize", self.model, rows, expert, seen).ids
 
     @torch.no_grad()
     def decode(self, ids: SemanticIds | AssignedIds | Sequence[str]) -> Tensor:
@@ -178,21 +180,18 @@ class Tokenizer:
             TypeError: they are no IDs.
         """
         ids = checked_ids("decode", ids, self.config, self.model.num_experts)
-        levels, size, slots = self.config.num_levels, self.config.codebook_size, self.config.top_k
-        has = (ids.num_levels, ids.codebook_size, slots if ids.slot_codes is None else ids.experts.shape[1])
-        if has != (levels, size, slots) or ids.num_experts > self.model.num_experts:
-            rule = f"of {levels} levels of {size} codewords, at most {self.model.num_experts} experts, {slots} slots"
-            got = f"{has[0]} levels of {has[1]} codewords, {ids.num_experts} experts, {has[2]} slots"
-            checks.fail("decode", "ids", rule, got, "Use the tokenizer that made them.")
         return torch.cat([self.model.decoder(z) for z in self.model.latents(ids).split(4096)])
 
-    def report(self, x: Rows | Mapping[str, Rows], domain: str | None = None) -> Report:
+    def report(
+        self, x: Rows | Mapping[str, Rows], domain: str | None = None, *, views: Mapping[str, Any] | None = None
+    ) -> Report:
         """Measure the tokenizer on items.
 
         Args:
             x: (N, D_in) embeddings of one domain, or a mapping of names to them; domains that the tokenizer doesn't
                 know go through its router.
             domain: the domain of x, if x isn't a mapping.
+            views: as `tokenize` takes them; if x is a mapping, as `fit` does.
 
         Returns:
             Report: collisions, entropies, errors, router and codebook use, per domain and over all.
@@ -207,7 +206,8 @@ class Tokenizer:
         parts = {name: self._input("report", rows) for name, rows in named.items()}
         checks.at_least("report", "x's rows", sum(map(len, parts.values())), 1, "Give it items to measure.")
         experts = {name: self.domains[name].expert if name in self.domains else None for name in parts}
-        return make_report(self.model, parts, experts)
+        seen = beside_each("report", self.model, views, parts, isinstance(x, Mapping))
+        return make_report(self.model, parts, experts, seen)
 
     def check_domain(self, x: Rows, *, embedding: EmbeddingInfo | None = None) -> DomainCheck:
         """Check whether the tokenizer can be used for an unseen catalogue: go or no-go, before it is tokenized.
@@ -255,22 +255,8 @@ class Tokenizer:
             checks.fail("add_domain", "name", "a new domain's name", repr(name), "Choose another name.")
         rows = self._input("add_domain", x)
         checks.at_least("add_domain", "x's rows", len(rows), 1, "Give it the domain's items.")
-        quantizer, expert = self.model.quantizer, None
-        if mode == "new_expert":
-            if isinstance(quantizer, DenseMixtureVQ) or self.model.router is None:
-                rule = f"'frozen' where no expert has a chain of its own (preset {self.config.preset!r}"
-                rule += f", num_experts {self.config.num_experts})"
-                checks.fail("add_domain", "mode", rule, repr(mode), "Use it, or fit anew with the domain.")
-            z, _ = self.model.encode(rows)
-            check_latents("add_domain", z.numpy())
-            shared = quantizer.shared_codebooks
-            base = torch.zeros_like(z) if shared is None else residual_encode(z, shared).quantized
-            residual = z - base if quantizer.shared == "first" else z
-            sizes = (self.config.num_levels, self.config.codebook_size)
-            chain = kmeans_chain(residual, *sizes, seed=self.config.seed + len(self.domains))
-            expert = self.model.num_experts
-            quantizer.codebooks = nn.Parameter(torch.cat([quantizer.codebooks, chain[None]]))
-            self.model.mean_shared = torch.cat([self.model.mean_shared, base.mean(0, keepdim=True)])
+        is_own, seed = mode == "new_expert", self.config.seed + len(self.domains)
+        expert = add_expert("add_domain", self.model, rows, seed) if is_own else None
         self.domains[name] = DomainInfo(name, len(rows), expert)
 
     def save_pretrained(self, directory: str | Path, *, force: bool = False) -> None:
@@ -287,9 +273,7 @@ class Tokenizer:
         """
         folder = Path(directory)
         settings = {
-            "config": self.config.to_dict(),
-            "input_dim": self.model.input_dim,
-            "router_experts": self.model.routable_experts,
+            **settings_of(self.model),
             "domains": [dataclasses.asdict(domain) for domain in self.domains.values()],
             "embedding": None if self.embedding is None else dataclasses.asdict(self.embedding),
             "history": self.history,
@@ -317,15 +301,9 @@ class Tokenizer:
         try:
             settings, arrays = read_pair("from_pretrained", folder)
             config = checked_config(settings, arrays)
-            state = {name: torch.from_numpy(value) for name, value in arrays.items()}
             domains = [DomainInfo(**domain) for domain in settings["domains"]]
             embedding = settings["embedding"] and EmbeddingInfo(**settings["embedding"])
-            with torch.random.fork_rng(devices=[]):
-                model = UniTokModel(settings["input_dim"], settings["router_experts"], config)
-            grown, own = len(state["quantizer.codebooks"]), model.quantizer.codebooks  # by domains added
-            model.quantizer.codebooks = nn.Parameter(own.new_empty(grown, *own.shape[1:]))
-            model.mean_shared = model.mean_shared.new_empty(grown, model.mean_shared.shape[1])
-            model.load_state_dict(state)
+            model = load_model(settings, arrays, config)
             tokenizer = cls(model, domains, embedding)
             tokenizer.history = settings["history"]
             familiar = settings.get("familiar", {})  # older tokenizers have none
@@ -355,20 +333,54 @@ class Tokenizer:
         checks.same(what, "x", rows.shape[1], "the tokenizer", self.model.input_dim, "width")
         return rows
 
-    def encode(self, x: Tensor, domain: str | None) -> Encoded:
+    def encode(self, x: Tensor, domain: str | None, views: Mapping[str, Vectors] | None = None) -> Encoded:
         """Encode, route and quantise items; an item's result doesn't depend on the others.
 
         Args:
             x: (N, D_in) float32.
             domain: a domain that the tokenizer knows, or None.
+            views: as `tokenize` takes them.
 
         Returns:
             Encoded: IDs, latents and their approximation.
 
         Raises:
-            ValueError: the domain is unknown.
+            ValueError: the domain is unknown, or a view doesn't fit.
         """
-        return encode_items("encode", self.model, x, self._expert("encode", domain))
+        expert = self._expert("encode", domain)
+        return encode_items("encode", self.model, x, expert, beside("encode", self.model, views, len(x), domain))
+
+    def remember(self, items: Domain, views: Mapping[str, Vectors], domain: str | None = None) -> None:
+        """Keep vectors of items, so that these keep their IDs whatever becomes of what the vectors were made of.
+
+        Args:
+            items: the items, known again by `source_ids` where these tell them apart, else by number and embedding.
+            views: as `tokenize` takes them.
+            domain: the domain as which they are tokenized; None takes that of their name.
+
+        Raises:
+            ValueError: a view that the domain wasn't fitted with, or that doesn't fit the items.
+        """
+        name = items.name if domain is None else domain
+        own, keys = self.model.viewed.get(name), item_keys(items, name)
+        vectors = checked_vectors("remember", own, views, len(keys), name)
+        if own is not None and vectors is not None:
+            own.remember(keys, vectors)
+
+    def recall(self, items: Domain, domain: str | None = None) -> dict[str, Tensor]:
+        """Return the vectors that `remember` kept of items, for `tokenize`.
+
+        Args:
+            items: the items.
+            domain: the domain as which they are tokenized; None takes that of their name.
+
+        Returns:
+            dict: name of the view -> (N, B) float32, rows of NaN for items of which none is kept; empty if the domain
+            has no views.
+        """
+        name = items.name if domain is None else domain
+        own = self.model.viewed.get(name)
+        return {} if own is None else own.parted(own.recall(item_keys(items, name)))
 
     def fingerprint(self) -> Fingerprint:
         """Identify the tokenizer by digests of its weights, so that stored IDs can be checked to be its own.
@@ -381,7 +393,7 @@ class Tokenizer:
         return fingerprint_of(self.config, weights)
 
     def _expert(self, what: str, domain: str | None) -> int | None:
-        """The own expert of an added domain; None if the router decides."""
+        """The own expert of a domain; None if the router decides."""
         if domain is not None and (not isinstance(domain, str) or domain not in self.domains):
             names = ", ".join(self.domains)
             checks.fail(what, "domain", f"one of {names}", repr(domain), "Add it with add_domain.")

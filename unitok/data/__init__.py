@@ -1,4 +1,11 @@
-"""Catalogues: reading, importing, embedding and writing them, and a generator of them."""
+"""Catalogues: reading, importing, embedding and writing them, a generator of them, and vectors of users' behaviour.
+
+Importing this package imports no torch; `behaviour` is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+from typing import Any
 
 from unitok.data.catalogue import CatalogueError, Domain, EmbeddingInfo, Interactions
 from unitok.data.embedding import embed_domain
@@ -12,6 +19,7 @@ __all__ = [
     "EmbeddingInfo",
     "ImportedDomain",
     "Interactions",
+    "behaviour",
     "embed_domain",
     "find_domains",
     "generate_catalogue",
@@ -21,6 +29,14 @@ __all__ = [
     "read_interactions",
     "write_domain",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "behaviour":
+        from unitok.data.transitions import behaviour
+
+        return behaviour
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

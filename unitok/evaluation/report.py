@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +17,7 @@ from unitok.ids.semantic_ids import SemanticIds
 from unitok.metrics.dependence import equal_hsic
 from unitok.model.encoding import Encoded, encode_items
 from unitok.model.network import UniTokModel
+from unitok.model.views import Beside
 from unitok_kernels import hsic
 
 if TYPE_CHECKING:
@@ -163,18 +165,24 @@ class Report:
 
 
 @torch.no_grad()
-def make_report(model: UniTokModel, parts: Mapping[str, Tensor], experts: Mapping[str, int | None]) -> Report:
+def make_report(
+    model: UniTokModel,
+    parts: Mapping[str, Tensor],
+    experts: Mapping[str, int | None],
+    beside: Mapping[str, Beside | None] = MappingProxyType({}),
+) -> Report:
     """Measure a tokenizer; see `Tokenizer.report`.
 
     Args:
         model: the tokenizer's network.
         parts: name -> (N_k, D_in) float32 items.
-        experts: name -> the expert of a domain that was added with its own, or None where the router decides.
+        experts: name -> the expert of a domain that has its own, or None where the router decides.
+        beside: name -> what stands beside the latents of a domain that has views.
 
     Returns:
         Report: the figures.
     """
-    seen = {name: encode_items("report", model, rows, experts[name]) for name, rows in parts.items()}
+    seen = {name: encode_items("report", model, rows, experts[name], beside.get(name)) for name, rows in parts.items()}
     ids = {name: encoded.ids for name, encoded in seen.items()}
     everything = SemanticIds.concatenate(list(ids.values()))
     by_id = {name: model.latents(replace(i, shared_codes=None, slot_codes=None)) for name, i in ids.items()}

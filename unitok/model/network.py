@@ -14,6 +14,7 @@ import unitok_kernels as uk
 from unitok.config import PRESETS, UniTokConfig
 from unitok.ids.semantic_ids import SemanticIds
 from unitok.model.mixture import DenseMixtureVQ
+from unitok.model.views import DomainViews
 from unitok_kernels.nn import MoEResidualOutput, MoEResidualVQ
 from unitok_kernels.ops.ordered_linear import ordered_linear
 
@@ -106,6 +107,8 @@ class UniTokModel(nn.Module):
                 commitment_weight=config.weights.commitment,
             )
 
+        self.views = nn.ModuleList()  # of the domains that have some: see `DomainViews`
+
         # Training means, used by `latents` for what an ID does not contain.
         self.mean_weights: Tensor
         self.mean_shared: Tensor
@@ -121,6 +124,11 @@ class UniTokModel(nn.Module):
     def routable_experts(self) -> int:
         """Number of experts that the router chooses among; 0 without a router."""
         return 0 if self.router is None else self.router.out_features
+
+    @property
+    def viewed(self) -> dict[str, DomainViews]:
+        """The views of the domains that have some, by their names."""
+        return {views.domain: views for views in self.views if isinstance(views, DomainViews)}
 
     def route(self, logits: Tensor | None, z: Tensor, probs: Tensor | None = None) -> Routing:
         """Choose experts by the router's logits.

@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from unitok.config import PRESETS, UniTokConfig
 
 _OF_EXPERTS = ("quantizer.codebooks", "mean_shared")  # the weights with one row per expert
-_TYPES = {"config": dict, "input_dim": int, "router_experts": int, "domains": list, "history": list, "familiar": dict}
+_TYPES = {"config": dict, "input_dim": int, "router_experts": int, "domains": list, "history": list}
+_TYPES |= {"familiar": dict, "views": list}
+_NEWER = ("familiar", "views")  # which older tokenizers don't have
 
 
 class Fingerprint(TypedDict):
@@ -74,7 +76,7 @@ def checked_config(settings: Mapping[str, Any], weights: Mapping[str, NDArray[An
         ValueError: a setting is missing, or of another type or value; weights are missing, or of other shapes.
     """
     for name, kind in _TYPES.items():
-        if name not in settings and name == "familiar":  # older tokenizers have none
+        if name not in settings and name in _NEWER:
             continue
         if type(settings.get(name)) is not kind:
             raise ValueError(f"{name} must be a {kind.__name__}, got {_shown(settings.get(name))}")
@@ -85,10 +87,16 @@ def checked_config(settings: Mapping[str, Any], weights: Mapping[str, NDArray[An
         raise ValueError(f"router_experts must be {allowed} and at least top_k = {config.top_k}, got {_shown(routed)}")
     codebooks = weights.get("quantizer.codebooks")
     experts = len(codebooks) if codebooks is not None and codebooks.ndim else 0
-    _check_weights(_shapes(config, settings["input_dim"], routed, experts), weights)
+    views = settings.get("views", [])
+    _check_views(views)
+    shapes = _shapes(config, settings["input_dim"], routed, experts)
+    _check_weights(shapes | _view_shapes(config, views, weights), weights)
     if experts < max(routed, 1):
         raise ValueError(f"quantizer.codebooks must be of at least {max(routed, 1)} experts, got {experts}")
     _check_domains(settings["domains"], routed, experts)
+    own = {domain["name"] for domain in settings["domains"] if domain["expert"] is not None}
+    if strange := [each["domain"] for each in views if each["domain"] not in own]:
+        raise ValueError(f"views must be of domains that have an expert of their own, got {_shown(strange[0])}")
     _check_embedding(settings.get("embedding"))
     for name, figures in settings.get("familiar", {}).items():
         if not isinstance(figures, dict) or not all(_is_figure(value) for value in figures.values()):
@@ -113,14 +121,52 @@ def _shapes(config: UniTokConfig, input_dim: int, routed: int, experts: int) -> 
     return shapes
 
 
+def _view_shapes(
+    config: UniTokConfig, views: list[Any], weights: Mapping[str, NDArray[Any]]
+) -> dict[str, tuple[int, ...]]:
+    """The shape of each array of the views; how many items are remembered, the arrays alone say."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for place, each in enumerate(views):
+        width, keys = sum(view["width"] for view in each["views"]), weights.get(f"views.{place}.keys")
+        remembered = len(keys) if keys is not None and keys.ndim else 0
+        for name, shape in (
+            ("codebooks", (config.num_levels, config.codebook_size, width)),
+            ("means", (width,)),
+            ("scales", (width,)),
+            ("keys", (remembered,)),
+            ("vectors", (remembered, width)),
+        ):
+            shapes[f"views.{place}.{name}"] = shape
+    return shapes
+
+
 def _check_weights(shapes: Mapping[str, tuple[int, ...]], weights: Mapping[str, NDArray[Any]]) -> None:
     if shapes.keys() != weights.keys():
         odd = ", ".join(sorted(shapes.keys() ^ weights.keys()))
         raise ValueError(f"the weights must be those that the settings describe, got more or fewer: {odd}")
     for name, shape in shapes.items():
-        found = weights[name]
-        if found.dtype != np.float32 or found.shape != shape:
-            raise ValueError(f"{name} must be float32 of {_shown(shape)}, got {found.dtype} of {found.shape}")
+        found, kind = weights[name], "int64" if name.endswith(".keys") else "float32"
+        if found.dtype != np.dtype(kind) or found.shape != shape:
+            raise ValueError(f"{name} must be {kind} of {_shown(shape)}, got {found.dtype} of {found.shape}")
+
+
+def _check_views(views: list[Any]) -> None:
+    """Check the views of each domain that has some: their names and widths."""
+    for each in views:
+        if not isinstance(each, dict) or each.keys() != {"domain", "views"} or not isinstance(each["views"], list):
+            raise ValueError(f"views must have domain and views each, got {_shown(each)}")
+        for view in each["views"]:
+            if not isinstance(view, dict) or view.keys() != {"name", "width"} or not isinstance(view["name"], str):
+                raise ValueError(f"views of a domain must have a name and a width each, got {_shown(view)}")
+            if type(view["width"]) is not int or view["width"] < 1:
+                raise ValueError(f"views of a domain must have a count as width, got {_shown(view)}")
+        _check_distinct("views of a domain", [view["name"] for view in each["views"]])
+    _check_distinct("views", [each["domain"] for each in views])
+
+
+def _check_distinct(what: str, names: list[Any]) -> None:
+    if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+        raise ValueError(f"{what} must have distinct names, got {_shown(names)}")
 
 
 def _check_domains(domains: list[Any], routed: int, experts: int) -> None:
@@ -134,9 +180,7 @@ def _check_domains(domains: list[Any], routed: int, experts: int) -> None:
         if own is not None and (type(own) is not int or not routed <= own < experts):
             rule = f"null, or the number of an added expert, from {routed} to {experts - 1}"
             raise ValueError(f"the expert of the domain {domain['name']!r} must be {rule}, got {_shown(own)}")
-    names = [domain["name"] for domain in domains]
-    if len(set(names)) < len(names):
-        raise ValueError(f"domains must have distinct names, got {_shown(names)}")
+    _check_distinct("domains", [domain["name"] for domain in domains])
 
 
 def _check_embedding(embedding: Any) -> None:

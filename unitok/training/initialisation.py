@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import unitok_kernels as uk
 from unitok.model.mixture import DenseMixtureVQ
 from unitok.model.network import UniTokModel
+from unitok.model.views import DomainViews
+from unitok.numerics import check_latents
 from unitok.training.monitor import Snapshot
+from unitok_kernels import checks
 
 MOST_ROWS = 20_000  # k-means on more rows takes longer, for the same codebooks
 _ITERATIONS = 10
@@ -98,6 +101,56 @@ def start_codebooks(model: UniTokModel, z: Tensor, seed: int) -> None:
         if len(rows) == 0:  # an expert without rows still gets a usable codebook
             rows = routed
         quantizer.codebooks[expert].copy_(kmeans_chain(rows, levels, size, seed + 100 * (expert + 1)))
+
+
+@torch.no_grad()
+def add_expert(
+    what: str,
+    model: UniTokModel,
+    x: Tensor,
+    seed: int,
+    views: DomainViews | None = None,
+    vectors: Tensor | None = None,
+) -> int:
+    """Give a model one more expert, with codebooks by k-means on the residuals of a domain's items.
+
+    Args:
+        what: the operation that a message names.
+        model: gets the expert; nothing else of it changes.
+        x: (N, D_in) float32, at least one row.
+        seed: of k-means.
+        views: the domain's views, which the model gets, too.
+        vectors: (N, W) float32, those of the items, as `DomainViews.joined` gives them.
+
+    Returns:
+        int: the expert.
+
+    Raises:
+        ValueError: the preset has no separate chain for each expert; an item is so large that its latents overflow.
+    """
+    quantizer, config = model.quantizer, model.config
+    if isinstance(quantizer, DenseMixtureVQ) or model.router is None:
+        rule = f"'frozen' where no expert has a chain of its own (preset {config.preset!r}"
+        rule += f", num_experts {config.num_experts})"
+        checks.fail(what, "mode", rule, "'new_expert'", "Use it, or fit anew with the domain.")
+    z, _ = model.encode(x)
+    check_latents(what, z.numpy())
+    shared = quantizer.shared_codebooks
+    base = torch.zeros_like(z) if shared is None else uk.residual_encode(z, shared).quantized
+    rows = z - base if quantizer.shared == "first" else z
+    if views is not None and vectors is not None:
+        views.measure(rows, vectors, config.view_weight)
+        columns = views.beside(vectors).columns
+        alone = torch.cat([rows, torch.zeros_like(columns)], 1)
+        # Once more without vectors: so there are codewords for items that have none, as new ones.
+        rows = torch.cat([torch.cat([rows, columns], 1), alone[columns.any(1)]])
+    chain = kmeans_chain(rows, config.num_levels, config.codebook_size, seed)
+    quantizer.codebooks = nn.Parameter(torch.cat([quantizer.codebooks, chain[None, :, :, : config.codebook_dim]]))
+    model.mean_shared = torch.cat([model.mean_shared, base.mean(0, keepdim=True)])
+    if views is not None:
+        views.codebooks = chain[:, :, config.codebook_dim :].clone()
+        model.views.append(views)
+    return model.num_experts - 1
 
 
 @torch.no_grad()

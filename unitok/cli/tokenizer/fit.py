@@ -21,7 +21,14 @@ from unitok.cli.options import (
     use_threads,
 )
 from unitok.cli.terminal import Refusal, console, print_json
-from unitok.cli.tokenizer.fit_session import REPORT, fit_and_save, report_and_save, show_report, start_over
+from unitok.cli.tokenizer.fit_session import (
+    REPORT,
+    fit_and_save,
+    read_behaviour,
+    report_and_save,
+    show_report,
+    start_over,
+)
 from unitok.config import CALIBRATIONS, PRESETS, LossWeights, UniTokConfig
 
 if TYPE_CHECKING:
@@ -61,6 +68,13 @@ def fit(
     normalised_hsic: Annotated[
         bool, typer.Option("--normalised-hsic", help="Calibrate on the normalised HSIC (CKA).")
     ] = False,
+    behaviour: Annotated[
+        bool,
+        typer.Option(
+            "--behaviour",
+            help="Let interactions count beside the embeddings: items that users meet together get IDs that are alike.",
+        ),
+    ] = False,
     embedding_model: Annotated[
         str | None,
         typer.Option(
@@ -83,12 +97,18 @@ def fit(
     embeddings.json (model, template). --out receives the tokenizer, history.jsonl (one line per epoch) and
     report.json.
 
+    With --behaviour each domain's interactions give its items vectors. The tokenizer keeps them, and `unitok tokenize`
+    uses them by itself: so an item's ID stays the same whatever users do later. The last two items of every user are
+    left out: `unitok recommend` validates and tests on them. Items that nobody met, and domains without interactions,
+    get IDs of their embeddings alone.
+
     Ctrl-C leaves a checkpoint there: the same command resumes from it and ends at the same weights.
 
     For example:
 
         unitok fit catalogue --out runs/first
         unitok fit catalogue --out runs/small --domains beauty,kitchen --epochs 5
+        unitok fit catalogue --out runs/users --behaviour
         unitok fit catalogue --out runs/rq-vae --num-experts 0 --json > rq-vae.json
     """
     if (embedding_model is None) != (text_template is None):
@@ -117,13 +137,15 @@ def fit(
     parts = read_catalogue(data, split_names(domains))
     embedding = _embedding(data, parts, embedding_model, text_template)
     _check_top_k(config, len(parts))  # before anything is deleted
+    views = read_behaviour(data, parts) if behaviour else {}
     again = "the same command" + (" without --force" if force else "")
     began = time.perf_counter()
     with only_writer("fit", out):
         _check_output(out, force)  # another may have written there meanwhile
         if force:
             start_over(out)
-        tokenizer = fit_and_save(parts, config, out, embedding=embedding, again=f"{again} resumes from there")
+        again = f"{again} resumes from there"
+        tokenizer = fit_and_save(parts, config, out, embedding=embedding, again=again, views=views)
         seconds = time.perf_counter() - began
         report = report_and_save(tokenizer, parts, out)
     alarms = tokenizer.history[-1]["alarms"] if tokenizer.history else []  # none if history.jsonl was deleted

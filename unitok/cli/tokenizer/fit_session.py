@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from unitok.cli.files import replacing
-from unitok.cli.terminal import Refusal, StepBar, console
+from unitok.cli.terminal import Refusal, StepBar, console, say
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from torch import Tensor
 
     from unitok import Report, Tokenizer, UniTokConfig
     from unitok.data import Domain, EmbeddingInfo
@@ -29,8 +32,56 @@ _NARROW = (
 _FIGURES = re.compile(r"\d+(\.\d+)?(e[-+]?\d+)?%|\d+\.\d+(e[-+]?\d+)?|\d+e[-+]?\d+")
 
 
+def read_behaviour(data: Path, parts: Mapping[str, Domain]) -> dict[str, dict[str, Tensor]]:
+    """Make vectors of what users did, of the domains that have interactions, as a view for `fit_and_save`."""
+    from unitok.data import find_domains, read_interactions
+    from unitok.data.folder import INTERACTIONS
+    from unitok.data.transitions import behaviour
+    from unitok.recommender import Histories
+    from unitok.storage.whole import current
+
+    folders, found = find_domains(data), {}
+    for name, part in parts.items():
+        if (current(folders[name]) / INTERACTIONS).exists():
+            with console(stderr=True).status(f"reading the interactions of {name}"):
+                histories = Histories.of(read_interactions(folders[name]), len(part.keys))
+                found[name] = behaviour(histories, len(part.keys))
+    if all(bool(vectors.isnan().all()) for vectors in found.values()):
+        rule = "--behaviour: domains must have interactions of users with several items each, got none"
+        raise Refusal(f"{data}: {rule}. Import them, or leave --behaviour out.")
+    say_views({"behaviour": found}, parts)
+    return {"behaviour": found}
+
+
+def recalled(tokenizer: Tokenizer, parts: Mapping[str, Domain]) -> dict[str, dict[str, Tensor]]:
+    """What the tokenizer keeps of the items: name of the view -> name of the domain -> vectors."""
+    found: dict[str, dict[str, Tensor]] = {}
+    for name, part in parts.items():
+        for view, vectors in tokenizer.recall(part, name).items():
+            found.setdefault(view, {})[name] = vectors
+    return found
+
+
+def say_views(views: Mapping[str, Mapping[str, Tensor]], parts: Mapping[str, Domain]) -> dict[str, dict[str, int]]:
+    """Say how many items have a vector in each view, and return the numbers."""
+    counts = {}
+    for view, given in views.items():
+        counts[view] = {name: int((~vectors.isnan().any(1)).sum()) for name, vectors in given.items()}
+        shares = (
+            f"{counts[view].get(name, 0):,} of {len(part.keys):,} items of {name}" for name, part in parts.items()
+        )
+        say(f"{view} counts for {', '.join(shares)}")
+    return counts
+
+
 def fit_and_save(
-    parts: Mapping[str, Domain], config: UniTokConfig, out: Path, *, embedding: EmbeddingInfo | None, again: str
+    parts: Mapping[str, Domain],
+    config: UniTokConfig,
+    out: Path,
+    *,
+    embedding: EmbeddingInfo | None,
+    again: str,
+    views: Mapping[str, Mapping[str, Tensor]] = MappingProxyType({}),
 ) -> Tokenizer:
     """Fit with a progress bar and a checkpoint in `out`; the saved tokenizer then replaces the checkpoint.
 
@@ -40,6 +91,7 @@ def fit_and_save(
         out: the folder; a checkpoint found there is resumed.
         embedding: what made the embeddings.
         again: what the user can do after an interruption, for the message.
+        views: vectors of the items beside their embeddings, which the tokenizer keeps.
 
     Returns:
         Tokenizer: fitted and saved.
@@ -64,6 +116,7 @@ def fit_and_save(
             tokenizer = Tokenizer.fit(
                 {name: part.embeddings for name, part in parts.items()},
                 config,
+                views=views,
                 embedding=embedding,
                 directory=out,
                 progress=bar,
@@ -75,6 +128,9 @@ def fit_and_save(
             raise typer.Exit(130) from None
         except RuntimeError as error:  # the loss became NaN or infinite
             raise Refusal(str(error)) from error
+    for view, given in views.items():
+        for name, vectors in given.items():
+            tokenizer.remember(parts[name], {view: vectors}, name)
     tokenizer.save_pretrained(out, force=True)
     _remove_checkpoint(out)
     return tokenizer
@@ -83,7 +139,8 @@ def fit_and_save(
 def report_and_save(tokenizer: Tokenizer, parts: Mapping[str, Domain], out: Path) -> Report:
     """Measure the tokenizer on the items it was fitted on; write report.json into its folder."""
     with console(stderr=True).status("measuring"):
-        report = tokenizer.report({name: part.embeddings for name, part in parts.items()})
+        rows = {name: part.embeddings for name, part in parts.items()}
+        report = tokenizer.report(rows, views=recalled(tokenizer, parts))
     with replacing(out / REPORT, force=True) as partial:
         partial.write_text(json.dumps(report.to_dict(), indent=1) + "\n")
     return report

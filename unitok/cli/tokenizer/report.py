@@ -12,7 +12,7 @@ from unitok.cli.files import check_free, replacing
 from unitok.cli.inputs import check_fits, say_routed, split_names
 from unitok.cli.options import Force, Items, Json, TokenizerFolder, domain_names
 from unitok.cli.terminal import Refusal, console, print_json, say
-from unitok.cli.tokenizer.fit_session import show_report
+from unitok.cli.tokenizer.fit_session import recalled, show_report
 
 
 def report(
@@ -48,7 +48,8 @@ def report(
     check_fits(known, data, parts)
     say_routed(known, parts)
     with console(stderr=True).status("measuring"):
-        measured = known.report({name: part.embeddings for name, part in parts.items()})
+        rows = {name: part.embeddings for name, part in parts.items()}
+        measured = known.report(rows, views=recalled(known, parts))
     if plot is not None:
         from unitok.evaluation.figure import draw_report
 

@@ -13,6 +13,7 @@ from unitok.cli.files import check_writable
 from unitok.cli.inputs import check_fits, counted, read_table, say_routed, sources_of
 from unitok.cli.options import Force, Items, Json, TokenizerFolder, choice, output
 from unitok.cli.terminal import Refusal, StepBar, console, print_json, say
+from unitok.cli.tokenizer.fit_session import recalled, say_views
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -78,6 +79,9 @@ def tokenize(
     chooses. With --existing, items that the catalogue has no more keep their rows, so that their IDs stay taken, with a
     negative item_id if the number is another's now.
 
+    A tokenizer that was fitted with --behaviour uses the vectors that it keeps, and says of how many items. Others,
+    such as new items, get IDs of their embeddings alone.
+
     For example:
 
         unitok tokenize runs/first catalogue --out ids.parquet
@@ -95,6 +99,7 @@ def tokenize(
     parts = _read_parts(known, data, domain)
     earlier = None if existing is None else read_table(existing, known, resolver).renumbered(sources_of(parts))
     routed = say_routed(known, parts)
+    viewed = say_views(recalled(known, parts), parts)
     ids = tokenize_parts(known, parts)
     moved = [] if earlier is None else _moved(parts, ids, resolver, earlier)
     if earlier is not None and moved:
@@ -106,6 +111,7 @@ def tokenize(
         "items": len(ids),
         "domains": {name: len(part.keys) for name, part in parts.items()},
         "routed_domains": routed,
+        "views": viewed,
         "resolver": resolver,
         **_counts(ids, found, earlier, len(moved) if changed == "renew" else 0),
         "changed": moved,
@@ -160,18 +166,19 @@ def _print_summary(summary: dict[str, Any], *, appended: bool) -> None:
 
 
 def tokenize_parts(tokenizer: Tokenizer, parts: Mapping[str, Domain]) -> SemanticIds:
-    """Tokenize domains one after another, in blocks of rows, with a progress bar."""
+    """Tokenize domains one after another, in blocks of rows, with the vectors that are kept and a progress bar."""
     from unitok import SemanticIds
 
     total = sum(len(part.keys) for part in parts.values())
     found, done = [], 0
     with StepBar("tokenizing", "items") as bar:
         for name, part in parts.items():
-            known = name if name in tokenizer.domains else None
+            known, views = name if name in tokenizer.domains else None, tokenizer.recall(part, name)
             for start in range(0, len(part.keys), _ROWS_AT_ONCE):
-                rows = part.embeddings[start : start + _ROWS_AT_ONCE]
-                found.append(tokenizer.tokenize(rows, known, embedding=part.embedding))
-                done += len(rows)
+                rows = slice(start, start + _ROWS_AT_ONCE)
+                seen = {view: vectors[rows] for view, vectors in views.items()}
+                found.append(tokenizer.tokenize(part.embeddings[rows], known, views=seen, embedding=part.embedding))
+                done += len(found[-1])
                 bar(done, total)
     return SemanticIds.concatenate(found)
 

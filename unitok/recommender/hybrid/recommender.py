@@ -6,7 +6,9 @@ import copy
 import math
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import Self
@@ -86,7 +88,7 @@ class HybridRecommender(RQRecommender, kind="hybrid"):
         config: Any = None,
         *,
         histories: Histories | Split | None = None,
-        content: Tensor | None = None,
+        content: Tensor | NDArray[Any] | None = None,
         history: int = 20,
         beam: int = 200,
         seed: int = 0,
@@ -99,7 +101,8 @@ class HybridRecommender(RQRecommender, kind="hybrid"):
                 positions that are needed; `rq_config()` by default.
             histories: what `fit` is given: the memory is of its training part, so that nothing of validation or test is
                 in it. None remembers nothing.
-            content: (N, C) floating point, the items' embeddings, such as a catalogue's. None knows of none.
+            content: (N, C) floating point, a tensor or an array, the items' embeddings, such as a catalogue's. None
+                knows of none.
             history: number of latest items that are read.
             beam: prefixes that the search keeps, where not all items are scored.
             seed: seed of the weights.
@@ -162,7 +165,9 @@ class HybridRecommender(RQRecommender, kind="hybrid"):
         _check_items("observe", histories, len(self.table))
         self.model.memory = self.model.memory.observed(histories, new)
 
-    def add_items(self, ids: SemanticIds, content: Tensor | None = None, *, layout: str = "top1") -> Self:
+    def add_items(
+        self, ids: SemanticIds, content: Tensor | NDArray[Any] | None = None, *, layout: str = "top1"
+    ) -> Self:
         """Rank new items too, without training: their tokens and their content tell what they are like.
 
         They take part at once. `observe` adds what users do with them.
@@ -170,7 +175,8 @@ class HybridRecommender(RQRecommender, kind="hybrid"):
         Args:
             ids: the IDs of all items: first those that are there, as they were, then the new ones, such as
                 `Tokenizer.tokenize` and `assign` give them. A new item's ID may be of new codes.
-            content: (M, C) floating point, the new items' embeddings; needed if the recommender knows its items'.
+            content: (M, C) floating point, a tensor or an array, the new items' embeddings; needed if the recommender
+                knows its items'.
             layout: of `SemanticIds.tokens`, as the table was made with.
 
         Returns:
@@ -313,6 +319,8 @@ class HybridRecommender(RQRecommender, kind="hybrid"):
 
 def checked_content(what: str, content: object, num_items: int) -> Tensor:
     """Take the items' embeddings, (N, C) floating point and finite, as float32 on the CPU."""
+    if isinstance(content, np.ndarray):
+        content = torch.from_numpy(np.array(content))  # a copy, since a catalogue's is read-only
     checks.tensors(what, content=content)
     assert isinstance(content, Tensor)
     if content.ndim != 2 or len(content) != num_items or not content.is_floating_point():

@@ -133,6 +133,8 @@ def test_it_starts_from_what_the_items_are_like() -> None:
     expected = F.normalize(centred, dim=1) @ F.normalize(centred, dim=1).T
     alike = F.normalize(vectors, dim=1) @ F.normalize(vectors, dim=1).T
     torch.testing.assert_close(alike, expected, atol=1e-4, rtol=0)  # one token an item tells all of it
+    array = HybridRecommender.create(found.table, gpt2_config(16, 1, 2), content=content.numpy())
+    assert array.model.content.equal(found.model.content)
     plain = RQRecommender.create(found.table, gpt2_config(16, 1, 2))
     without = HybridRecommender.create(found.table, gpt2_config(16, 1, 2))
     weights = [each.model.trunk.get_input_embeddings().weight for each in (plain, without)]
