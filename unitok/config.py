@@ -39,6 +39,7 @@ PRESETS = {
     "public_code": Preset("parallel", routed_scale=0.95, shared_weight=0.05, dense=True),
 }
 CALIBRATIONS = ("paper", "variation")
+_HEAVIEST = 1e6  # of a view beside the latents, which then count for nothing
 _NEWER = ("view_weight",)  # settings that older releases don't know
 
 
@@ -115,8 +116,8 @@ class UniTokConfig:
         calibration: form of L_mi. "paper" is Var - beta Mean; at its weight of .03 it is too weak to have an effect.
             "variation" is sqrt(Var) / Mean on the same number of rows per domain. It has no scale: a weight of .01
             lowers Var several times at a small price in L_rec (docs/results/calibration.md).
-        view_weight: how much an item's vectors in a view count in its ID, as a share of its latents' variance, above 0.
-            Higher: items of alike behaviour get more alike IDs, which tell less of their embeddings.
+        view_weight: how much an item's vectors in a view count in its ID, as a share of its latents' variance, above 0
+            and at most 1e6. Higher: items of alike behaviour get more alike IDs, which tell less of their embeddings.
 
     Raises:
         ValueError: a setting is out of its range or unknown.
@@ -219,8 +220,10 @@ def _check_settings(what: str, settings: Mapping[str, Any]) -> None:
         whole(name, 0)
     seed, widths, bandwidth = settings["seed"], settings["encoder_widths"], settings["bandwidth"]
     check(type(seed) is int and 0 <= seed < 2**32, "seed", "a whole number from 0 to 2^32 - 1")
-    for name in ("learning_rate", "gradient_clip", "view_weight"):
+    for name in ("learning_rate", "gradient_clip"):
         check(_is_number(settings[name]) and settings[name] > 0, name, "positive")
+    weight = settings["view_weight"]
+    check(_is_number(weight) and 0 < weight <= _HEAVIEST, "view_weight", f"above 0 and at most {_HEAVIEST:g}")
     decay, final, held_out = (settings[n] for n in ("weight_decay", "final_learning_rate", "validation_fraction"))
     check(_is_number(decay) and decay >= 0, "weight_decay", "at least 0")
     fits = isinstance(widths, tuple) and all(type(width) is int and width >= 1 for width in widths)

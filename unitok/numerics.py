@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from unitok_kernels import arrays, rules
 
+_LARGEST = 1e15  # the magnitudes up to which searches are exact
+
 
 def embeddings(what: str, name: str, x: object) -> NDArray[np.float32]:
     """Check item embeddings: (N, D_in), finite in float32.
@@ -60,7 +62,7 @@ def vectors(what: str, name: str, given: object, count: int, width: int | None =
         ndarray: (N, B) float32.
 
     Raises:
-        ValueError: not a matrix, another size; infinity, or NaN in a part of a row (with the row).
+        ValueError: not a matrix, another size; infinity, NaN in a part of a row, or a value above 1e15 (with the row).
         TypeError: not an array of floats.
     """
     array = arrays.floating(what, name, _as_array(what, name, given), "(N, B)", (2, 4, 8))
@@ -73,6 +75,10 @@ def vectors(what: str, name: str, given: object, count: int, width: int | None =
         rows = array.astype(np.float32)
     known = np.where(np.isnan(rows).all(axis=1, keepdims=True), np.float32(0), rows)
     arrays.finite(what, name, known, "Make the whole row NaN if the item has no vector.")
+    if (large := np.abs(known).max(axis=1, initial=0) > _LARGEST).any():
+        row = int(large.argmax())
+        got = f"{np.abs(known[row]).max():g} in row {row}"
+        rules.fail(what, name, f"at most {_LARGEST:g} in size", got, "Scale the vectors.")
     return rows
 
 

@@ -155,6 +155,9 @@ class ServingTokenizer:
         if domain is not None and domain not in self.experts:
             known = ", ".join(self.experts)
             rules.fail("tokenize", "domain", f"one of {known}", repr(domain), "Add it with Tokenizer.add_domain.")
+        if not isinstance(views, Mapping | None):
+            rule, got = "a mapping of names", type(views).__name__
+            rules.fail("tokenize", "views", rule, got, "Pass {name: (N, B) array}.", TypeError)
         beside = self._beside(views or {}, len(rows), domain)
         z = self._latents(rows)
         if self.router is None:

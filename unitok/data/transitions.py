@@ -35,7 +35,7 @@ def behaviour(histories: Split, num_items: int, *, width: int = 64) -> Tensor:
 
     T[a, b] = sum of .7^(d - 1) over the times that a and b stood d <= 5 places apart, in either order;
     PPMI[a, b] = max(0, log(T[a, b] sum T / (n_a n_b))), n_a = sum_b T[a, b]. An item's vector is its row of PPMI in the
-    directions of the `width` largest eigenvalues, scaled to length 1.
+    directions of the `width` eigenvalues that are largest in size, scaled to length 1.
 
     Only what `histories.training()` keeps counts, so that no vector knows a target of validation or test.
 
@@ -62,6 +62,8 @@ def behaviour(histories: Split, num_items: int, *, width: int = 64) -> Tensor:
     checks.whole("behaviour", num_items=num_items, width=width)
     at_least("behaviour", "width", width, 1, "Use 64.")
     kept = histories.training()
+    if not num_items and not len(kept.items):
+        return torch.zeros(0, width)
     if len(kept.items) and not 0 <= int(kept.items.min()) <= int(kept.items.max()) < num_items:
         rule, got = f"of items in [0, {num_items})", f"{int(kept.items.min())} to {int(kept.items.max())}"
         fail("behaviour", "histories", rule, got, "Pass the number of all items.")
@@ -98,7 +100,7 @@ def _ppmi(table: Tensor, met: Tensor) -> Tensor:
 
 
 def _main_directions(matrix: Tensor, width: int) -> Tensor:
-    """The rows of a symmetric matrix in the directions of its largest eigenvalues, each direction with a fixed sign."""
+    """The rows of a symmetric matrix in the directions of its largest eigenvalues in size, each with a fixed sign."""
     generator = torch.Generator().manual_seed(0)
     size = len(matrix)
     basis = torch.randn(size, min(size, width + _SPARE), dtype=torch.float64, generator=generator)

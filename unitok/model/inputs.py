@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from hashlib import blake2b
@@ -130,7 +131,11 @@ def beside_each(
     what: str, model: UniTokModel, views: Mapping[str, Any] | None, parts: Mapping[str, Tensor], named: bool
 ) -> dict[str, Beside | None]:
     """Take the vectors of several domains' items: views hold them by the domains' names if these are `named`."""
-    given = {} if views is None else views
+    step = "Pass {'behaviour': {name of the domain: (N, B) array}}." if named else "Pass {name: (N, B) array}."
+    given = _mapping(what, "views", {} if views is None else views, step)
+    for view, each in given.items() if named else ():
+        if unknown := [name for name in _mapping(what, f"views[{view!r}]", each, step) if name not in parts]:
+            checks.fail(what, f"views[{view!r}]", f"of {', '.join(parts)}", repr(unknown[0]), "Name its domain.")
     of_each = {
         name: {view: each[name] for view, each in given.items() if name in each} if named else given for name in parts
     }
@@ -140,11 +145,12 @@ def beside_each(
 def item_keys(items: Domain, domain: str) -> Tensor:
     """Give items keys by which they are known again: (N,) int64.
 
-    A key is of the domain and the item's name in its source. Without one, its number and its embedding stand for that:
-    the number alone may be another item's by now.
+    A key is of the domain and the item's name in its source. Without one of its own, its number and its embedding stand
+    for that: the number alone may be another item's by now.
     """
-    names = [name for name in items.source_ids or () if name]
-    sources = items.source_ids if items.source_ids and len(set(names)) == len(names) else [""] * len(items.keys)
+    sources = items.source_ids or [""] * len(items.keys)
+    count = Counter(sources)
+    sources = [source if count[source] == 1 else "" for source in sources]
     digests = []
     for key, source, row in zip(items.keys.tolist(), sources, items.embeddings, strict=True):
         text = f"{domain}\0{source or key}\0".encode("utf-8", "surrogatepass")

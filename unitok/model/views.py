@@ -88,7 +88,7 @@ class DomainViews(nn.Module):
         self.means, self.scales = torch.cat(means), torch.cat(scales).float()
 
     def remember(self, keys: Tensor, vectors: Tensor) -> None:
-        """Keep vectors of items by their keys; those that are kept already are replaced.
+        """Keep vectors of items by their keys; a view's vector that is kept already is replaced by another, not by NaN.
 
         Args:
             keys: (M,) int64, each once.
@@ -96,6 +96,7 @@ class DomainViews(nn.Module):
         """
         kept = ~vectors.isnan().all(1)
         keys, vectors = keys[kept], vectors[kept]
+        vectors = vectors.where(~vectors.isnan(), self.recall(keys))
         others = ~torch.isin(self.keys, keys)
         every = torch.cat([self.keys[others], keys])
         order = every.argsort()

@@ -139,17 +139,18 @@ class TokenTable:
         if not isinstance(ids, SemanticIds):
             step = "Make them with Tokenizer.tokenize."
             fail("extended", "ids", "SemanticIds", type(ids).__name__, step, TypeError)
-        known, ways = len(self), [TokenTable.of(ids, layout, by_expert=by_expert) for by_expert in (False, True)]
+        known, ways = len(self), [TokenTable.of(ids, layout, by_expert=by_expert) for by_expert in (True, False)]
         if len(ids) <= known:
             step = "Pass the IDs of all items, the new ones last."
             fail("extended", "ids", f"of more than the {known} items that are there", len(ids), step)
         step = "Pass the IDs that the table was made of, and after them the new ones; else make a table anew."
         if (width := ways[0].width) != self.width:
             fail("extended", "ids", f"of {self.width} columns, as the table", width, step)
-        for every in ways:  # as this one was made
+        for every in ways:  # as this one was made; where both fit, an expert's new code shares no token
             number = torch.full((every.vocab_size,), -1)
             number[every.tokens[:known]] = self.tokens
-            if number[every.tokens[:known]].equal(self.tokens):
+            as_many = len(every.tokens[:known].unique()) == len(self.tokens.unique())
+            if as_many and number[every.tokens[:known]].equal(self.tokens):
                 break
         else:
             fail("extended", "ids", "those of the table, for its items", "others", step)

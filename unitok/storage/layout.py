@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from unitok.config import PRESETS, UniTokConfig
 
 _OF_EXPERTS = ("quantizer.codebooks", "mean_shared")  # the weights with one row per expert
+_REMEMBERED = (".keys", ".vectors")  # of views: which vectors are kept, on which no ID's meaning hangs
 _TYPES = {"config": dict, "input_dim": int, "router_experts": int, "domains": list, "history": list}
 _TYPES |= {"familiar": dict, "views": list}
 _NEWER = ("familiar", "views")  # which older tokenizers don't have
@@ -49,6 +50,8 @@ def fingerprint_of(config: UniTokConfig, weights: Mapping[str, NDArray[Any]]) ->
     """
     base, experts = sha256(), [sha256() for _ in weights["quantizer.codebooks"]]
     for name, value in sorted(weights.items()):
+        if name.startswith("views.") and name.endswith(_REMEMBERED):
+            continue
         if name in _OF_EXPERTS:
             for digest, own in zip(experts, value, strict=True):
                 digest.update(own.tobytes())
@@ -91,6 +94,7 @@ def checked_config(settings: Mapping[str, Any], weights: Mapping[str, NDArray[An
     _check_views(views)
     shapes = _shapes(config, settings["input_dim"], routed, experts)
     _check_weights(shapes | _view_shapes(config, views, weights), weights)
+    _check_view_values(len(views), weights)
     if experts < max(routed, 1):
         raise ValueError(f"quantizer.codebooks must be of at least {max(routed, 1)} experts, got {experts}")
     _check_domains(settings["domains"], routed, experts)
@@ -155,6 +159,8 @@ def _check_views(views: list[Any]) -> None:
     for each in views:
         if not isinstance(each, dict) or each.keys() != {"domain", "views"} or not isinstance(each["views"], list):
             raise ValueError(f"views must have domain and views each, got {_shown(each)}")
+        if not each["views"]:
+            raise ValueError(f"views of a domain must be one or more, got {_shown(each)}")
         for view in each["views"]:
             if not isinstance(view, dict) or view.keys() != {"name", "width"} or not isinstance(view["name"], str):
                 raise ValueError(f"views of a domain must have a name and a width each, got {_shown(view)}")
@@ -162,6 +168,16 @@ def _check_views(views: list[Any]) -> None:
                 raise ValueError(f"views of a domain must have a count as width, got {_shown(view)}")
         _check_distinct("views of a domain", [view["name"] for view in each["views"]])
     _check_distinct("views", [each["domain"] for each in views])
+
+
+def _check_view_values(count: int, weights: Mapping[str, NDArray[Any]]) -> None:
+    """Check that vectors are found by their keys, and that what they are compared with are numbers."""
+    for place in range(count):
+        held = {name: weights[f"views.{place}.{name}"] for name in ("codebooks", "means", "scales", "keys", "vectors")}
+        if not all(np.isfinite(held[name]).all() for name in ("codebooks", "means", "scales")):
+            raise ValueError(f"views.{place} must be of finite codebooks, means and scales")
+        if np.isinf(held["vectors"]).any() or (held["keys"][1:] <= held["keys"][:-1]).any():
+            raise ValueError(f"views.{place} must hold finite vectors by keys that rise")
 
 
 def _check_distinct(what: str, names: list[Any]) -> None:

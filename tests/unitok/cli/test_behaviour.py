@@ -103,3 +103,28 @@ def test_no_interactions_at_all_are_refused_before_anything_is_written(own: Path
     line = refused("fit", own, "--out", tmp_path / "fitted", "--behaviour", *TINY)
     assert "--behaviour" in line
     assert not (tmp_path / "fitted").exists()
+
+
+def test_a_domain_where_nobody_met_two_items_goes_by_its_embeddings(own: Path, tmp_path: Path) -> None:
+    events = own / "kitchen" / "interactions.parquet"
+    table = pq.read_table(events)
+    first = np.unique(table["user_id"].to_numpy(), return_index=True)[1]
+    pq.write_table(table.take(pa.array(first)), events)
+    result = unitok("fit", own, "--out", tmp_path / "out", "--epochs", 1, "--behaviour", *TINY)
+    assert "0 of 60 items of kitchen" in " ".join(result.stderr.split())
+    assert "kitchen" not in Tokenizer.from_pretrained(tmp_path / "out").model.viewed
+
+
+def test_settings_without_a_chain_for_each_expert_are_refused_before_anything_is_deleted(
+    users: Path, catalogue: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(users, kept := tmp_path / "kept")
+    before = {path.name: path.read_bytes() for path in kept.iterdir() if path.is_file()}
+    options = ("--behaviour", "--force", "--num-experts", 0, *TINY)
+    assert "--behaviour: every expert must have a chain" in refused("fit", catalogue, "--out", kept, *options)
+    assert {path.name: path.read_bytes() for path in kept.iterdir() if path.is_file()} == before
+
+
+def test_ids_that_know_what_a_split_keeps_back_are_refused(users: Path, catalogue: Path, tmp_path: Path) -> None:
+    train = ("recommend", "train", catalogue, users, "--epochs", 1, "--out", tmp_path / "out")
+    assert "must know nothing of what the split cold keeps back" in refused(*train, "--split", "cold")

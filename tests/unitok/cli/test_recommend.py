@@ -176,6 +176,20 @@ def test_a_split_that_can_not_be_made_is_refused(tmp_path: Path, trained: Path, 
         assert " must be " in refused("recommend", "evaluate", tmp_path / str(number), catalogue)
 
 
+def test_a_domain_without_targets_is_said_and_the_others_are_evaluated(
+    tmp_path: Path, catalogue: Path, table: Path
+) -> None:
+    shutil.copytree(catalogue, mine := tmp_path / "catalogue")
+    events = mine / "kitchen" / "interactions.parquet"
+    known = pq.read_table(events)
+    at = known.column_names.index("timestamp")
+    pq.write_table(known.set_column(at, "timestamp", known["position"].cast(pa.int64())), events)  # all in 1970
+    unitok("recommend", "train", mine, table, "--model", "rq", "--split", "time", "--out", tmp_path / "out", *QUICK)
+    result = unitok("recommend", "evaluate", tmp_path / "out", mine, "--json")
+    assert "kitchen: no user has a target in this split" in result.stderr
+    assert [each["domain"] for each in json.loads(result.stdout)["domains"]] == [n for n in DOMAINS if n != "kitchen"]
+
+
 def test_next_names_items(trained: Path, catalogue: Path) -> None:
     command = ("recommend", "next", trained, catalogue, "--domain", "kitchen")
     found = json.loads(unitok(*command, "--users", "3,5", "--top", 4, "--json").stdout)

@@ -93,3 +93,7 @@ def test_what_does_not_fit_is_refused(refuses) -> None:
     for width in (0, -1):
         with refuses("behaviour", "width"):
             behaviour(histories, 40, width=width)
+
+
+def test_no_items_have_no_vectors() -> None:
+    assert behaviour(Histories.from_lists([]), 0, width=5).shape == (0, 5)

@@ -65,6 +65,13 @@ def test_items_that_came_later_get_tokens_of_the_table_or_new_ones(
         table.extended(every.to_text())  # type: ignore[arg-type]
 
 
+def test_a_new_item_of_another_expert_shares_no_code_where_none_did() -> None:
+    table = TokenTable.of(ids([[0, 1], [1, 2], [2, 3]], [0, 0, 1]), by_expert=True)
+    grown = table.extended(ids([[0, 1], [1, 2], [2, 3], [0, 1]], [0, 0, 1, 2]))
+    assert grown.tokens[:3].equal(table.tokens)
+    assert grown.tokens[3].min() >= table.vocab_size
+
+
 def test_columns_that_say_nothing_are_left_out() -> None:
     table = TokenTable.of(ids([[0, 3], [1, 3]], [1, 1]))
     assert table.tokens.tolist() == [[2], [3]]

@@ -334,3 +334,59 @@ def test_settings_of_views_are_held_against_the_weights(change, named: str, both
     with pytest.raises(ValueError, match=r"must hold a whole tokenizer") as caught:
         Tokenizer.from_pretrained(tmp_path)
     assert named in str(caught.value)
+
+
+def test_a_view_that_is_remembered_later_leaves_the_other_and_no_id_is_another_s(
+    both, small_domains, views, tmp_path: Path
+) -> None:
+    tokenizer, x = copy.deepcopy(both), small_domains["books"]
+    before, items = tokenizer.fingerprint(), Domain("books", x.numpy(), np.arange(len(x)))
+    for view, own in of(views, "books").items():
+        tokenizer.remember(items, {view: own})
+    for view, own in tokenizer.recall(items).items():
+        torch.testing.assert_close(own, views[view]["books"], equal_nan=True)
+    assert tokenizer.fingerprint() == before
+
+
+def test_an_item_that_shares_its_name_is_known_otherwise_and_the_others_by_theirs(both, small_domains, views) -> None:
+    tokenizer, x = copy.deepcopy(both), small_domains["books"]
+    names = [f"B{row}" for row in range(len(x))]
+    tokenizer.remember(Domain("books", x.numpy(), np.arange(len(x)), source_ids=names), of(views, "books"))
+    again = Domain("books", torch.cat([x, x[:1]]).numpy(), np.arange(len(x) + 1), source_ids=[*names, names[0]])
+    found = tokenizer.recall(again)["behaviour"]
+    torch.testing.assert_close(found[1 : len(x)], views["behaviour"]["books"][1:], equal_nan=True)
+    assert found[[0, len(x)]].isnan().all()
+
+
+def test_a_report_refuses_views_of_no_domain_that_it_measures(both, small_domains, views, refuses) -> None:
+    with refuses("report", "views['behaviour']"):
+        both.report(small_domains, views={"behaviour": {**views["behaviour"], "bokks": views["behaviour"]["books"]}})
+    for odd in ({"behaviour": views["behaviour"]["books"]}, [1]):
+        with refuses("report", "views['behaviour']" if isinstance(odd, dict) else "views", TypeError):
+            both.report(small_domains, views=odd)
+
+
+def test_vectors_beyond_what_searches_can_tell_are_refused(both, small_domains, views, refuses) -> None:
+    own = of(views, "books")
+    huge = own["behaviour"].clone()
+    huge[3] = 1e20
+    with refuses("tokenize", "views['behaviour']"):
+        both.tokenize(small_domains["books"], "books", views={**own, "behaviour": huge})
+
+
+@pytest.mark.parametrize("weight", [float("inf"), 1e80, 0.0])
+def test_a_weight_that_drowns_all_else_is_refused(weight: float, make_config, refuses) -> None:
+    with refuses("UniTokConfig", "view_weight"):
+        make_config(view_weight=weight)
+
+
+@pytest.mark.parametrize(("name", "value"), [("scales", torch.nan), ("codebooks", torch.inf), ("vectors", torch.inf)])
+def test_values_of_views_that_cannot_be_are_refused_when_loading(name: str, value: float, both, tmp_path: Path) -> None:
+    tokenizer = copy.deepcopy(both)
+    own = tokenizer.model.viewed["books"]
+    if name == "vectors":
+        own.keys, own.vectors = torch.tensor([1]), own.vectors.new_zeros(1, own.vectors.shape[1])
+    setattr(own, name, torch.full_like(getattr(own, name), value))
+    tokenizer.save_pretrained(tmp_path / "saved")
+    with pytest.raises(ValueError, match="from_pretrained"):
+        Tokenizer.from_pretrained(tmp_path / "saved")

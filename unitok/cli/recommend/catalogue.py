@@ -232,8 +232,11 @@ def said(how: Mapping[str, Any]) -> str:
     return "Split: leave-one-out. The last item of each user is the test, the last but one is validation."
 
 
-def read_ids(path: Path, data: Path, parts: Mapping[str, Domain]) -> SemanticIds:
-    """Return the IDs of a catalogue's items: from a tokenizer's folder, or from a file of `unitok tokenize`."""
+def read_ids(path: Path, data: Path, parts: Mapping[str, Domain], split: Split | None = None) -> SemanticIds:
+    """Return the IDs of a catalogue's items: from a tokenizer's folder, or from a file of `unitok tokenize`.
+
+    A tokenizer with views of what users did knows all but their last two items, which a `split` may keep back.
+    """
     if path.is_dir():
         from unitok import Tokenizer
         from unitok.cli.inputs import check_fits, say_routed
@@ -241,6 +244,14 @@ def read_ids(path: Path, data: Path, parts: Mapping[str, Domain]) -> SemanticIds
 
         tokenizer = Tokenizer.from_pretrained(path)
         check_fits(tokenizer, data, parts)
+        if (
+            split is not None
+            and split.how != LEAVE_ONE_OUT
+            and (viewed := tokenizer.model.viewed.keys() & parts.keys())
+        ):
+            rule = f"the tokenizer must know nothing of what the split {split.how['kind']} keeps back"
+            step = "Take one that was fitted without --behaviour."
+            raise Refusal(f"{path}: {rule}, got one with views of {min(viewed)}. {step}")
         say_routed(tokenizer, parts)
         return resolve(parts, tokenize_parts(tokenizer, parts), "suffix").ids
     from unitok.cli.inputs import sources_of

@@ -21,7 +21,7 @@ from unitok.cli.recommend.catalogue import (
     said,
     shifted,
 )
-from unitok.cli.terminal import StepBar, console, print_json
+from unitok.cli.terminal import StepBar, console, print_json, say
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -73,10 +73,13 @@ def evaluate(
         found, first = [], 0
         for name, start in first_rows(sizes).items():
             own = of_domain(split, first, len(histories[name]), start)
+            first += len(histories[name])
             asked = _drawn(own.test if part == "test" else own.validation, users)
+            if not len(asked):  # by time: nobody there has an item before the point and one after it
+                say(f"{name}: no user has a target in this split")
+                continue
             baselines = _baselines(own, sizes[name], read_embeddings(data, name), not include_seen)
             found.append(_evaluate_domain(model, name, start, asked, baselines, not include_seen))
-            first += len(histories[name])
     if as_json:
         seconds = round(time.perf_counter() - began, 3)
         domains = [each.to_dict() for each in found]

@@ -157,7 +157,7 @@ def train(
         sizes = {name: len(part.keys) for name, part in parts.items()}
         histories = read_histories(data, sizes)
         made = make_split({"kind": split}, data, histories, sizes, history)
-        known = None if ids is None else read_ids(ids, data, parts)
+        known = None if ids is None else read_ids(ids, data, parts, made)
     # Whole histories are split by `fit` itself: a run that an older release began is resumed.
     learnt = join(histories) if made.how == LEAVE_ONE_OUT else made
     if model == "hybrid" and known is not None:

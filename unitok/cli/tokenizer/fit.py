@@ -99,8 +99,8 @@ def fit(
 
     With --behaviour each domain's interactions give its items vectors. The tokenizer keeps them, and `unitok tokenize`
     uses them by itself: so an item's ID stays the same whatever users do later. The last two items of every user are
-    left out: `unitok recommend` validates and tests on them. Items that nobody met, and domains without interactions,
-    get IDs of their embeddings alone.
+    left out: `unitok recommend` validates and tests on them. It refuses such IDs with another --split, which keeps more
+    back. Items that nobody met, and domains without interactions, get IDs of their embeddings alone.
 
     Ctrl-C leaves a checkpoint there: the same command resumes from it and ends at the same weights.
 
@@ -137,6 +137,10 @@ def fit(
     parts = read_catalogue(data, split_names(domains))
     embedding = _embedding(data, parts, embedding_model, text_template)
     _check_top_k(config, len(parts))  # before anything is deleted
+    if behaviour and (PRESETS[config.preset].dense or config.num_experts == 0):
+        rule = "--behaviour: every expert must have a chain of its own"
+        got = f"--preset {config.preset} and --num-experts {config.num_experts}"
+        raise Refusal(f"{rule}, got {got}. Leave these out, or --behaviour.")
     views = read_behaviour(data, parts) if behaviour else {}
     again = "the same command" + (" without --force" if force else "")
     began = time.perf_counter()

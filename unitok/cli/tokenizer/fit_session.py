@@ -45,8 +45,10 @@ def read_behaviour(data: Path, parts: Mapping[str, Domain]) -> dict[str, dict[st
         if (current(folders[name]) / INTERACTIONS).exists():
             with console(stderr=True).status(f"reading the interactions of {name}"):
                 histories = Histories.of(read_interactions(folders[name]), len(part.keys))
-                found[name] = behaviour(histories, len(part.keys))
-    if all(bool(vectors.isnan().all()) for vectors in found.values()):
+                vectors = behaviour(histories, len(part.keys))
+            if not bool(vectors.isnan().all()):  # else nobody met two items: the domain goes by its embeddings
+                found[name] = vectors
+    if not found:
         rule = "--behaviour: domains must have interactions of users with several items each, got none"
         raise Refusal(f"{data}: {rule}. Import them, or leave --behaviour out.")
     say_views({"behaviour": found}, parts)

@@ -78,6 +78,11 @@ class TransitionMemory(nn.Module):
         num_items, fits = len(offsets) - 1, offsets[0] == 0 and len(items) == len(value) == offsets[-1]
         if not fits or bool((offsets.diff() < 0).any()) or bool(((items < 0) | (items >= num_items)).any()):
             raise ValueError("the transitions aren't between the items")
+        if not bool((value.isfinite() & (value > 0)).all()):
+            raise ValueError("the transitions aren't counts")
+        source = torch.arange(num_items).repeat_interleave(offsets.diff())
+        if bool(((source * num_items + items).diff() <= 0).any()):
+            raise ValueError("the transitions aren't in order, each once")
         made = cls(num_items)
         made._hold(offsets, items, value)
         return made
@@ -153,6 +158,7 @@ class TransitionMemory(nn.Module):
         """Recall what came after each beginning of histories, the histories' own transitions left out.
 
         A history that was learnt would give its own next items away: in training, a user's memory is that of others.
+        Of a user whose items are parted into several histories, the transitions of the other parts stay.
 
         Args:
             items: (B, H) int64, padded on the right with -1.

@@ -87,6 +87,11 @@ class HybridModel(RQTransformer):
         items = len(rest["items.weight"])
         if content.ndim != 2 or not items == len(content) == memory.num_items:
             raise ValueError(f"{HEAD} holds transitions or content of other items")
+        found = (content, rest["centre"])
+        if not all(part.dtype == torch.float32 and bool(part.isfinite().all()) for part in found):
+            raise ValueError(f"{HEAD} holds content that is no finite float32")
+        if rest["met"].dtype != torch.bool:
+            raise ValueError(f"{HEAD} doesn't hold which items were met")
         return cls(trunk, columns, memory, content)
 
 

@@ -41,8 +41,8 @@ class HybridRecommender(RQRecommender, kind="hybrid"):
     item's vector is the sum of its tokens' embeddings, which start so that the sum tells the item's content, and an
     embedding of its own, which starts at 0. The formula is in `HybridModel`.
 
-    Up to `exact_items` items, 262,144 unless it is set otherwise, all are scored. Of more, `beam` are found by a beam
-    search over their tokens and as many by what came after the history's items; those are scored.
+    Up to `exact_items` items, 262,144 unless it is set otherwise (which is not saved), all are scored. Of more, `beam`
+    are found by a beam search over their tokens and as many by what came after the history's items; those are scored.
 
     It learns fast: `TrainingConfig(epochs=12, patience=4)` is what `unitok recommend train` takes.
 
@@ -174,7 +174,8 @@ class HybridRecommender(RQRecommender, kind="hybrid"):
 
         Args:
             ids: the IDs of all items: first those that are there, as they were, then the new ones, such as
-                `Tokenizer.tokenize` and `assign` give them. A new item's ID may be of new codes.
+                `Tokenizer.tokenize` and `assign` give them. A new item's ID may be of new codes, but not tell items
+                apart where all that are there are alike, as the first suffix of a tokenizer without experts does.
             content: (M, C) floating point, a tensor or an array, the new items' embeddings; needed if the recommender
                 knows its items'.
             layout: of `SemanticIds.tokens`, as the table was made with.
@@ -201,7 +202,16 @@ class HybridRecommender(RQRecommender, kind="hybrid"):
             step = "Embed them with the same model."
             fail("add_items", "content", f"({len(content)}, {width})", tuple(content.shape), step)
         model = grown(self.model, table.tokens.to(self.model.device), table.vocab_size, content)
-        return type(self)(model, table, history=self.history, beam=self.beam, about=copy.deepcopy(self.about))
+        made = type(self)(model, table, history=self.history, beam=self.beam, about=copy.deepcopy(self.about))
+        return self._alike(made)
+
+    def _like(self, model: Any, rows: Tensor | None) -> Self:
+        return self._alike(super()._like(model, rows))
+
+    def _alike(self, other: Self) -> Self:
+        """Give another one what was set of this one after it was made."""
+        other.exact_items, other.trie_weight = self.exact_items, self.trie_weight
+        return other
 
     def loss(self, items: Tensor) -> Tensor:
         """Return the cross-entropy of every item given those before it: among the items, and written token by token.
@@ -307,7 +317,8 @@ class HybridRecommender(RQRecommender, kind="hybrid"):
         weights = (self.model.trunk.get_input_embeddings().weight, self.model.items.weight, self.model.content)
         if any(weight.is_inference() for weight in weights):  # which don't tell whether they were changed
             return self.model.keys(self._tokens)
-        made_of = tuple((weight.data_ptr(), weight.device, weight._version) for weight in weights)
+        # The sums tell of changes that went round the counters, as averages of weights made by `.data` do.
+        made_of = tuple((part.data_ptr(), part.device, part._version, float(part.sum())) for part in weights)
         if self._kept is None or self._kept[0] != made_of:
             self._kept = made_of, self.model.keys(self._tokens)
         return self._kept[1]
@@ -326,9 +337,10 @@ def checked_content(what: str, content: object, num_items: int) -> Tensor:
     if content.ndim != 2 or len(content) != num_items or not content.is_floating_point():
         got = f"{content.dtype} of shape {tuple(content.shape)}"
         fail(what, "content", f"({num_items}, C) floating point", got, "Pass one row per item.")
-    if not bool(content.isfinite().all()):
-        fail(what, "content", "finite", "NaN or infinity", "Embed those items again.")
-    return content.detach().cpu().float()
+    found = content.detach().cpu().float()
+    if not bool(found.isfinite().all()):
+        fail(what, "content", "finite in float32", "NaN or infinity", "Embed those items again.")
+    return found
 
 
 def _training(histories: object, num_items: int) -> Histories:

@@ -109,6 +109,9 @@ def test_loaded_weights_bring_their_sums() -> None:
         {"items": torch.tensor([1, 2], dtype=torch.int32)},
         {"items": torch.tensor([1, 0])},
         {"value": torch.ones(1, dtype=torch.float64)},
+        {"value": torch.tensor([1.0, torch.nan], dtype=torch.float64)},
+        {"value": torch.tensor([1.0, -1.0], dtype=torch.float64)},
+        {"offsets": torch.tensor([0, 2, 2])},  # in row 0 item 1 comes before item 0
     ],
 )
 def test_transitions_that_cannot_be_are_refused(broken: dict[str, Tensor]) -> None:

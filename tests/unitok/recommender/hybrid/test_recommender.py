@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -247,6 +248,39 @@ def test_items_that_nobody_met_are_not_pushed_down() -> None:
     assert not own[5:].any()  # the last two of the history, and what is in none
 
 
+def test_what_was_set_of_one_holds_for_those_made_of_it() -> None:
+    found, (every, content) = hybrid(), later()
+    found.exact_items, found.trie_weight = 7, 0.25
+    for other in (found.within(torch.arange(9)), found.to("cpu"), found.add_items(every, content)):
+        assert (other.exact_items, other.trie_weight) == (7, 0.25)
+
+
+def test_weights_that_are_changed_behind_torch_s_back_are_scored_anew() -> None:
+    found, asked = hybrid(), histories(2, HISTORY)
+    found.rank(asked, 5)
+    found.model.items.weight.data.add_(torch.randn(ITEMS, 16, generator=torch.Generator().manual_seed(1)))
+    assert found.rank(asked, 5).equal(pickle.loads(pickle.dumps(found)).rank(asked, 5))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("memory.value", torch.nan),
+        ("content", torch.nan),
+        ("centre", torch.inf),
+        ("met", torch.ones(ITEMS, dtype=torch.int64)),
+    ],
+)
+def test_values_that_cannot_be_are_refused_when_loading(name: str, value: Any, tmp_path: Path) -> None:
+    found, last = hybrid(), name.split(".")[-1]
+    module = found.model.memory if "." in name else found.model
+    own = getattr(module, last)
+    setattr(module, last, value if isinstance(value, Tensor) else own.index_fill(0, torch.tensor([0]), value))
+    found.save_pretrained(tmp_path / "saved")
+    with pytest.raises(ValueError, match="from_pretrained"):
+        SequenceRecommender.from_pretrained(tmp_path / "saved")
+
+
 def test_wrong_arguments_are_refused(refuses: Callable[..., Any]) -> None:
     table = TokenTable.items(5)
     for content in (
@@ -254,6 +288,7 @@ def test_wrong_arguments_are_refused(refuses: Callable[..., Any]) -> None:
         torch.zeros(5),
         torch.zeros(5, 2, dtype=torch.int64),
         torch.full((5, 1), torch.nan),
+        torch.full((5, 1), 1e300, dtype=torch.float64),
     ):
         with refuses("create", "content"):
             HybridRecommender.create(table, content=content)
