@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from unitok.recommender.histories import Histories, as_histories, check_is_histories, excluded_items
+from unitok.recommender.hybrid.memory import count_transitions
 from unitok_kernels import checks
 from unitok_kernels.rules import at_least, fail, flag
 
@@ -216,19 +217,11 @@ class MarkovChain(Transitions):
         if reach < 1:
             raise ValueError(f"MarkovChain: reach must be at least 1, got {reach}. Take 1 for neighbours alone.")
         check_decay("MarkovChain", learn=learn)
-        user = torch.arange(len(histories)).repeat_interleave(histories.lengths)
-        cells, weights = [], []
-        for span in range(1, max(1, min(reach, len(user))) + 1):
-            same = user[span:] == user[: len(user) - span]
-            source, to = histories.items[: len(user) - span][same], histories.items[span:][same]
-            cells.append(source * num_items + self.place[to])
-            weights.append(torch.full(cells[-1].shape, learn ** (span - 1), dtype=torch.float64))
-        cell, entry = torch.cat(cells).unique(return_inverse=True)
-        value = torch.zeros(len(cell), dtype=torch.float64).index_add_(0, entry, torch.cat(weights))
+        cell, value = count_transitions(histories, num_items, reach, learn)
         source = cell // num_items
         if normalised:
             value = value / torch.zeros(num_items, dtype=torch.float64).index_add_(0, source, value)[source]
-        self._keep(source, cell % num_items, value)
+        self._keep(source, self.place[cell % num_items], value)
 
 
 def check_decay(what: str, **decays: float) -> None:
