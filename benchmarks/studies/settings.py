@@ -42,7 +42,8 @@ from unitok.recommender import fit as train
 from unitok.storage.whole import whole_file
 
 RESULTS = Path("docs/results/settings.json")
-OTHERS = "office_products"  # a catalogue that wasn't searched takes this one's settings
+OTHERS = ("office_products", "beauty")  # a catalogue that wasn't searched takes the settings of one of these
+SMALL = ("grocery_and_gourmet_food",)  # and this one rather those of the first than those of the second
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,7 @@ class HybridSetting(Setting):
     Attributes:
         batch_size: target items per step.
         start: mean length of the items' vectors at the start.
+        epochs: the most.
     """
 
     width: int = 128
@@ -111,8 +113,9 @@ class HybridSetting(Setting):
     weight_decay: float = 0.05
     batch_size: int = 512
     start: float = 0.5
+    epochs: int = 6
 
-    fixed: ClassVar[dict[str, Any]] = {"epochs": 12, "patience": 4}
+    fixed: ClassVar[dict[str, Any]] = {"patience": 4}
 
     def recommender(
         self, table: TokenTable, histories: Histories | Split | None, content: Tensor | None, seed: int
@@ -133,9 +136,9 @@ STEPS: dict[str, Sequence[Sequence[dict[str, Any]]]] = {
         [{"learning_rate": 2e-3}],
     ),
     "hybrid": (
-        [{"width": 64}],
+        [{"epochs": 3}, {"epochs": 12}],
         [{"dropout": 0.3}, {"dropout": 0.5}],
-        [{"learning_rate": 2e-3}, {"learning_rate": 2e-3, "batch_size": 1024}],
+        [{"learning_rate": 2e-3}],
         [{"start": 1.0}],
     ),
 }
@@ -146,7 +149,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="a catalogue: a folder with one subfolder per domain")
     parser.add_argument("--kind", choices=tuple(START), required=True, help="of the recommender")
-    parser.add_argument("--domains", nargs="*", default=[OTHERS])
+    parser.add_argument("--domains", nargs="*", default=OTHERS)
     parser.add_argument("--work", type=Path, help="where finished tries are kept; by default runs/KIND")
     parser.add_argument("--tokenizers", type=Path, default=Path("runs/experiments"), help="where tokenizers are kept")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where all tries are written")
@@ -231,7 +234,8 @@ def keep(kind: str, domain: str, tries: Sequence[dict[str, Any]], results: Path)
 def chosen(kind: str, domain: str, results: Path) -> tuple[Setting, str | None]:
     """Return the setting of a catalogue, and the catalogue on which it was chosen; None if none was searched yet."""
     found = json.loads(results.read_text()).get(kind, {}) if results.exists() else {}
-    where = next((name for name in (domain, OTHERS) if name in found), None)
+    others = OTHERS if domain in SMALL else OTHERS[::-1]
+    where = next((name for name in (domain, *others) if name in found), None)
     return (START[kind] if where is None else type(START[kind])(**found[where]["chosen"])), where
 
 

@@ -79,7 +79,7 @@ def test_a_hybrid_starts_as_long_as_its_setting_says() -> None:
     assert begun[0].norm(dim=-1).mean() > 0.4
 
 
-def test_what_was_searched_is_found_again_and_other_catalogues_take_that_of_office_products(places: Places) -> None:
+def test_what_was_searched_is_found_again_and_other_catalogues_take_that_of_one_of_their_size(places: Places) -> None:
     file, other = places.settings, SasrecSetting(width=128)
     assert chosen("sasrec", "beauty", file) == (START["sasrec"], None)
     keep("sasrec", "office_products", [done(SasrecSetting(), 0.1), done(other, 0.2)], file)
@@ -89,6 +89,8 @@ def test_what_was_searched_is_found_again_and_other_catalogues_take_that_of_offi
     assert chosen("hybrid", "beauty", file) == (HybridSetting(), "beauty")
     keep("sasrec", "beauty", [done(SasrecSetting(), 0.1)], file)
     assert chosen("sasrec", "beauty", file) == (SasrecSetting(), "beauty")
+    assert chosen("sasrec", "toys_and_games", file) == (SasrecSetting(), "beauty")
+    assert chosen("sasrec", "grocery_and_gourmet_food", file) == (other, "office_products")
     rows = [line for line in tried("sasrec", file) if "width=" in line]
     assert [row.count("**") for row in rows] == [2, 0, 2]  # beauty's, then two of office products
     assert "| .4000 | .2000 | 2 | 1.5 |" in rows[2]

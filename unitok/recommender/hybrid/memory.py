@@ -154,40 +154,50 @@ class TransitionMemory(nn.Module):
         found.index_add_(0, query[row] * self.num_items + self.items[edge], weight)
         return found.view(len(items), -1).float()
 
-    def after_each(self, items: Tensor) -> Tensor:
-        """Recall what came after each beginning of histories, the histories' own transitions left out.
+    def before_each(self, items: Tensor, among: Tensor | None = None) -> Tensor:
+        """Recall what came after the items before each item of histories, the histories' own transitions left out.
 
         A history that was learnt would give its own next items away: in training, a user's memory is that of others.
         Of a user whose items are parted into several histories, the transitions of the other parts stay.
 
         Args:
             items: (B, H) int64, padded on the right with -1.
+            among: (I,) int64, the items that may be recalled, each once; None recalls all N.
 
         Returns:
-            m after the first item, the first two, ..., (B, H, N) float32.
+            m before the first item, which is 0, then after the first one, the first two, ..., (B, H, I) float32.
         """
         batch, length = items.shape
-        there = items >= 0
-        query, place = there.nonzero(as_tuple=True)
-        source = items[query, place]
-        mass = self.mass[items.clamp(min=0)]
-        given = []  # (query, place, the item that came after, T of the history alone)
-        alike = (items[:, :, None] == items[:, None]) & there[:, None]  # an item that is met twice has both transitions
+        width = self.num_items if among is None else len(among)
+        column = torch.arange(self.num_items, device=items.device)
+        if among is not None:
+            column = torch.full_like(column, -1).index_put_((among,), column[:width])
+        found = torch.zeros(batch * length * width, device=items.device)
+
+        def add(row: Tensor, came: Tensor, value: Tensor) -> None:
+            at = column[came]
+            kept = at >= 0
+            found.index_add_(0, row[kept] * width + at[kept], value[kept].float())
+
+        there, read = items >= 0, items[:, :-1]
+        mass = self.mass[read.clamp(min=0)]
+        alike = (read[:, :, None] == items[:, None]) & there[:, None]  # an item that is met twice has both transitions
+        given = []  # of the history alone: (row of `found`, the item that came after, the mass's place, T)
         for span in range(1, min(self.reach, length - 1) + 1):
-            b, at, other = (alike[:, :, :-span] & there[:, None, span:]).nonzero(as_tuple=True)
+            query, place, other = (alike[:, :, :-span] & there[:, None, span:]).nonzero(as_tuple=True)
             own = self.learn ** (span - 1)
-            mass.index_put_((b, at), mass.new_tensor(-own), accumulate=True)
-            given.append((b * length + at, items[b, other + span], own))
+            mass.index_put_((query, place), mass.new_tensor(-own), accumulate=True)
+            given.append((query * length + place + 1, items[query, other + span], (query, place), own))
         mass = mass.where(mass > _LEAST, torch.inf)  # nobody else's
-        row, edge = self._edges(source)
-        found = torch.zeros(batch * length * self.num_items, device=items.device)
-        cell = (query * length + place)[row] * self.num_items + self.items[edge]
-        found.index_add_(0, cell, (self.value[edge] / mass[query, place][row]).float())
-        for at, came, own in given:
-            found.index_add_(0, at * self.num_items + came, (-own / mass.flatten()[at]).float())
-        each = found.view(batch, length, self.num_items).clamp_(min=0)
-        for column in range(1, length):
-            each[:, column] += self.query * each[:, column - 1]
+        query, place = (read >= 0).nonzero(as_tuple=True)
+        row, edge = self._edges(read[query, place])
+        value = self.value[edge] / mass[query, place][row]
+        add((query * length + place + 1)[row], self.items[edge].long(), value)
+        for row, came, source, own in given:
+            add(row, came, -own / mass[source])
+        each = found.view(batch, length, width).clamp_(min=0)
+        for last in range(2, length):
+            each[:, last] += self.query * each[:, last - 1]
         return each
 
     def _edges(self, source: Tensor) -> tuple[Tensor, Tensor]:

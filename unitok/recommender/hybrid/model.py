@@ -49,10 +49,10 @@ class HybridModel(RQTransformer):
         self.sharpness = nn.Parameter(torch.zeros(()))  # log a
         self.repeat = nn.Parameter(torch.zeros(()))  # r
 
-    def keys(self, tokens: Tensor) -> Tensor:
-        """Put side by side what an item is to be found by: v and e, (N, T) tokens to (N, width + C)."""
-        vectors = self.trunk.get_input_embeddings()(tokens).sum(1) + self.items.weight
-        return torch.cat([vectors, self.content], 1)
+    def vectors(self, items: Tensor, tokens: Tensor) -> Tensor:
+        """What the state finds items by: v of (I,) items, of (I, T) tokens, as (I, width)."""
+        found: Tensor = self.trunk.get_input_embeddings()(tokens).sum(1) + self.items(items)
+        return found
 
     def profiles(self, items: Tensor) -> Tensor:
         """Sum up the content of (B, H) histories, padded on the right with -1, after each item: (B, H, C), length 1."""
@@ -61,23 +61,24 @@ class HybridModel(RQTransformer):
             each[:, column] += _DECAY * each[:, column - 1]
         return F.normalize(each, dim=-1)
 
-    def score(self, states: Tensor, profiles: Tensor, recalled: Tensor, met: Tensor, keys: Tensor) -> Tensor:
+    def score(self, states: Tensor, likeness: Tensor, recalled: Tensor, met: Tensor, vectors: Tensor) -> Tensor:
         """Score items for P rows.
 
         Args:
             states: (P, width), s.
-            profiles: (P, C), h.
+            likeness: (P, I), cos(e_i, h).
             recalled: (P, I), m.
             met: (P, I), 1 where the item is in the history, else 0.
-            keys: of the items, (I, width + C), or of each row's own, (P, I, width + C).
+            vectors: v of the items, (I, width), or of each row's own, (P, I, width).
 
         Returns:
             (P, I).
         """
+        asked = self.sharpness.exp() * states
+        fit = asked @ vectors.T if vectors.ndim == 2 else (vectors @ asked[:, :, None])[:, :, 0]
         trust = F.softplus(self.trust(states))
-        asked = torch.cat([self.sharpness.exp() * states, trust[:, 1:] * profiles], 1)
-        fit = asked @ keys.T if keys.ndim == 2 else (keys @ asked[:, :, None])[:, :, 0]
-        return fit + trust[:, :1] * torch.log1p(recalled / _RARE) + self.repeat * met
+        fit = torch.addcmul(fit, trust[:, :1], torch.log1p(recalled / _RARE))
+        return torch.addcmul(fit, trust[:, 1:], likeness) + self.repeat * met
 
     @classmethod
     def _around(cls, trunk: Any, columns: int, rest: dict[str, Tensor]) -> Self:

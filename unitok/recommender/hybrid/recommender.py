@@ -63,6 +63,7 @@ class HybridRecommender(RQRecommender, kind="hybrid"):
     shuffles = False  # what a user did is taken out of the memory by its order
     exact_items: int = EXACT_ITEMS
     trie_weight: float = 1.0  # of writing the tokens, in the loss
+    sampled_items: int = 2048  # that a step of training tells its targets from, where users met more
     start_length: float = 0.5  # mean length of the items' vectors at the start
     _kept: tuple[tuple[Any, ...], Tensor] | None = None  # what items are found by, and what that was made of
 
@@ -210,7 +211,8 @@ class HybridRecommender(RQRecommender, kind="hybrid"):
 
     def _alike(self, other: Self) -> Self:
         """Give another one what was set of this one after it was made."""
-        other.exact_items, other.trie_weight = self.exact_items, self.trie_weight
+        for name in ("exact_items", "trie_weight", "sampled_items"):
+            setattr(other, name, getattr(self, name))
         return other
 
     def loss(self, items: Tensor) -> Tensor:
@@ -235,18 +237,37 @@ class HybridRecommender(RQRecommender, kind="hybrid"):
         return total / there.sum()
 
     def _scored(self, items: Tensor, states: Tensor) -> Tensor:
-        """Sum up what (B, H) items cost, each among all items, given those before it."""
-        model, there, length = self.model, items >= 0, items.shape[1]
-        recalled = F.pad(model.memory.after_each(items)[:, :-1], (0, 0, 1, 0))[there]
+        """Sum up what (B, H) items cost, each among the items that are drawn, given those before it."""
+        model, there, wanted = self.model, items >= 0, items[items >= 0]
+        among, correction = self._drawn(wanted)
+        column = torch.full_like(model.met, -1, dtype=torch.int64)
+        column[among] = torch.arange(len(among), device=items.device)
+        recalled = model.memory.before_each(items, among)[there]
         profiles = F.pad(model.profiles(items[:, :-1]), (0, 0, 1, 0))[there]
-        row = torch.full_like(items, -1).masked_scatter(there, torch.arange(len(recalled), device=items.device))
-        earlier = torch.ones(length, length, dtype=torch.bool, device=items.device).tril(-1)
-        query, at, other = (earlier & there[:, :, None]).nonzero(as_tuple=True)
-        met = _marked(recalled, row[query, at], items[query, other])
-        scores = model.score(states[there], profiles, recalled, met, model.keys(self._tokens))
-        # What nobody met isn't pushed down: else new items would be known by being new, and by nothing else.
-        known = model.met.index_fill(0, items[there], True)
-        return F.cross_entropy(scores.masked_fill(~known, -torch.inf), items[there], reduction="sum")
+        row = torch.full_like(items, -1).masked_scatter(there, torch.arange(len(wanted), device=items.device))
+        earlier = torch.ones(there.shape[1], there.shape[1], dtype=torch.bool, device=items.device).tril(-1)
+        query, at, other = (earlier & there[:, :, None] & (column[items] >= 0)[:, None]).nonzero(as_tuple=True)
+        met = _marked(recalled, row[query, at], column[items[query, other]])
+        vectors = model.vectors(among, self._tokens[among])
+        scores = model.score(states[there], profiles @ model.content[among].T, recalled, met, vectors)
+        return F.cross_entropy(scores + correction, column[wanted], reduction="sum")
+
+    def _drawn(self, wanted: Tensor) -> tuple[Tensor, Tensor]:
+        """Draw what (P,) target items are told from: them, and about `sampled_items` others that users met.
+
+        What nobody met isn't pushed down: else new items would be known by being new, and by nothing else.
+
+        Returns:
+            (I,) int64, items, ascending; (I,) what is added to their scores, so that those that were drawn stand for
+            those that weren't.
+        """
+        certain = torch.zeros_like(self.model.met).index_fill(0, wanted, True)
+        others = self.model.met & ~certain
+        share = min(1.0, self.sampled_items / max(1, int(others.sum())))
+        if share < 1:
+            others &= torch.rand(others.shape, device=others.device) < share
+        among = (certain | others).nonzero()[:, 0]
+        return among, torch.where(certain[among], 0.0, -math.log(share))
 
     @property
     def _searches(self) -> bool:
@@ -274,7 +295,9 @@ class HybridRecommender(RQRecommender, kind="hybrid"):
         states = self._read(items)[every, lengths.to(items.device)]
         blank = model.content.new_zeros(queries, 1, model.content.shape[1])
         profiles = torch.cat([blank, model.profiles(items)], 1)[every, lengths.to(items.device)]
-        scores = model.score(states, profiles, recalled, met, self._keys()[own])
+        content, vectors = model.content[own], self._vectors()[own]
+        likeness = profiles @ content.T if content.ndim == 2 else (content @ profiles[:, :, None])[:, :, 0]
+        scores = model.score(states, likeness, recalled, met, vectors)
         order = order_key(scores.float(), item).masked_fill(barred, _NONE)
         best = order.topk(min(k, order.shape[1]))
         chosen = item.gather(1, best.indices).where(best.values != _NONE, -1)
@@ -312,15 +335,16 @@ class HybridRecommender(RQRecommender, kind="hybrid"):
         allowed[slice(None) if self.rows is None else self.rows.to(allowed.device)] = True
         return allowed
 
-    def _keys(self) -> Tensor:
-        """What the items are found by, made once for as long as the weights stay."""
-        weights = (self.model.trunk.get_input_embeddings().weight, self.model.items.weight, self.model.content)
+    def _vectors(self) -> Tensor:
+        """What the state finds items by, made once for as long as the weights stay."""
+        every = torch.arange(len(self.table), device=self.model.device)
+        weights = (self.model.trunk.get_input_embeddings().weight, self.model.items.weight)
         if any(weight.is_inference() for weight in weights):  # which don't tell whether they were changed
-            return self.model.keys(self._tokens)
+            return self.model.vectors(every, self._tokens)
         # The sums tell of changes that went round the counters, as averages of weights made by `.data` do.
         made_of = tuple((part.data_ptr(), part.device, part._version, float(part.sum())) for part in weights)
         if self._kept is None or self._kept[0] != made_of:
-            self._kept = made_of, self.model.keys(self._tokens)
+            self._kept = made_of, self.model.vectors(every, self._tokens)
         return self._kept[1]
 
     def __getstate__(self) -> dict[str, Any]:

@@ -52,11 +52,19 @@ def test_it_recalls_what_came_after_the_items_of_a_history() -> None:
 
 def test_in_training_a_user_is_told_what_others_did_alone() -> None:
     lists = histories()
-    found = memory(lists).after_each(padded(lists))
+    found = memory(lists).before_each(padded(lists))
     for user, own in enumerate(lists):
         others = memory(lists[:user] + lists[user + 1 :])
-        for place in range(len(own)):
-            torch.testing.assert_close(found[user, place], others.after(torch.tensor([own[: place + 1]]))[0])
+        assert not found[user, 0].any()
+        for place in range(1, len(own)):
+            torch.testing.assert_close(found[user, place], others.after(torch.tensor([own[:place]]))[0])
+
+
+def test_some_items_are_recalled_as_among_all() -> None:
+    lists, among = histories(), torch.tensor([29, 3, 4, 17])
+    found, every = memory(lists).before_each(padded(lists), among), memory(lists).before_each(padded(lists))
+    assert found.any()
+    assert found.equal(every[:, :, among])
 
 
 def test_what_is_observed_later_counts_as_if_it_had_been_there() -> None:
@@ -91,7 +99,7 @@ def test_room_for_more_items_changes_nothing_for_those_that_were_there() -> None
 def test_an_empty_memory_recalls_nothing() -> None:
     made = TransitionMemory(3).observed(Histories.from_lists([]))
     assert not made.after(torch.tensor([[0, 1]])).any()
-    assert not made.after_each(torch.tensor([[0, 1], [2, -1]])).any()
+    assert not made.before_each(torch.tensor([[0, 1], [2, -1]])).any()
 
 
 def test_loaded_weights_bring_their_sums() -> None:

@@ -87,13 +87,33 @@ def test_the_loss_is_that_of_the_scores_and_of_the_tokens() -> None:
         profile = found.model.profiles(torch.tensor([row[:place]]))[:, -1] if place else torch.zeros(1, 5)
         met = torch.zeros(1, ITEMS)
         met[0, row[:place]] = 1.0
-        keys = found.model.keys(found.table.tokens)
-        scores = found.model.score(states, profile, torch.zeros(1, ITEMS), met, keys)[0]
+        vectors = found.model.vectors(torch.arange(ITEMS), found.table.tokens)
+        scores = found.model.score(states, profile @ found.model.content.T, torch.zeros(1, ITEMS), met, vectors)[0]
         unmet = set(range(ITEMS)) - {*KNOWN.training().items.tolist(), *row}
         scores[list(unmet)] = -torch.inf
         expected -= float(scores.log_softmax(0)[item]) / len(row)
     padded = torch.tensor([[*row, -1]])
     assert math.isclose(float(found.loss(padded)), expected, rel_tol=1e-5)
+
+
+@torch.no_grad()
+def test_items_that_are_drawn_stand_for_all_that_were_met() -> None:
+    found, row = hybrid(), torch.tensor([[3, 80, 3, 41]])
+    found.trie_weight = 0.0
+    whole = float(found.loss(row))
+    found.sampled_items = ITEMS
+    assert float(found.loss(row)) == whole
+    found.sampled_items = 10
+    assert float(found.loss(row)) != whole
+    for part in (found.model.trust.weight, found.model.items.weight, found.model.trunk.get_input_embeddings().weight):
+        part.zero_()
+    found.model.trust.bias.fill_(-50.0)
+    found.model.repeat.zero_()  # so all scores are 0, and a probability is 1 / the number of items
+    torch.manual_seed(0)
+    known = len({*KNOWN.training().items.tolist(), *row[0].tolist()})
+    numbers = torch.tensor([float(found.loss(row).exp()) for _ in range(400)])
+    assert numbers.std() > 1
+    assert abs(float(numbers.mean()) - known) < 4 * float(numbers.std()) / 20
 
 
 @pytest.mark.parametrize("options", [{}, {"exclude_seen": False}, {"deny": [2, 3, 5]}, {"allow": list(range(40))}])
@@ -129,7 +149,7 @@ def test_a_search_never_names_an_item_twice_and_fills_the_list() -> None:
 def test_it_starts_from_what_the_items_are_like() -> None:
     content = torch.randn(ITEMS, 6, generator=torch.Generator().manual_seed(4))
     found = HybridRecommender.create(TokenTable.items(ITEMS), gpt2_config(16, 1, 2), content=content)
-    vectors = found.model.keys(found.table.tokens)[:, :16].detach()
+    vectors = found.model.vectors(torch.arange(ITEMS), found.table.tokens).detach()
     centred = F.normalize(content, dim=1) - F.normalize(content, dim=1).mean(0)
     expected = F.normalize(centred, dim=1) @ F.normalize(centred, dim=1).T
     alike = F.normalize(vectors, dim=1) @ F.normalize(vectors, dim=1).T
@@ -204,7 +224,7 @@ def test_new_items_are_ranked_by_their_tokens_and_content_and_old_ones_score_as_
     assert set(grown.rank(history, ITEMS + 12, exclude_seen=False)[0].tolist()) == set(range(ITEMS + 12))
     item, model = ITEMS + 3, grown.model
     expected = model.trunk.get_input_embeddings().weight[grown.table.tokens[item]].sum(0)
-    torch.testing.assert_close(model.keys(grown.table.tokens)[item, :16], expected)
+    torch.testing.assert_close(model.vectors(torch.arange(len(grown.table)), grown.table.tokens)[item], expected)
     torch.testing.assert_close(model.content[item], F.normalize(content[3] - found.model.centre, dim=0))
     assert grown.rank([[item, 3]], 5).shape == (1, 5)  # and may be in a history
     assert len(found.table) == ITEMS
