@@ -23,6 +23,7 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from benchmarks.studies.experiments import origin
 from benchmarks.studies.item_ids import UNITOK, Places, Users, semantic_ids
@@ -39,10 +40,12 @@ from unitok.recommender import (
     gpt2_config,
 )
 from unitok.recommender import fit as train
+from unitok.recommender.hybrid.sampling import draw
 from unitok.storage.whole import whole_file
 
 RESULTS = Path("docs/results/settings.json")
 OTHERS = ("office_products", "beauty")  # a catalogue that wasn't searched takes the settings of one of these
+LARGE = 5000  # items: in more, SASRec tells its targets from sampled ones
 SMALL = ("grocery_and_gourmet_food",)  # and this one rather those of the first than those of the second
 
 
@@ -92,9 +95,25 @@ class SasrecSetting(Setting):
     fixed: ClassVar[dict[str, Any]] = {"epochs": 60, "batch_size": 512, "patience": 8}
 
     def recommender(self, num_items: int, seed: int) -> CausalRecommender:
-        """Make it, untrained."""
+        """Make it, untrained; its softmax is over sampled items in large catalogues."""
         model = gpt2_config(self.width, dropout=self.dropout, attention_dropout=self.dropout)
-        return CausalRecommender.create(TokenTable.items(num_items), model, seed=seed)
+        kind = SampledSasrec if num_items > LARGE else CausalRecommender
+        return kind.create(TokenTable.items(num_items), model, seed=seed)
+
+
+class SampledSasrec(CausalRecommender):
+    """Learns to tell targets from as many sampled items as `HybridRecommender` does, instead of from all."""
+
+    def loss(self, items: Tensor) -> Tensor:
+        """Return the cross-entropy of every item given those before it, each among the items that are drawn."""
+        there = items >= 0
+        wanted = items[there]
+        every = torch.ones(len(self.table), dtype=torch.bool)
+        among, correction = draw(every, wanted, HybridRecommender.sampled_items)
+        read = F.pad(self.table.tokens[items.clamp(min=0)[:, :-1], 0], (1, 0), value=self.table.start)
+        states = self.model.base_model(input_ids=read, use_cache=False).last_hidden_state[there]
+        vectors = self.model.get_output_embeddings().weight[self.table.tokens[among, 0]]
+        return F.cross_entropy(states @ vectors.T + correction, torch.searchsorted(among, wanted))
 
 
 @dataclass(frozen=True)

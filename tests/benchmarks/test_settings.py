@@ -114,3 +114,13 @@ def test_the_command_writes_every_try(
     monkeypatch.setattr(sys, "argv", ["settings", str(places.data), "--kind", "sasrec", "--domains", "toys"])
     with pytest.raises(SystemExit, match="--domains must be among beauty, got toys"):
         settings.main()
+
+
+def test_sasrec_in_a_large_catalogue_learns_as_in_a_small_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = SasrecSetting(width=16).recommender(60, 0)
+    monkeypatch.setattr(settings, "LARGE", 59)
+    sampled = SasrecSetting(width=16).recommender(60, 0)
+    spans = torch.tensor([[3, 50, 3, -1], [7, -1, -1, -1], [1, 2, 4, 59]])
+    assert type(sampled) is not type(whole)
+    with torch.no_grad():
+        torch.testing.assert_close(sampled.loss(spans), whole.loss(spans))  # 60 items are fewer than are drawn

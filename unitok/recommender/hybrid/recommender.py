@@ -21,6 +21,7 @@ from unitok.recommender.histories import Histories
 from unitok.recommender.hybrid.growth import grown
 from unitok.recommender.hybrid.memory import TransitionMemory
 from unitok.recommender.hybrid.model import HybridModel
+from unitok.recommender.hybrid.sampling import draw
 from unitok.recommender.hybrid.start import principal, summands
 from unitok.recommender.rq_transformer import RQRecommender
 from unitok.recommender.saving import Saved
@@ -44,6 +45,9 @@ class HybridRecommender(RQRecommender, kind="hybrid"):
     Up to `exact_items` items, 262,144 unless it is set otherwise (which is not saved), all are scored. Of more, `beam`
     are found by a beam search over their tokens and as many by what came after the history's items; those are scored.
 
+    In training, the targets of a step are told from all items that users met, or from `sampled_items` of more: 2,048
+    unless it is set otherwise.
+
     It learns fast: `TrainingConfig(epochs=12, patience=4)` is what `unitok recommend train` takes.
 
     Args:
@@ -63,7 +67,7 @@ class HybridRecommender(RQRecommender, kind="hybrid"):
     shuffles = False  # what a user did is taken out of the memory by its order
     exact_items: int = EXACT_ITEMS
     trie_weight: float = 1.0  # of writing the tokens, in the loss
-    sampled_items: int = 2048  # that a step of training tells its targets from, where users met more
+    sampled_items: int = 2048  # that a step of training tells its targets from, where there are more
     start_length: float = 0.5  # mean length of the items' vectors at the start
     _kept: tuple[tuple[Any, ...], Tensor] | None = None  # what items are found by, and what that was made of
 
@@ -239,7 +243,8 @@ class HybridRecommender(RQRecommender, kind="hybrid"):
     def _scored(self, items: Tensor, states: Tensor) -> Tensor:
         """Sum up what (B, H) items cost, each among the items that are drawn, given those before it."""
         model, there, wanted = self.model, items >= 0, items[items >= 0]
-        among, correction = self._drawn(wanted)
+        # What nobody met isn't pushed down: else new items would be known by being new, and by nothing else.
+        among, correction = draw(model.met, wanted, self.sampled_items)
         column = torch.full_like(model.met, -1, dtype=torch.int64)
         column[among] = torch.arange(len(among), device=items.device)
         recalled = model.memory.before_each(items, among)[there]
@@ -251,23 +256,6 @@ class HybridRecommender(RQRecommender, kind="hybrid"):
         vectors = model.vectors(among, self._tokens[among])
         scores = model.score(states[there], profiles @ model.content[among].T, recalled, met, vectors)
         return F.cross_entropy(scores + correction, column[wanted], reduction="sum")
-
-    def _drawn(self, wanted: Tensor) -> tuple[Tensor, Tensor]:
-        """Draw what (P,) target items are told from: them, and about `sampled_items` others that users met.
-
-        What nobody met isn't pushed down: else new items would be known by being new, and by nothing else.
-
-        Returns:
-            (I,) int64, items, ascending; (I,) what is added to their scores, so that those that were drawn stand for
-            those that weren't.
-        """
-        certain = torch.zeros_like(self.model.met).index_fill(0, wanted, True)
-        others = self.model.met & ~certain
-        share = min(1.0, self.sampled_items / max(1, int(others.sum())))
-        if share < 1:
-            others &= torch.rand(others.shape, device=others.device) < share
-        among = (certain | others).nonzero()[:, 0]
-        return among, torch.where(certain[among], 0.0, -math.log(share))
 
     @property
     def _searches(self) -> bool:
