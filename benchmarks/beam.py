@@ -3,7 +3,7 @@
 python -m benchmarks.beam CATALOGUE_FOLDER [--domain office_products] [--tokenizer FOLDER]
 
 Without --tokenizer, one is fitted for two epochs; the recommender is trained for --epochs. --keep saves the figures for
-the page of `benchmarks.studies.recommendation`.
+the page of `benchmarks.studies.ranking.recommendation`.
 """
 
 from __future__ import annotations

@@ -179,7 +179,7 @@ def finish(name: str, run: Run, data: Path, work: Path) -> str:
 def kept(name: str, run: Run, epochs: int, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Yield a run's figures for the seeds that are there, with the ranking result of their IDs, if there is one.
 
-    `benchmarks.studies.recommendation` may have put {"ndcg@10": ...} into ranking.json next to a run's tokenizer.
+    `ranking.recommendation` may have put {"ndcg@10": ...} into ranking.json next to a run's tokenizer.
     """
     for seed in options.seeds:
         path = options.work / f"{stem(name, seeded(run, seed, epochs))}.json"

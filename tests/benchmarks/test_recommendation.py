@@ -12,12 +12,19 @@ import torch
 
 from benchmarks.beam import check, generated
 from benchmarks.harness import WrongResultError
-from benchmarks.studies import item_ids, recommendation
-from benchmarks.studies import settings as chosen_settings
-from benchmarks.studies.item_ids import BEHAVIOUR, KMEANS, PUBLISHED, RANDOM, UNITOK, Places, Users, semantic_ids
-from benchmarks.studies.public_figures import public_table
-from benchmarks.studies.recommendation import Run, catalogue, figures, finish, planned
-from benchmarks.studies.recommendation_page import (
+from benchmarks.studies.ranking import item_ids, recommendation
+from benchmarks.studies.ranking import settings as chosen_settings
+from benchmarks.studies.ranking.item_ids import (
+    BEHAVIOUR,
+    KMEANS,
+    PUBLISHED,
+    RANDOM,
+    UNITOK,
+    Places,
+    Users,
+    semantic_ids,
+)
+from benchmarks.studies.ranking.page import (
     ABLATIONS,
     CHAIN,
     COLD,
@@ -35,7 +42,9 @@ from benchmarks.studies.recommendation_page import (
     SASREC,
     write_page,
 )
-from benchmarks.studies.settings import HybridSetting, SasrecSetting
+from benchmarks.studies.ranking.public_figures import public_table
+from benchmarks.studies.ranking.recommendation import Run, catalogue, figures, finish, planned
+from benchmarks.studies.ranking.settings import HybridSetting, SasrecSetting
 from unitok import SemanticIds
 from unitok.data import generate_catalogue, read_interactions
 from unitok.recommender import CausalRecommender, Histories, TokenTable, gpt2_config

@@ -11,9 +11,19 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.studies import settings
-from benchmarks.studies.item_ids import Places
-from benchmarks.studies.settings import START, HybridSetting, SasrecSetting, best, chosen, finish, keep, search, tried
+from benchmarks.studies.ranking import settings
+from benchmarks.studies.ranking.item_ids import Places
+from benchmarks.studies.ranking.settings import (
+    START,
+    HybridSetting,
+    SasrecSetting,
+    best,
+    chosen,
+    finish,
+    keep,
+    search,
+    tried,
+)
 from unitok.data import generate_catalogue
 from unitok.recommender import TokenTable
 

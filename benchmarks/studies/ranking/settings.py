@@ -1,12 +1,12 @@
 """Choose the settings of SASRec and of our recommender on validation alone, by one small search for every catalogue.
 
-python -m benchmarks.studies.settings CATALOGUE_FOLDER --kind hybrid --domains office_products beauty
+python -m benchmarks.studies.ranking.settings CATALOGUE_FOLDER --kind hybrid --domains office_products beauty
 
 The search begins with the kind's first setting and goes through its steps once: a step tries each of its changes on
 what was chosen before it, and keeps the best by NDCG@10 over all validation queries, items of the history left out. All
 tries are kept under --work: checkpoints while they train, JSON when they end, so that an interrupted search continues
 where it stopped. What was tried is written to docs/results/settings.json, beside what other searches wrote there;
-`benchmarks.studies.recommendation` takes its settings from it. The test queries are never looked at.
+`benchmarks.studies.ranking.recommendation` takes its settings from it. The test queries are never looked at.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.studies.experiments import origin
-from benchmarks.studies.item_ids import UNITOK, Places, Users, semantic_ids
+from benchmarks.studies.ranking.item_ids import UNITOK, Places, Users, semantic_ids
 from unitok.data import find_domains
 from unitok.recommender import (
     CausalRecommender,

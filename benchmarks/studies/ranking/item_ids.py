@@ -1,4 +1,4 @@
-"""The IDs that `benchmarks.studies.recommendation` compares; tokenizers that are missing are fitted on all domains."""
+"""The IDs that the study compares; tokenizers that are missing are fitted, on all domains."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 """What behaviour in the IDs costs items without any: their collisions, and zero-shot, beside IDs of text alone.
 
-python -m benchmarks.studies.behaviour CATALOGUE_FOLDER
+python -m benchmarks.studies.ranking.behaviour CATALOGUE_FOLDER
 
-Tokenizers are those of `benchmarks.studies.item_ids`; missing ones are fitted, on all domains. For each domain that is
---left-out, tokenizers with behaviour and without are fitted on all others, for six epochs. The tables of
-docs/results/behaviour.md are made by every run; the text around them is written by hand.
+Tokenizers are those of `item_ids`; missing ones are fitted, on all domains. For each domain that is --left-out,
+tokenizers with behaviour and without are fitted on all others, for six epochs. The tables of docs/results/behaviour.md
+are made by every run; the text around them is written by hand.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.studies.experiments import DEFAULT, RUNS, origin, seeded, tensor
-from benchmarks.studies.item_ids import BEHAVIOUR, UNITOK, Places, Users, tokenizer
 from benchmarks.studies.pages import FOLDER, write
-from benchmarks.studies.recommendation_page import grid, origin_lines
-from benchmarks.studies.settings import RESULTS
+from benchmarks.studies.ranking.item_ids import BEHAVIOUR, UNITOK, Places, Users, tokenizer
+from benchmarks.studies.ranking.page import grid, origin_lines
+from benchmarks.studies.ranking.settings import RESULTS
 from unitok import SemanticIds, Tokenizer
 from unitok.data import behaviour, find_domains, read_catalogue
 from unitok.data.folder import INTERACTIONS

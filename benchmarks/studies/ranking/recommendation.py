@@ -1,12 +1,12 @@
 """Judge IDs by how well they rank: train one recommender on each set of IDs, and compare with baselines.
 
-python -m benchmarks.studies.recommendation CATALOGUE_FOLDER
+python -m benchmarks.studies.ranking.recommendation CATALOGUE_FOLDER
 
-Tokenizers are those of `benchmarks.studies.item_ids`; missing ones are fitted, on all domains. Settings are those that
-`benchmarks.studies.settings` chose on validation; the recommender is the same for all IDs. A run is a recommender on a
-domain with a seed. It is kept under --work: checkpoints while it trains, JSON when it ends, so that an interrupted
-study continues where it stopped. The tables and the plot of docs/results/recommendation.md are made from the runs that
-are there; the text around them is written by hand.
+Tokenizers are those of `item_ids`; missing ones are fitted, on all domains. Settings are those that `settings` chose on
+validation; the recommender is the same for all IDs. A run is a recommender on a domain with a seed. It is kept under
+--work: checkpoints while it trains, JSON when it ends, so that an interrupted study continues where it stopped. The
+tables and the plot of docs/results/recommendation.md are made from the runs that are there; the text around them is
+written by hand.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.studies.experiments import RUNS, origin, seeded, stem
-from benchmarks.studies.item_ids import EPOCHS, PUBLISHED, SINGLE, UNITOK, Places, Users, experiment, prepare
-from benchmarks.studies.item_ids import semantic_ids as ids_of
-from benchmarks.studies.recommendation_page import (
+from benchmarks.studies.ranking.item_ids import EPOCHS, PUBLISHED, SINGLE, UNITOK, Places, Users, experiment, prepare
+from benchmarks.studies.ranking.item_ids import semantic_ids as ids_of
+from benchmarks.studies.ranking.page import (
     ABLATIONS,
     CHAIN,
     COLD,
@@ -54,7 +54,7 @@ from benchmarks.studies.recommendation_page import (
     Figures,
     write_page,
 )
-from benchmarks.studies.settings import RESULTS, HybridSetting, SasrecSetting, Setting, chosen
+from benchmarks.studies.ranking.settings import RESULTS, HybridSetting, SasrecSetting, Setting, chosen
 from unitok.data import find_domains
 from unitok.recommender import (
     Histories,
@@ -162,7 +162,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="a catalogue: a folder with one subfolder per domain")
     parser.add_argument("--work", type=Path, default=Path("runs/recommendation"), help="where finished runs are kept")
     parser.add_argument("--tokenizers", type=Path, default=Path("runs/experiments"), help="where tokenizers are kept")
-    parser.add_argument("--settings", type=Path, default=RESULTS, help="what benchmarks.studies.settings wrote")
+    parser.add_argument("--settings", type=Path, default=RESULTS, help="what benchmarks.studies.ranking.settings wrote")
     parser.add_argument("--domains", nargs="*", default=DOMAINS, help="run only these; the page shows all")
     parser.add_argument(
         "--seeds", type=int, nargs="*", default=[0, 1, 2], help="run only these; the page shows 0, 1, 2"

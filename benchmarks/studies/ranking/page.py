@@ -1,4 +1,4 @@
-"""The page of `benchmarks.studies.recommendation`: tables per catalogue, the same as JSON, and a plot."""
+"""The page of `benchmarks.studies.ranking.recommendation`: tables per catalogue, the same as JSON, and a plot."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from benchmarks.studies.item_ids import BEHAVIOUR, KMEANS, PUBLISHED, RANDOM, SINGLE, UNITOK
 from benchmarks.studies.pages import write
-from benchmarks.studies.public_figures import public_table
-from benchmarks.studies.settings import chosen, tried
+from benchmarks.studies.ranking.item_ids import BEHAVIOUR, KMEANS, PUBLISHED, RANDOM, SINGLE, UNITOK
+from benchmarks.studies.ranking.public_figures import public_table
+from benchmarks.studies.ranking.settings import chosen, tried
 from unitok.recommender import Evaluation
 from unitok.recommender.evaluation.item_level import FURTHER, written
 

@@ -1,4 +1,4 @@
-"""Figures that others published on the catalogues of `benchmarks.studies.recommendation`, beside ours."""
+"""Figures that others published on the catalogues of `benchmarks.studies.ranking.recommendation`, beside ours."""
 
 from __future__ import annotations
 

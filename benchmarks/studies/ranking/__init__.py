@@ -1,0 +1,1 @@
+"""How well IDs rank the next item: the study, its settings, its IDs and its page."""
