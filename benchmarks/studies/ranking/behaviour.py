@@ -10,7 +10,7 @@ are made by every run; the text around them is written by hand.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 
@@ -74,7 +74,7 @@ COLLISIONS = [
 COLLISIONS += ["a tenth, text alone: share an ID", "the same tenth, no vectors, others with theirs"]
 
 
-def collisions(name: str, x: Tensor, vectors: Tensor, pairs: list[tuple[Tokenizer, ...]]) -> list[str]:
+def collisions(name: str, x: Tensor, vectors: Tensor, pairs: Sequence[tuple[Tokenizer, ...]]) -> list[str]:
     """Count items that share IDs: of text alone, with vectors, without any, and a tenth without among others with."""
     blank = torch.rand(len(x), generator=torch.Generator().manual_seed(0)) < BLANK
     some, none = vectors.clone(), torch.full_like(vectors, torch.nan)
@@ -94,7 +94,7 @@ ZERO_SHOT = ["domain, not named", "IDs equal", "check, text alone", "check, with
 ZERO_SHOT += ["x error by ID, text alone", "with behaviour", "own expert added: text alone", "with behaviour"]
 
 
-def unnamed(title: str, x: Tensor, pairs: list[tuple[Tokenizer, ...]], new: str | None = None) -> list[str]:
+def unnamed(title: str, x: Tensor, pairs: Sequence[tuple[Tokenizer, ...]], new: str | None = None) -> list[str]:
     """Compare tokenizers with and without behaviour on items whose domain isn't named; then as a domain of its own."""
     same = [plain.tokenize(x).codes.equal(joined.tokenize(x).codes) for plain, joined in pairs]
     cells = [f"{sum(same)} of {len(same)}"]
@@ -125,7 +125,7 @@ def shared(ids: SemanticIds, among: Tensor | None = None) -> float:
     """Return the share of the items, or of some of them, whose ID is another item's, too."""
     groups = ids.groups()
     alike = torch.bincount(groups)[groups] > 1
-    return float((alike if among is None else alike[among]).float().mean())
+    return float((alike if among is None else alike[among]).double().mean())
 
 
 def spread(values: list[float], form: str) -> str:
