@@ -5,7 +5,8 @@ python -m benchmarks.studies.ranking.settings CATALOGUE_FOLDER --kind hybrid --d
 The search begins with the kind's first setting and goes through its steps once: a step tries each of its changes on
 what was chosen before it, and keeps the best by NDCG@10 over all validation queries, items of the history left out. All
 tries are kept under --work: checkpoints while they train, JSON when they end, so that an interrupted search continues
-where it stopped. What was tried is written to docs/results/settings.json, beside what other searches wrote there;
+where it stopped. A catalogue of many items can begin with what was chosen on office products, and try less: --only
+epochs. What was tried is written to docs/results/settings.json, beside what other searches wrote there;
 `benchmarks.studies.ranking.recommendation` takes its settings from it. The test queries are never looked at.
 """
 
@@ -45,6 +46,7 @@ from unitok.storage.whole import whole_file
 
 RESULTS = Path("docs/results/settings.json")
 OTHERS = ("office_products", "beauty")  # a catalogue that wasn't searched takes the settings of one of these
+SEED = 0  # of the tokenizer, the weights and the batches
 LARGE = 5000  # items: in more, SASRec tells its targets from sampled ones
 SMALL = ("grocery_and_gourmet_food",)  # and this one rather those of the first than those of the second
 
@@ -174,6 +176,8 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS, help="where all tries are written")
     parser.add_argument("--epochs", type=int, help="the most epochs of every try, for a trial")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--only", nargs="*", help="change only these settings, of those chosen on office products")
+    parser.add_argument("--finished", action="store_true", help="train nothing: write and choose from finished tries")
     options = parser.parse_args()
     if unknown := set(options.domains) - set(folders := find_domains(options.data)):
         raise SystemExit(f"--domains must be among {', '.join(folders)}, got {', '.join(sorted(unknown))}.")
@@ -182,18 +186,50 @@ def main() -> None:
     work = options.work or Path("runs") / options.kind
     places = Places(options.data, work, options.tokenizers, options.results)
     for domain in options.domains:
-        tries = search(options.kind, domain, places, options.epochs)
+        tries = search(options.kind, domain, places, options.epochs, options.only, options.finished)
         keep(options.kind, domain, tries, places.settings)
         print(*tried(options.kind, places.settings, [domain]), sep="\n", flush=True)
 
 
-def search(kind: str, domain: str, places: Places, epochs: int | None = None) -> list[dict[str, Any]]:
-    """Try the first setting and then every step's changes; return all tries, in their order."""
-    tries = [finish(START[kind], domain, places, epochs)]
+def search(
+    kind: str,
+    domain: str,
+    places: Places,
+    epochs: int | None = None,
+    only: Sequence[str] | None = None,
+    finished: bool = False,
+) -> list[dict[str, Any]]:
+    """Try the first setting and then every step's changes; return all tries, in their order.
+
+    Args:
+        kind: of the recommender.
+        domain: the catalogue.
+        places: where things are.
+        epochs: the most of every try, for a trial.
+        only: which settings are changed; the first try is then what was chosen on the first of `OTHERS`.
+        finished: leave out tries that weren't made before.
+    """
+    first = START[kind] if only is None else chosen(kind, OTHERS[0], places.settings)[0]
+    tries: list[dict[str, Any]] = []
+
+    def add(setting: Setting) -> None:
+        if not finished or path(setting, domain, places).exists():
+            tries.append(finish(setting, domain, places, epochs))
+
+    add(first)
     for step in STEPS[kind]:
-        chosen = best(kind, tries)
-        tries += [finish(replace(chosen, **change), domain, places, epochs) for change in step]
+        before = best(kind, tries) if tries else first
+        for change in step:
+            if only is None or set(change) <= set(only):
+                add(replace(before, **change))
+    if not tries:
+        raise SystemExit(f"No try for {domain} is finished in {places.work}.")
     return tries
+
+
+def path(setting: Setting, domain: str, places: Places) -> Path:
+    """Return the file of a try."""
+    return places.work / domain / f"validation,{setting},seed={SEED}.json"
 
 
 def best(kind: str, tries: Sequence[dict[str, Any]]) -> Setting:
@@ -203,8 +239,7 @@ def best(kind: str, tries: Sequence[dict[str, Any]]) -> Setting:
 
 def finish(setting: Setting, domain: str, places: Places, epochs: int | None = None) -> dict[str, Any]:
     """Train, and evaluate on validation, unless it was done before; return the figures."""
-    seed = 0
-    file = places.work / domain / f"validation,{setting},seed={seed}.json"
+    seed, file = SEED, path(setting, domain, places)
     config = setting.training(seed, epochs)
     said: dict[str, Any] = {"setting": asdict(setting), "seed": seed, "part": "validation", "training": asdict(config)}
     if file.exists():

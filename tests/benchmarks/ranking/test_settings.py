@@ -64,6 +64,21 @@ def test_each_step_changes_the_best_so_far(monkeypatch: pytest.MonkeyPatch, plac
     assert best("hybrid", tries) == replace(first, dropout=0.3, start=1.0)
 
 
+def test_a_catalogue_can_begin_with_what_another_chose_and_try_less(
+    monkeypatch: pytest.MonkeyPatch, places: Places
+) -> None:
+    keep("hybrid", "office_products", [done(HybridSetting(dropout=0.3), 0.1)], places.settings)
+    monkeypatch.setattr(settings, "finish", lambda setting, *_: done(setting, setting.epochs / 100))
+    tries = search("hybrid", "beauty", places, only=["epochs"])
+    assert [(one["setting"]["dropout"], one["setting"]["epochs"]) for one in tries] == [(0.3, 6), (0.3, 3), (0.3, 12)]
+    with pytest.raises(SystemExit, match="No try for beauty is finished"):
+        search("hybrid", "beauty", places, finished=True)
+    file = settings.path(HybridSetting(epochs=12), "beauty", places)
+    file.parent.mkdir(parents=True)
+    file.touch()
+    assert [one["setting"]["epochs"] for one in search("hybrid", "beauty", places, finished=True)] == [12]
+
+
 def test_a_try_is_kept_and_trains_what_it_says(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
     setting = SasrecSetting(width=16, dropout=0.2, crop=0.5)
     found = finish(setting, "beauty", places, epochs=2)
