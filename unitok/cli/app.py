@@ -13,6 +13,7 @@ from unitok.cli.data.embed import embed
 from unitok.cli.data.import_ import import_
 from unitok.cli.demo import demo
 from unitok.cli.doctor import doctor
+from unitok.cli.ids.app import ids
 from unitok.cli.recommend.app import recommend
 from unitok.cli.terminal import Refusal, say
 from unitok.cli.tokenizer.add_domain import add_domain
@@ -52,6 +53,7 @@ app = typer.Typer(
 )
 for command in (demo, import_, embed, fit, tokenize, decode, check_domain, add_domain, report, verify, doctor):
     app.command(command.__name__.strip("_").replace("_", "-"))(command)
+app.add_typer(ids, name="ids")
 app.add_typer(recommend, name="recommend")
 
 

@@ -56,19 +56,25 @@ def write_file(table: Any, file: Path) -> None:
         OSError: the file can't be written; what was there stays.
     """
     with whole_file(file) as partial:  # of another name if the file is a link
+        write_rows(table, partial, file.suffix)
         if file.suffix == ".parquet":
-            write_parquet(table, partial)
             return
-        if file.suffix == ".csv":
-            pyarrow.csv.write_csv(table, partial)
-        else:
-            with partial.open("w", encoding="utf-8") as lines:
-                for part in table.to_batches(max_chunksize=_ROWS_AT_ONCE):
-                    lines.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in part.to_pylist())
         note = sealed({**json.loads(table.schema.metadata[NOTE]), _DIGEST: digest(partial.read_bytes())})
         note_file(file).unlink(missing_ok=True)
     with whole_file(note_file(file)) as partial:
         partial.write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
+
+
+def write_rows(table: Any, file: Path, ending: str) -> None:
+    """Write the rows alone, in one of FORMATS; parquet keeps the metadata, too."""
+    if ending == ".parquet":
+        write_parquet(table, file)
+    elif ending == ".csv":
+        pyarrow.csv.write_csv(table, file)
+    else:
+        with file.open("w", encoding="utf-8") as lines:
+            for part in table.to_batches(max_chunksize=_ROWS_AT_ONCE):
+                lines.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in part.to_pylist())
 
 
 def note_file(file: Path) -> Path:

@@ -261,3 +261,29 @@ def test_names_are_shown_as_they_are(tmp_path: Path, catalogue: Path, fitted: Pa
 def test_a_pipe_is_no_table(tmp_path: Path, fitted: Path) -> None:
     os.mkfifo(tmp_path / "ids.parquet")
     assert "got a pipe or a device. Check the path." in refused("decode", fitted, tmp_path / "ids.parquet", "--json")
+
+
+def test_two_tables_are_compared_item_by_item(changed: tuple[Path, Path, Path], fitted: Path, tmp_path: Path) -> None:
+    _, before, new = changed
+    after, items = tmp_path / "new.parquet", tmp_path / "changed.csv"
+    unitok("tokenize", fitted, new, "--existing", before, "--changed", "renew", "--out", after)
+    shown = unitok("ids", "diff", before, after)
+    row = next(line for line in shown.stdout.splitlines() if "beauty" in line)
+    assert "60" in row
+    assert f"{58 / 60:.2%}" in row
+    result = unitok("ids", "diff", before, after, "--items", items, "--json")
+    assert "7 items written to" in result.stderr
+    found = json.loads(result.stdout)["overall"]
+    assert {name: found[name] for name in ("kept", "changed", "added", "vanished")} == {
+        "kept": 58,
+        "changed": 2,
+        "added": 5,
+        "vanished": 0,
+    }
+    assert [line.split(",")[1] for line in items.read_text().splitlines()[1:]] == ["3", "8", *map(str, range(60, 65))]
+    assert "the file is there already" in refused("ids", "diff", before, after, "--items", items)
+    result = unitok("ids", "diff", before, after, "--most-churn", "0.01", code=1)
+    assert "beauty" in result.stdout
+    assert "3.33% of the items in both have other IDs, more than 1.00%" in result.stderr
+    unitok("ids", "diff", before, after, "--most-churn", "0.05")
+    assert "Give it such an ending" in refused("ids", "diff", before, after, "--items", tmp_path / "changed.txt")
