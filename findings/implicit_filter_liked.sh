@@ -32,7 +32,7 @@ for model in (CosineRecommender(K=3), AlternatingLeastSquares(**factors), Bayesi
     told = {marks.get(float(score), "another score") for score in scores[liked]}
     print(f"{type(model).__name__}: liked {sorted(ids[liked].tolist())} with {sorted(told)}, others {sorted(ids[~liked].tolist())}")
 PYTHON
-seen=$(env/bin/python look.py 2>/dev/null)
+seen=$(env/bin/python -W ignore look.py)
 echo "implicit 0.7.3: user 0 liked 0, 1, 2 of 5 items and is recommended 3:
 $seen"
 expected="CosineRecommender: liked [1, 2] with ['0'], others [4]
