@@ -128,3 +128,18 @@ def test_settings_without_a_chain_for_each_expert_are_refused_before_anything_is
 def test_ids_that_know_what_a_split_keeps_back_are_refused(users: Path, catalogue: Path, tmp_path: Path) -> None:
     train = ("recommend", "train", catalogue, users, "--epochs", 1, "--out", tmp_path / "out")
     assert "must know nothing of what the split cold keeps back" in refused(*train, "--split", "cold")
+
+
+def test_ids_are_judged_with_interactions_and_without(users: Path, own: Path) -> None:
+    (own / "kitchen" / "interactions.parquet").unlink()
+    found = json.loads(unitok("ids", "inspect", users, own, "--json").stdout)
+    assert found["beauty"]["transitions"] > 0
+    assert found["kitchen"]["transitions"] == 0
+    assert found["beauty"]["levels"][0]["lift"] > 1  # fitted on what these users did
+    assert [level["prefixes"] for level in found["beauty"]["levels"]] == sorted(
+        level["prefixes"] for level in found["beauty"]["levels"]
+    )
+    shown = unitok("ids", "inspect", users, own, "--domains", "kitchen").stdout
+    assert "kitchen" in shown
+    assert "beauty" not in shown
+    assert "first 1" in shown

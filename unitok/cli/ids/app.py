@@ -1,20 +1,23 @@
-"""`unitok ids`: what becomes of IDs over time."""
+"""`unitok ids`: what IDs tell, and what becomes of them over time."""
 
 from __future__ import annotations
 
 import typer
 
 from unitok.cli.ids.diff import diff
+from unitok.cli.ids.inspect import inspect
 
 ids = typer.Typer(no_args_is_help=True)
+ids.command("inspect")(inspect)
 ids.command("diff")(diff)
 
 
 @ids.callback()
 def _ids() -> None:
-    """Look at what became of IDs over time.
+    """Judge IDs, and see what became of them over time.
 
     For example:
 
+        unitok ids inspect ids.parquet catalogue
         unitok ids diff monday.parquet tuesday.parquet
     """
