@@ -1,4 +1,4 @@
-"""One recommender over several catalogues: who is asked what, and that each is asked about its own items alone."""
+"""The pages beside the study of rankings: one recommender for several catalogues, behaviour in IDs, and IDs judged."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.studies.ranking import behaviour, item_ids, joint, recommendation
+from benchmarks.studies.ranking import behaviour, item_ids, joint, probes, recommendation
 from benchmarks.studies.ranking import settings as chosen_settings
 from benchmarks.studies.ranking.item_ids import UNITOK, Places, Users
 from benchmarks.studies.ranking.recommendation import Run
@@ -93,3 +93,21 @@ def test_the_page_of_behaviour_says_what_it_costs_items_without(
     shared = [sum(own.count(one) > 1 for one in own) / ITEMS for own in groups]
     assert [behaviour.shared(each) for each in ids] == shared
     assert f"% | {sum(shared) / 2:.2%} ({min(shared):.2%} to {max(shared):.2%}) |" in rows[1]
+
+
+def test_ids_are_judged_beside_how_they_ranked(places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(item_ids, "CODEWORDS", 8)
+    recommendation.finish(Run("beauty", UNITOK, 0, None), places)
+    page = tmp_path / "id-probes.md"
+    given = ["probes", str(places.data), "--work", str(places.work), "--tokenizers", str(places.tokenizers)]
+    monkeypatch.setattr(sys, "argv", [*given, "--settings", str(places.settings), "--page", str(page)])
+    probes.main()
+    rows = {line.split(" | ")[0]: line for line in page.read_text().splitlines() if line.startswith("| ")}
+    assert set(rows) == {"| IDs", *(f"| {name}" for name in item_ids.FITTED), f"| {item_ids.BEHAVIOUR}"} | {
+        f"| {name}" for name in (item_ids.KMEANS, item_ids.RANDOM)
+    }
+    assert rows[f"| {item_ids.RANDOM}"].endswith(" |  |")
+    assert float(rows[f"| {UNITOK}"].split(" | ")[-1].removesuffix(" |")) > 0
+    monkeypatch.setattr(sys, "argv", [*given, "--domains", "nowhere"])
+    with pytest.raises(SystemExit, match="--domains must be among"):
+        probes.main()
