@@ -19,6 +19,7 @@ GIVEN = {
     ("storage/lock.py", "only_writer"),  # who holds it, in a file of its own
     ("storage/tensors.py", "write_tensors"),
     ("storage/parquet.py", "write_parquet"),
+    ("ids/table_files.py", "write_rows"),
     ("data/files.py", "write_embedding_info"),
     ("data/embedded.py", "append"),
     ("evaluation/figure.py", "draw_report"),
