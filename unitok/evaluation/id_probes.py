@@ -77,7 +77,9 @@ class IdProbes:
         if self.shared is not None:
             parts = ", ".join(f"{name} third {share:.2%}" for name, share in self.shared.items())
             below += f" Items whose codes are another's, too: {parts}."
-        table = Table(title=Text(title, style="table.title"), title_justify="left", caption=below)
+        table = Table(
+            title=Text(title, style="table.title"), title_justify="left", caption=below, caption_justify="left"
+        )
         for head in ("codes", "prefixes", "bits", "cosine", "transitions within", "by chance", "lift"):
             table.add_column(head, justify="right")
         for number, level in enumerate(self.levels, 1):
