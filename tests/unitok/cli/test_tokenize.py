@@ -286,4 +286,9 @@ def test_two_tables_are_compared_item_by_item(changed: tuple[Path, Path, Path], 
     assert "beauty" in result.stdout
     assert "3.33% of the items in both have other IDs, more than 1.00%" in result.stderr
     unitok("ids", "diff", before, after, "--most-churn", "0.05")
+    table = pq.read_table(before)
+    other = table.set_column(0, "domain", [["another"] * len(table)])
+    pq.write_table(other.replace_schema_metadata(None), tmp_path / "other.parquet")
+    result = unitok("ids", "diff", before, tmp_path / "other.parquet", "--most-churn", "1", code=1)
+    assert "no item is in both tables" in result.stderr
     assert "Give it such an ending" in refused("ids", "diff", before, after, "--items", tmp_path / "changed.txt")

@@ -55,6 +55,10 @@ def diff(
         print_json(found.to_dict())
     else:
         console().print(found.to_table())
-    if most_churn is not None and found.overall.churn > most_churn:
-        say(f"{found.overall.churn:.2%} of the items in both have other IDs, more than {most_churn:.2%}")
+    churn = found.overall.churn
+    if most_churn is not None and churn != churn:  # nothing speaks for them
+        say("no item is in both tables")
+        raise typer.Exit(1)
+    if most_churn is not None and churn > most_churn:
+        say(f"{churn:.2%} of the items in both have other IDs, more than {most_churn:.2%}")
         raise typer.Exit(1)
