@@ -107,7 +107,7 @@ def probe(ids: SemanticIds, embeddings: Tensor, histories: Split | None = None) 
 
     Raises:
         TypeError: IDs or embeddings of another type.
-        ValueError: other numbers of items.
+        ValueError: other numbers of items, embeddings that aren't finite, or a row without an ID.
 
     Source: the questions are those of SIDInspector, arXiv 2606.10375; the figures are defined here.
     """
@@ -116,6 +116,9 @@ def probe(ids: SemanticIds, embeddings: Tensor, histories: Split | None = None) 
     if embeddings.ndim != 2 or len(embeddings) != len(ids) or not embeddings.is_floating_point():
         got = f"{embeddings.dtype} of shape {tuple(embeddings.shape)}"
         fail("probe", "embeddings", f"({len(ids)}, D) floating point", got, "Pass one row per ID.")
+    if not bool(embeddings.isfinite().all()):
+        fail("probe", "embeddings", "finite", "NaN or infinity", "Embed those items again.")
+    ids.check_encoded("probe")
     kept = None if histories is None else histories.training()
     if kept is not None and len(kept.items) and int(kept.items.max()) >= len(ids):
         step = "Pass the IDs of all items of the domain."

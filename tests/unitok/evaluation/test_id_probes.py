@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import permutations
 
 import pytest
@@ -74,5 +75,9 @@ def test_wrong_input_is_refused() -> None:
         probe(ids, torch.zeros(3, 2))
     with pytest.raises(ValueError, match="probe: histories must be of 4 items, got item 7"):
         probe(ids, torch.zeros(4, 2), Histories.from_lists([[7, 7, 1, 2]]))
+    with pytest.raises(ValueError, match="probe: embeddings must be finite, got NaN or infinity"):
+        probe(ids, torch.full((4, 2), torch.nan))
+    with pytest.raises(ValueError, match="probe"):
+        probe(replace(ids, codes=ids.codes.fill_(-1), slot_codes=None), torch.zeros(4, 2))
     with pytest.raises(TypeError, match="probe: ids must be SemanticIds"):
         probe(ids.codes, torch.zeros(4, 2))  # type: ignore[arg-type]
