@@ -10,7 +10,6 @@ docs/results/one-recommender.md is made by every run; the text around it is writ
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
@@ -26,8 +25,8 @@ from benchmarks.studies.experiments import origin
 from benchmarks.studies.pages import FOLDER, write
 from benchmarks.studies.ranking.item_ids import UNITOK, Places, Users, tokenizer
 from benchmarks.studies.ranking.page import difference, grid, origin_lines
-from benchmarks.studies.ranking.recommendation import Run, figures
-from benchmarks.studies.ranking.settings import RESULTS, HybridSetting, chosen
+from benchmarks.studies.ranking.recommendation import Run, figures, study_parser
+from benchmarks.studies.ranking.settings import HybridSetting, chosen
 from unitok import SemanticIds
 from unitok.data import find_domains
 from unitok.recommender import Evaluation, Histories, Queries, Scores, TokenTable, evaluate
@@ -41,11 +40,7 @@ JOINT, OWN = "one for all", "its own"
 
 def main() -> None:
     """Run what is missing, then write the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="a catalogue: a folder with one subfolder per domain")
-    parser.add_argument("--work", type=Path, default=Path("runs/recommendation"), help="where finished runs are kept")
-    parser.add_argument("--tokenizers", type=Path, default=Path("runs/experiments"), help="where tokenizers are kept")
-    parser.add_argument("--settings", type=Path, default=RESULTS, help="what `settings` wrote")
+    parser = study_parser(__doc__)
     parser.add_argument("--domains", nargs="*", default=TOGETHER, help="the catalogues that share a recommender")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=1)

@@ -8,15 +8,13 @@ that are there; the text around it is written by hand.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from benchmarks.studies.experiments import origin
 from benchmarks.studies.pages import FOLDER, write
 from benchmarks.studies.ranking.item_ids import PUBLISHED, Places, Users, prepare, semantic_ids
 from benchmarks.studies.ranking.page import IDS, grid, origin_lines
-from benchmarks.studies.ranking.recommendation import DOMAINS, Run, figures
-from benchmarks.studies.ranking.settings import RESULTS
+from benchmarks.studies.ranking.recommendation import DOMAINS, Run, figures, study_parser
 from unitok.data import find_domains
 from unitok.evaluation.id_probes import probe
 from unitok.recommender import Scores
@@ -27,11 +25,7 @@ HEAD += ["transitions within", "lift", "codes shared, most met third", "least me
 
 def main() -> None:
     """Judge what is there, and write the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="a catalogue: a folder with one subfolder per domain")
-    parser.add_argument("--work", type=Path, default=Path("runs/recommendation"), help="where finished runs are kept")
-    parser.add_argument("--tokenizers", type=Path, default=Path("runs/experiments"), help="where tokenizers are kept")
-    parser.add_argument("--settings", type=Path, default=RESULTS, help="what `settings` wrote")
+    parser = study_parser(__doc__)
     parser.add_argument("--domains", nargs="*", help="judge the IDs of these; by default of all that the study has")
     parser.add_argument("--page", type=Path, default=FOLDER / "id-probes.md")
     options = parser.parse_args()

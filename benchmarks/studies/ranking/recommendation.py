@@ -157,13 +157,19 @@ class Run:
         return {TIGER: SINGLE}.get(self.name, UNITOK if self.name in (*ABLATIONS, COLD_HYBRID) else self.name)
 
 
-def main() -> None:
-    """Run what is missing, then write the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def study_parser(doc: str | None) -> argparse.ArgumentParser:
+    """Make the parser of a study: the catalogue, and where what is finished is kept."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="a catalogue: a folder with one subfolder per domain")
     parser.add_argument("--work", type=Path, default=Path("runs/recommendation"), help="where finished runs are kept")
     parser.add_argument("--tokenizers", type=Path, default=Path("runs/experiments"), help="where tokenizers are kept")
-    parser.add_argument("--settings", type=Path, default=RESULTS, help="what benchmarks.studies.ranking.settings wrote")
+    parser.add_argument("--settings", type=Path, default=RESULTS, help="what `settings` wrote")
+    return parser
+
+
+def main() -> None:
+    """Run what is missing, then write the page."""
+    parser = study_parser(__doc__)
     parser.add_argument("--domains", nargs="*", default=DOMAINS, help="run only these; the page shows all")
     parser.add_argument(
         "--seeds", type=int, nargs="*", default=[0, 1, 2], help="run only these; the page shows 0, 1, 2"
