@@ -5,9 +5,10 @@ python -m benchmarks.studies.ranking.settings CATALOGUE_FOLDER --kind hybrid --d
 The search begins with the kind's first setting and goes through its steps once: a step tries each of its changes on
 what was chosen before it, and keeps the best by NDCG@10 over all validation queries, items of the history left out. All
 tries are kept under --work: checkpoints while they train, JSON when they end, so that an interrupted search continues
-where it stopped. A catalogue of many items can begin with what was chosen on office products, and try less: --only
-epochs. What was tried is written to docs/results/settings.json, beside what other searches wrote there;
-`benchmarks.studies.ranking.recommendation` takes its settings from it. The test queries are never looked at.
+where it stopped. In a catalogue of many items, where a try takes long, --only trust trains the first setting and the
+changes of `trust` alone; of all others it takes those that are finished. What was tried is written to
+docs/results/settings.json, beside what other searches wrote there; `benchmarks.studies.ranking.recommendation` takes its
+settings from it. The test queries are never looked at.
 """
 
 from __future__ import annotations
@@ -126,6 +127,7 @@ class HybridSetting(Setting):
         batch_size: target items per step.
         start: mean length of the items' vectors at the start.
         epochs: the most.
+        trust: in the items' content, at the start.
     """
 
     width: int = 128
@@ -135,6 +137,7 @@ class HybridSetting(Setting):
     batch_size: int = 512
     start: float = 0.5
     epochs: int = 6
+    trust: float = 8.0
 
     fixed: ClassVar[dict[str, Any]] = {"patience": 4}
 
@@ -143,7 +146,7 @@ class HybridSetting(Setting):
     ) -> HybridRecommender:
         """Make it, untrained."""
         model = gpt2_config(self.width, dropout=self.dropout, attention_dropout=0.2)
-        with patch.object(HybridRecommender, "start_length", self.start):
+        with patch.multiple(HybridRecommender, start_length=self.start, start_trust=self.trust):
             return HybridRecommender.create(table, model, histories=histories, content=content, seed=seed)
 
 
@@ -161,6 +164,7 @@ STEPS: dict[str, Sequence[Sequence[dict[str, Any]]]] = {
         [{"dropout": 0.3}, {"dropout": 0.5}],
         [{"learning_rate": 2e-3}],
         [{"start": 1.0}],
+        [{"trust": 4.0}, {"trust": 16.0}],
     ),
 }
 
@@ -176,8 +180,9 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS, help="where all tries are written")
     parser.add_argument("--epochs", type=int, help="the most epochs of every try, for a trial")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--only", nargs="*", help="change only these settings, of those chosen on office products")
-    parser.add_argument("--finished", action="store_true", help="train nothing: write and choose from finished tries")
+    parser.add_argument(
+        "--only", nargs="*", help="train only changes of these settings; without names, choose from finished tries"
+    )
     options = parser.parse_args()
     if unknown := set(options.domains) - set(folders := find_domains(options.data)):
         raise SystemExit(f"--domains must be among {', '.join(folders)}, got {', '.join(sorted(unknown))}.")
@@ -186,7 +191,7 @@ def main() -> None:
     work = options.work or Path("runs") / options.kind
     places = Places(options.data, work, options.tokenizers, options.results)
     for domain in options.domains:
-        tries = search(options.kind, domain, places, options.epochs, options.only, options.finished)
+        tries = search(options.kind, domain, places, options.epochs, options.only)
         keep(options.kind, domain, tries, places.settings)
         print(*tried(options.kind, places.settings, [domain]), sep="\n", flush=True)
 
@@ -197,7 +202,6 @@ def search(
     places: Places,
     epochs: int | None = None,
     only: Sequence[str] | None = None,
-    finished: bool = False,
 ) -> list[dict[str, Any]]:
     """Try the first setting and then every step's changes; return all tries, in their order.
 
@@ -206,22 +210,19 @@ def search(
         domain: the catalogue.
         places: where things are.
         epochs: the most of every try, for a trial.
-        only: which settings are changed; the first try is then what was chosen on the first of `OTHERS`.
-        finished: leave out tries that weren't made before.
+        only: which settings' changes are trained; of others, finished tries are taken. Of none, no try is trained.
     """
-    first = START[kind] if only is None else chosen(kind, OTHERS[0], places.settings)[0]
     tries: list[dict[str, Any]] = []
 
-    def add(setting: Setting) -> None:
-        if not finished or path(setting, domain, places).exists():
+    def add(setting: Setting, train_it: bool) -> None:
+        if train_it or path(setting, domain, places).exists():
             tries.append(finish(setting, domain, places, epochs))
 
-    add(first)
+    add(START[kind], only != [])
     for step in STEPS[kind]:
-        before = best(kind, tries) if tries else first
+        before = best(kind, tries) if tries else START[kind]
         for change in step:
-            if only is None or set(change) <= set(only):
-                add(replace(before, **change))
+            add(replace(before, **change), only is None or set(change) <= set(only))
     if not tries:
         raise SystemExit(f"No try for {domain} is finished in {places.work}.")
     return tries

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -64,19 +65,22 @@ def test_each_step_changes_the_best_so_far(monkeypatch: pytest.MonkeyPatch, plac
     assert best("hybrid", tries) == replace(first, dropout=0.3, start=1.0)
 
 
-def test_a_catalogue_can_begin_with_what_another_chose_and_try_less(
-    monkeypatch: pytest.MonkeyPatch, places: Places
-) -> None:
-    keep("hybrid", "office_products", [done(HybridSetting(dropout=0.3), 0.1)], places.settings)
-    monkeypatch.setattr(settings, "finish", lambda setting, *_: done(setting, setting.epochs / 100))
-    tries = search("hybrid", "beauty", places, only=["epochs"])
-    assert [(one["setting"]["dropout"], one["setting"]["epochs"]) for one in tries] == [(0.3, 6), (0.3, 3), (0.3, 12)]
+def test_a_search_can_train_less_and_take_what_is_finished(monkeypatch: pytest.MonkeyPatch, places: Places) -> None:
+    monkeypatch.setattr(settings, "finish", lambda setting, *_: done(setting, setting.epochs + setting.trust))
+
+    def searched(only: list[str]) -> list[tuple[int, float]]:
+        tries = search("hybrid", "beauty", places, only=only)
+        return [(one["setting"]["epochs"], one["setting"]["trust"]) for one in tries]
+
+    first = START["hybrid"].trust
+    assert searched(["trust"]) == [(6, first), (6, 4.0), (6, 16.0)]
     with pytest.raises(SystemExit, match="No try for beauty is finished"):
-        search("hybrid", "beauty", places, finished=True)
+        searched([])
     file = settings.path(HybridSetting(epochs=12), "beauty", places)
     file.parent.mkdir(parents=True)
     file.touch()
-    assert [one["setting"]["epochs"] for one in search("hybrid", "beauty", places, finished=True)] == [12]
+    assert searched([]) == [(12, first)]
+    assert searched(["trust"]) == [(6, first), (12, first), (12, 4.0), (12, 16.0)]
 
 
 def test_a_try_is_kept_and_trains_what_it_says(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,6 +106,8 @@ def test_a_hybrid_starts_as_long_as_its_setting_says() -> None:
     ]
     torch.testing.assert_close(begun[1], 2 * begun[0])
     assert begun[0].norm(dim=-1).mean() > 0.4
+    model = HybridSetting(width=16, trust=3.0).recommender(table, None, content, 0).model
+    torch.testing.assert_close(torch.nn.functional.softplus(model.trust.bias), torch.tensor([math.log(2), 3.0]))
 
 
 def test_what_was_searched_is_found_again_and_other_catalogues_take_that_of_one_of_their_size(places: Places) -> None:

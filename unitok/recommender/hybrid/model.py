@@ -20,7 +20,7 @@ _DECAY = 0.5  # of a history's item with its distance from the end, in what the 
 class HybridModel(RQTransformer):
     """Scores items by their vectors, beside writing their tokens.
 
-    score(i) = a s . v_i + w(s) log(1 + m_i / .01) + c(s) cos(e_i, h) + r [i is in the history];
+    score(i) = a s . v_i + w(s) log(1 + m_i / .01) + c(s) max(0, cos(e_i, h))^2 + r [i is in the history];
     v_i = sum of the embeddings of item i's tokens + an embedding of its own; m is what `TransitionMemory` recalls; e_i
     is the item's content minus the mean of all, and h that of the history, each item counting half as much as the one
     after it; w and c are softplus of linear functions of the state s; a and r are learned.
@@ -78,7 +78,7 @@ class HybridModel(RQTransformer):
         fit = asked @ vectors.T if vectors.ndim == 2 else (vectors @ asked[:, :, None])[:, :, 0]
         trust = F.softplus(self.trust(states))
         fit = torch.addcmul(fit, trust[:, :1], torch.log1p(recalled / _RARE))
-        return torch.addcmul(fit, trust[:, 1:], likeness) + self.repeat * met
+        return torch.addcmul(fit, trust[:, 1:], likeness.clamp(min=0).square()) + self.repeat * met
 
     @classmethod
     def _around(cls, trunk: Any, columns: int, rest: dict[str, Tensor]) -> Self:

@@ -69,6 +69,7 @@ class HybridRecommender(RQRecommender, kind="hybrid"):
     trie_weight: float = 1.0  # of writing the tokens, in the loss
     sampled_items: int = 2048  # that a step of training tells its targets from, where there are more
     start_length: float = 0.5  # mean length of the items' vectors at the start
+    start_trust: float = 8.0  # c(s) at the start; learnt as slowly as other weights are, it stays near that
     _kept: tuple[tuple[Any, ...], Tensor] | None = None  # what items are found by, and what that was made of
 
     def __init__(
@@ -133,6 +134,7 @@ class HybridRecommender(RQRecommender, kind="hybrid"):
             if len(known.items):
                 model.met = torch.bincount(known.items, minlength=len(table)) > 0
             model.repeat.fill_(_log_lift(known, len(table), history))
+            model.trust.bias[1] = math.log(math.expm1(cls.start_trust))
             if content.shape[1]:
                 weight = model.trunk.get_input_embeddings().weight
                 begun = summands(table.tokens, len(weight), principal(content, weight.shape[1]))

@@ -59,7 +59,8 @@ def by_hand(found: HybridRecommender, history: list[int]) -> list[float]:
     for item in range(ITEMS):
         vector = model.items.weight[item] + sum(embeddings[token] for token in found.table.tokens[item])
         score = math.exp(model.sharpness) * float(state @ vector) + trust[0] * math.log1p(recalled[item] / 0.01)
-        scores.append(score + trust[1] * float(profile @ content[item]) + float(model.repeat) * (item in history))
+        likeness = max(0.0, float(profile @ content[item])) ** 2
+        scores.append(score + trust[1] * likeness + float(model.repeat) * (item in history))
     return scores
 
 
