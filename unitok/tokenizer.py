@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from unitok.data.catalogue import Domain, EmbeddingInfo
 from unitok.evaluation.domain_check import DomainCheck, Familiarity, check_domain, familiarity
 from unitok.evaluation.report import Report, make_report
 from unitok.ids.semantic_ids import AssignedIds, SemanticIds
+from unitok.ids.versions.alignment import Alignment, align_ids
 from unitok.model.encoding import Encoded, encode_items
 from unitok.model.inputs import (
     Rows,
@@ -25,15 +25,16 @@ from unitok.model.inputs import (
     check_settings,
     checked_domains,
     checked_ids,
-    checked_rows,
     checked_vectors,
     checked_views,
     item_keys,
+    rows_of_width,
     stated,
     stated_by_all,
 )
 from unitok.model.network import UniTokModel
-from unitok.model.saved import load_model, settings_of
+from unitok.model.renumbering import renumber
+from unitok.model.saved import DomainInfo, load_model, settings_of
 from unitok.storage.layout import Fingerprint, checked_config, fingerprint_of
 from unitok.storage.pair import read_pair, write_pair
 from unitok.storage.saved import NOT_WHOLE, TOKENIZER, free_to_save, not_whole
@@ -41,23 +42,9 @@ from unitok.training.fitting import fit_model, fit_views
 from unitok.training.initialisation import add_expert
 from unitok.training.trainer import Progress
 from unitok_kernels import checks
+from unitok_kernels.rules import typed
 
 ADD_MODES = ("new_expert", "frozen")
-
-
-@dataclass(frozen=True)
-class DomainInfo:
-    """A domain that the tokenizer knows.
-
-    Attributes:
-        name: its name.
-        num_items: number of items it was fitted on or added with.
-        expert: its own expert, which `add_domain` made, or `fit` if it has views; None if the router decides.
-    """
-
-    name: str
-    num_items: int
-    expert: int | None = None
 
 
 class Tokenizer:
@@ -68,8 +55,7 @@ class Tokenizer:
         domains: the domains it knows.
         embedding: what made the embeddings, or None if unknown.
 
-    Source:
-        UniTok, arXiv 2511.12922.
+    Source: UniTok, arXiv 2511.12922.
     """
 
     def __init__(self, model: UniTokModel, domains: list[DomainInfo], embedding: EmbeddingInfo | None = None) -> None:
@@ -116,8 +102,7 @@ class Tokenizer:
             TypeError: an entry is neither a tensor nor an array of floats.
             BusyError: another process or thread fits in `directory`.
 
-        Source:
-            UniTok, arXiv 2511.12922.
+        Source: UniTok, arXiv 2511.12922.
         """
         config = UniTokConfig() if config is None else config
         check_settings("fit", config, embedding)
@@ -160,7 +145,7 @@ class Tokenizer:
             TypeError: x is neither a tensor nor an array of floats.
         """
         self.check_embedding("tokenize", stated(x, embedding))
-        rows, expert = self._input("tokenize", x), self._expert("tokenize", domain)
+        rows, expert = rows_of_width("tokenize", x, self.model.input_dim), self._expert("tokenize", domain)
         seen = beside("tokenize", self.model, views, len(rows), domain)
         return encode_items("tokenize", self.model, rows, expert, seen).ids
 
@@ -203,7 +188,7 @@ class Tokenizer:
         named = dict(x) if isinstance(x, Mapping) else {domain or "items": x}
         for rows in named.values():
             self.check_embedding("report", stated(rows, None))
-        parts = {name: self._input("report", rows) for name, rows in named.items()}
+        parts = {name: rows_of_width("report", rows, self.model.input_dim) for name, rows in named.items()}
         checks.at_least("report", "x's rows", sum(map(len, parts.values())), 1, "Give it items to measure.")
         experts = {name: self.domains[name].expert if name in self.domains else None for name in parts}
         seen = beside_each("report", self.model, views, parts, isinstance(x, Mapping))
@@ -227,7 +212,7 @@ class Tokenizer:
             ValueError: as `tokenize` does; too few items; the tokenizer was fitted on domains of too few items.
         """
         self.check_embedding("check_domain", stated(x, embedding))
-        return check_domain(self.model, self._input("check_domain", x), self.familiar)
+        return check_domain(self.model, rows_of_width("check_domain", x, self.model.input_dim), self.familiar)
 
     @torch.no_grad()
     def add_domain(
@@ -248,16 +233,38 @@ class Tokenizer:
             ValueError: the name is taken; x is empty or doesn't fit; the preset has no separate chain per expert.
         """
         checks.one_of("add_domain", "mode", mode, ADD_MODES)
+        typed("add_domain", "name", name, (str,), "a text")
         self.check_embedding("add_domain", stated(x, embedding))
-        if not isinstance(name, str):
-            checks.fail("add_domain", "name", "a text", type(name).__name__, "Name the domain first.", TypeError)
         if name in self.domains:
             checks.fail("add_domain", "name", "a new domain's name", repr(name), "Choose another name.")
-        rows = self._input("add_domain", x)
+        rows = rows_of_width("add_domain", x, self.model.input_dim)
         checks.at_least("add_domain", "x's rows", len(rows), 1, "Give it the domain's items.")
         is_own, seed = mode == "new_expert", self.config.seed + len(self.domains)
         expert = add_expert("add_domain", self.model, rows, seed) if is_own else None
         self.domains[name] = DomainInfo(name, len(rows), expert)
+
+    def align(self, ids: SemanticIds, earlier: SemanticIds) -> Alignment:
+        """Number experts and codes anew, so that most items have the prefixes of their earlier IDs.
+
+        Args:
+            ids: N IDs that it gives items now.
+            earlier: the IDs that the same items had, of another tokenizer of as many levels and codewords.
+
+        Returns:
+            Alignment: the numbers, and the shares of items with an equal prefix before and after.
+
+        Raises:
+            TypeError: no IDs.
+            ValueError: other items, levels or codewords; an item without an ID; none at all; or another's IDs.
+            ImportError: scipy isn't installed.
+        """
+        checked_ids("align", ids, self.config, self.model.num_experts)
+        found = align_ids(ids, earlier, self.model.num_experts, self.model.routable_experts)
+        own = {name: domain.expert for name, domain in self.domains.items() if domain.expert is not None}
+        renumber(self.model, found.experts, found.codes, own)
+        for name, number in own.items():
+            self.domains[name] = dataclasses.replace(self.domains[name], expert=int(found.experts[number]))
+        return found
 
     def save_pretrained(self, directory: str | Path, *, force: bool = False) -> None:
         """Write weights (safetensors) and settings (JSON); all at one stroke, or nothing.
@@ -303,8 +310,7 @@ class Tokenizer:
             config = checked_config(settings, arrays)
             domains = [DomainInfo(**domain) for domain in settings["domains"]]
             embedding = settings["embedding"] and EmbeddingInfo(**settings["embedding"])
-            model = load_model(settings, arrays, config)
-            tokenizer = cls(model, domains, embedding)
+            tokenizer = cls(load_model(settings, arrays, config), domains, embedding)
             tokenizer.history = settings["history"]
             familiar = settings.get("familiar", {})  # older tokenizers have none
             tokenizer.familiar = {name: Familiarity(**figures) for name, figures in familiar.items()}
@@ -327,11 +333,6 @@ class Tokenizer:
         if embedding is not None and self.embedding is not None and embedding != self.embedding:
             step = "Embed the items as the tokenizer's were, or fit a new one."
             checks.fail(what, "embedding", str(self.embedding), embedding, step)
-
-    def _input(self, what: str, x: Rows) -> Tensor:
-        rows = checked_rows(what, "x", x)
-        checks.same(what, "x", rows.shape[1], "the tokenizer", self.model.input_dim, "width")
-        return rows
 
     def encode(self, x: Tensor, domain: str | None, views: Mapping[str, Vectors] | None = None) -> Encoded:
         """Encode, route and quantise items; an item's result doesn't depend on the others.
@@ -395,6 +396,5 @@ class Tokenizer:
     def _expert(self, what: str, domain: str | None) -> int | None:
         """The own expert of a domain; None if the router decides."""
         if domain is not None and (not isinstance(domain, str) or domain not in self.domains):
-            names = ", ".join(self.domains)
-            checks.fail(what, "domain", f"one of {names}", repr(domain), "Add it with add_domain.")
+            checks.fail(what, "domain", f"one of {', '.join(self.domains)}", repr(domain), "Add it with add_domain.")
         return None if domain is None else self.domains[domain].expert

@@ -14,9 +14,9 @@ import torch
 import unitok.serving
 from unitok import SemanticIds, Tokenizer, UniTokConfig, UniTokModel, metrics
 from unitok.ids.table import IdTable
+from unitok.model.saved import DomainInfo
 from unitok.recommender import Evaluation, Popularity, Queries, Scores, TokenTable, evaluate
 from unitok.recommender.evaluation.ranking import ndcg, recall
-from unitok.tokenizer import DomainInfo
 
 SIZES: dict[str, Any] = {"num_levels": 2, "codebook_size": 4, "num_experts": 2}
 WIDE = torch.tensor([[0, 9, 0]])  # a code that is too large

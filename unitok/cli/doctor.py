@@ -147,7 +147,7 @@ def _tiny_tokenizer() -> tuple[Any, Any]:
     import torch
 
     from unitok import Tokenizer, UniTokConfig, UniTokModel
-    from unitok.tokenizer import DomainInfo
+    from unitok.model.saved import DomainInfo
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

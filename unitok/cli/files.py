@@ -40,3 +40,16 @@ def replacing(path: Path, *, force: bool) -> Iterator[Path]:
         except OSError as error:
             raise Refusal(f"{path}: {error.strerror}" if error.strerror else str(error)) from error
         yield partial
+
+
+def check_takes_tokenizer(what: str, folder: Path, *, force: bool) -> None:
+    """Refuse a folder where a tokenizer would replace something, before any work is done."""
+    from unitok.storage.saved import TOKENIZER, check_free
+
+    try:
+        check_free(what, TOKENIZER, folder, force=force)
+    except FileExistsError as error:
+        if not folder.is_dir():
+            raise
+        step = "Choose another folder, or pass --force to replace it."
+        raise Refusal(f"{folder}: a tokenizer is there already. {step}") from error

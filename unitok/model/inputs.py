@@ -231,6 +231,13 @@ def checked_rows(what: str, name: str, x: Rows) -> Tensor:
     return rows
 
 
+def rows_of_width(what: str, x: Rows, width: int) -> Tensor:
+    """Check item embeddings as `checked_rows` does, and that they are of the width of a tokenizer's."""
+    rows = checked_rows(what, "x", x)
+    checks.same(what, "x", rows.shape[1], "the tokenizer", width, "width")
+    return rows
+
+
 def checked_ids(
     what: str, ids: SemanticIds | AssignedIds | Sequence[str], config: UniTokConfig, num_experts: int
 ) -> SemanticIds:

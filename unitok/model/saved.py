@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,6 +13,21 @@ from torch import nn
 from unitok.config import UniTokConfig
 from unitok.model.network import UniTokModel
 from unitok.model.views import DomainViews
+
+
+@dataclass(frozen=True)
+class DomainInfo:
+    """A domain that the tokenizer knows.
+
+    Attributes:
+        name: its name.
+        num_items: number of items it was fitted on or added with.
+        expert: its own expert, which `add_domain` made, or `fit` if it has views; None if the router decides.
+    """
+
+    name: str
+    num_items: int
+    expert: int | None = None
 
 
 def settings_of(model: UniTokModel) -> dict[str, Any]:

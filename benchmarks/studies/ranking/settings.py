@@ -7,8 +7,8 @@ what was chosen before it, and keeps the best by NDCG@10 over all validation que
 tries are kept under --work: checkpoints while they train, JSON when they end, so that an interrupted search continues
 where it stopped. In a catalogue of many items, where a try takes long, --only trust trains the first setting and the
 changes of `trust` alone; of all others it takes those that are finished. What was tried is written to
-docs/results/settings.json, beside what other searches wrote there; `benchmarks.studies.ranking.recommendation` takes its
-settings from it. The test queries are never looked at.
+docs/results/settings.json, beside what other searches wrote there; `benchmarks.studies.ranking.recommendation` takes
+its settings from it. The test queries are never looked at.
 """
 
 from __future__ import annotations

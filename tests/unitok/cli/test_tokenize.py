@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -292,3 +293,29 @@ def test_two_tables_are_compared_item_by_item(changed: tuple[Path, Path, Path], 
     result = unitok("ids", "diff", before, tmp_path / "other.parquet", "--most-churn", "1", code=1)
     assert "no item is in both tables" in result.stderr
     assert "Give it such an ending" in refused("ids", "diff", before, after, "--items", tmp_path / "changed.txt")
+
+
+def test_a_retrained_tokenizer_is_aligned(
+    catalogue: Path, fitted: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newer, out, after = tmp_path / "newer", tmp_path / "aligned", tmp_path / "after.parquet"
+    unitok("fit", catalogue, "--out", newer, "--epochs", 3, "--seed", 1, *TINY)
+    shown = unitok("ids", "align", newer, table, catalogue, "--out", out).stdout
+    assert "What 120 items keep" in shown
+    result = unitok("ids", "align", newer, table, catalogue, "--out", out, "--force", "--json")
+    found = json.loads(result.stdout)
+    assert found["items"] == 120
+    assert found["after"][1] > found["before"][1] + 0.1
+    unitok("tokenize", out, catalogue, "--out", after)
+    share = json.loads(unitok("ids", "diff", table, after, "--json").stdout)["overall"]
+    assert [share["expert"], *share["prefixes"]] == pytest.approx(found["after"])
+    assert "a tokenizer is there already" in refused("ids", "align", newer, table, catalogue, "--out", out)
+    rows, elsewhere = pq.read_table(table), tmp_path / "elsewhere"
+    other = rows.set_column(0, "domain", [[f"another {name}" for name in rows["domain"].to_pylist()]])
+    pq.write_table(other.replace_schema_metadata(None), tmp_path / "other.parquet")
+    message = refused("ids", "align", fitted, tmp_path / "other.parquet", catalogue, "--out", elsewhere)
+    assert "got none of them" in message
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    message = refused("ids", "align", fitted, table, catalogue, "--out", elsewhere)
+    assert "pip install 'unitok-kernels[align]'" in message
+    assert not elsewhere.exists()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import typer
 
+from unitok.cli.ids.align import align
 from unitok.cli.ids.diff import diff
 from unitok.cli.ids.inspect import inspect
 
 ids = typer.Typer(no_args_is_help=True)
 ids.command("inspect")(inspect)
 ids.command("diff")(diff)
+ids.command("align")(align)
 
 
 @ids.callback()
@@ -20,4 +22,5 @@ def _ids() -> None:
 
         unitok ids inspect ids.parquet catalogue
         unitok ids diff monday.parquet tuesday.parquet
+        unitok ids align runs/newer monday.parquet catalogue --out runs/aligned
     """

@@ -39,9 +39,9 @@ def diff(
         unitok ids diff monday.parquet tuesday.parquet --items changed.csv
         unitok ids diff monday.parquet tuesday.parquet --most-churn 0.01 --json
     """
-    from unitok.ids.difference import compare
     from unitok.ids.table import IdTable
     from unitok.ids.table_files import check_format, write_rows
+    from unitok.ids.versions.difference import compare
 
     if items is not None:
         check_format("--items", items)

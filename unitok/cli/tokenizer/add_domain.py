@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from unitok.cli.files import check_takes_tokenizer
 from unitok.cli.inputs import check_fits, counted, one_domain
 from unitok.cli.options import Json, TokenizerFolder, choice, output
-from unitok.cli.terminal import Refusal, console, print_json
+from unitok.cli.terminal import console, print_json
 from unitok.cli.tokenizer.check_domain import verdict
 
 if TYPE_CHECKING:
@@ -49,16 +50,8 @@ def add_domain(
     from unitok import Tokenizer
     from unitok.metrics import collision_rate
     from unitok.storage.lock import only_writer
-    from unitok.storage.saved import TOKENIZER, check_free
 
-    try:
-        check_free("add_domain", TOKENIZER, out, force=force)
-    except FileExistsError as error:
-        if not out.is_dir():
-            raise
-        raise Refusal(
-            f"{out}: a tokenizer is there already. Choose another folder, or pass --force to replace it."
-        ) from error
+    check_takes_tokenizer("add_domain", out, force=force)
     part = one_domain(folder)
     with only_writer("add-domain", out):  # before TOKENIZER is read, which may be replaced: another may add to it, too
         known = Tokenizer.from_pretrained(tokenizer)

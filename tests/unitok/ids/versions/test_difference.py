@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from tests.unitok.ids.made import make_ids
-from unitok.ids.difference import compare
 from unitok.ids.semantic_ids import SemanticIds
 from unitok.ids.table import IdTable
+from unitok.ids.versions.difference import compare
 
 LEVELS = 3
 
