@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,6 +54,12 @@ def read_table(file: Path, tokenizer: Tokenizer, resolver: str | None = None) ->
     if not found.is_noted:
         say(f"{file}: nothing there says which tokenizer made these IDs; they are taken for this one's")
     return found
+
+
+def check_scipy(what: str) -> None:
+    """Refuse what needs scipy where there is none, before any work is done."""
+    if importlib.util.find_spec("scipy") is None:
+        raise Refusal(f"{what} needs scipy, which isn't installed: pip install 'unitok-kernels[align]'")
 
 
 def one_domain(folder: Path) -> Domain:

@@ -14,7 +14,8 @@ from unitok.ids.rows import row_groups
 
 Key = int | str
 
-RESOLVERS = ("suffix", "reassign", "none")
+RESOLVERS = ("suffix", "reassign", "least_cost", "none")
+MOVING = ("reassign", "least_cost")  # resolvers that give items other last-level codes than their own
 CHANGED = ("fail", "keep", "renew")
 DISTANCES_AT_ONCE = 2**20  # elements of the (movers, K) table that "reassign" holds at a time: 8 MiB
 
@@ -66,7 +67,7 @@ def resolve(
     Args:
         ids: the IDs of N items; every row was encoded.
         keys: the keys of the N items, from `checked_keys`.
-        resolver: "suffix" or "reassign".
+        resolver: "suffix", "reassign" or "least_cost".
         known: an earlier assignment to keep; no rows if there is none.
         known_keys: the keys of its items, from `checked_keys`.
         changed: "fail", "keep" or "renew".
@@ -97,8 +98,9 @@ def resolve(
 
     # From here on one table holds everything that has an ID: the known rows first, then the newcomers.
     table = torch.cat([known_ids, own_ids[new]])
-    if resolver == "reassign":
-        table[:, levels - 1] = _reassigned(table, len(known_ids), new_keys, ids, new)
+    if resolver in MOVING:
+        moved_to = _reassigned if resolver == "reassign" else _at_least_cost
+        table[:, levels - 1] = moved_to(table, len(known_ids), new_keys, ids, new)
     groups = row_groups(table)
     known_suffix = torch.zeros(len(known_ids), dtype=torch.int64) if known.suffix is None else known.suffix
     # A suffix must never change later. A hash of the item would be unique only if it were large, and a rank within the
@@ -124,7 +126,7 @@ def matches(
     Args:
         ids: the IDs of N items.
         keys: their keys.
-        resolver: "reassign" gave items other last-level codes than their own, so those aren't compared.
+        resolver: those of `MOVING` gave items other last-level codes than their own, so these aren't compared.
         known: an earlier assignment.
         known_keys: the keys of its items.
 
@@ -135,7 +137,7 @@ def matches(
     match = torch.tensor([row_of.get(key, -1) for key in keys], dtype=torch.int64)
     seen = (match >= 0).nonzero()[:, 0]
     same = ids.top1[seen] == known.top1[match[seen]]
-    if resolver == "reassign":
+    if resolver in MOVING:
         # A reassigned item comes with its own last-level code again; the item that held that ID may be gone by now.
         same[:, -2] = True
     return match, seen[~same.all(dim=1)]
@@ -198,8 +200,7 @@ def _reassigned(table: Tensor, num_known: int, new_keys: Sequence[Key], ids: Cha
     """
     last = ids.codes.shape[1] - 1
     groups = row_groups(table)
-    # The expert comes first, so that rows of one expert, which share a codebook, are processed together.
-    families = row_groups(torch.cat([table[:, last + 1 :], table[:, :last]], dim=1)).numpy()
+    families = _families(table)
     ranks = torch.zeros(len(table), dtype=torch.int64)
     ranks[num_known:] = _rank_in_group(groups[num_known:], new_keys)
     held = torch.zeros(len(table), dtype=torch.bool)
@@ -231,6 +232,42 @@ def _reassigned(table: Tensor, num_known: int, new_keys: Sequence[Key], ids: Cha
                 codes[row] = np.where(taken, np.inf, distance).argmin()
                 taken[codes[row]] = True
     return torch.from_numpy(codes)
+
+
+def _at_least_cost(table: Tensor, num_known: int, new_keys: Sequence[Key], ids: Chains, new: Tensor) -> Tensor:
+    """The table's last-level codes, with the least sum of squared distances over the newcomers of each crowded family.
+
+    No two of a family get the same code, nor one that a known row holds. If fewer codes are free than there are
+    newcomers, as many as can be are placed, at the least sum; the others keep their codes.
+    """
+    try:
+        from scipy.optimize import linear_sum_assignment
+    except ImportError as error:
+        step = "pip install 'unitok-kernels[align]'"
+        raise ImportError(f"assign: resolver 'least_cost' needs scipy, which isn't installed: {step}") from error
+    last = ids.codes.shape[1] - 1
+    families, codes = _families(table), table[:, last].numpy().copy()
+    counts = torch.bincount(row_groups(table))[row_groups(table)].numpy()
+    crowded = np.unique(families[num_known:][counts[num_known:] > 1])
+    place = np.argsort(families, kind="stable")
+    first, end = (np.searchsorted(families[place], crowded, side) for side in ("left", "right"))
+    for start, stop in zip(first, end, strict=True):
+        rows = place[start:stop]
+        known, newcomers = rows[rows < num_known], rows[rows >= num_known]
+        newcomers = np.array(sorted(newcomers, key=lambda row: new_keys[row - num_known]))  # ties, whatever the order
+        free = np.setdiff1d(np.arange(ids.codebook_size), codes[known])
+        distances = _last_level_distances(ids, new[newcomers - num_known])[:, free]
+        placed, choice = linear_sum_assignment(distances**2)
+        codes[newcomers[placed]] = free[choice]
+    return torch.from_numpy(codes)
+
+
+def _families(table: Tensor) -> np.ndarray:
+    """The family of each row: IDs that differ only in the last level.
+
+    The expert comes first, so that rows of one expert, which share a codebook, are processed together.
+    """
+    return row_groups(torch.cat([table[:, -1:], table[:, :-2]], dim=1)).numpy()
 
 
 def _last_level_distances(ids: Chains, rows: Tensor) -> np.ndarray:

@@ -36,8 +36,8 @@ class SemanticIds(TokenForms):
         shared_codes: (N, L) int64, the codes of the shared expert, or None.
         slot_codes: (N, S, L) int64, the codes of every routed expert, slot 0 equal to `codes`, or None.
         suffix: (N,) int64 from 0 on, a number that tells items of equal ID apart, or None.
-        last_residual: (N, D) float32, what the top expert's last level quantises; for resolver "reassign".
-        last_codebooks: (E, K, D) float32, the experts' last-level codebooks; for resolver "reassign".
+        last_residual: (N, D) float32, what the top expert's last level quantises; for resolvers that change codes.
+        last_codebooks: (E, K, D) float32, the experts' last-level codebooks; for resolvers that change codes.
 
     Raises:
         TypeError: a field is not a CPU tensor of its dtype.
@@ -136,11 +136,14 @@ class SemanticIds(TokenForms):
         last-level codeword, argmin_k |last_residual - last_codebooks[expert, k]|^2 (ties: lowest k), that gives an
         ID which no item has, neither its own nor a reassigned one. If all K are taken, the suffix tells it apart;
         otherwise the suffix is 0. There is always a suffix column, so that no ID changes when one is needed later.
+        least_cost: as reassign, but for all at once, at the least sum of those squared distances over the new items of
+        each family with a collision: IDs that differ in the last code alone. An item whose ID nobody else has may move,
+        too. The suffix is for what the family has no room for.
         none: the IDs as they are; `existing` is ignored.
 
         Args:
             item_keys: N distinct integers, or N distinct strings.
-            resolver: "suffix", "reassign" or "none" (or None).
+            resolver: "suffix", "reassign", "least_cost" or "none" (or None).
             existing: an earlier assignment by this tokenizer, possibly before domains were added. Its items keep
                 their IDs, even if they are not among these rows; the others take free IDs: the next suffixes in the
                 order of their keys, or free codewords.
@@ -153,10 +156,11 @@ class SemanticIds(TokenForms):
 
         Raises:
             ValueError: an unknown resolver, keys that repeat, rows that could not be encoded, an existing
-                item whose codes changed, no residuals or codebooks for "reassign".
+                item whose codes changed, no residuals or codebooks for "reassign" and "least_cost".
             TypeError: keys that are neither all integers nor all strings.
+            ImportError: "least_cost" without scipy.
 
-        Source: the suffix is TIGER's, arXiv 2305.05065; its append-only numbers and "reassign" are UniTok's.
+        Source: the suffix is TIGER's, arXiv 2305.05065; append-only numbers, "reassign" and "least_cost" are UniTok's.
         """
         if resolver not in (None, *RESOLVERS):
             raise ValueError(f"assign: resolver must be one of {', '.join(RESOLVERS)}, got {resolver!r}. Choose one.")
@@ -185,7 +189,7 @@ class SemanticIds(TokenForms):
         Args:
             item_keys: N distinct integers, or N distinct strings.
             existing: an earlier assignment by this tokenizer.
-            resolver: the one of `existing`; after "reassign" last-level codes aren't compared.
+            resolver: the one of `existing`; after "reassign" and "least_cost" last-level codes aren't compared.
 
         Returns:
             (M, 2) int64: the row of each such item here, and its row in `existing`.

@@ -318,7 +318,7 @@ def _check_resolver(file: Path, suffix: Any, resolver: str) -> None:
         return
     rule = f"IDs must be resolved by {resolver}"
     if resolver == "none" and suffix.null_count < len(suffix):
-        raise fault(file, rule, "a suffix", "Pass --resolver suffix or reassign, as they were made")
+        raise fault(file, rule, "a suffix", "Pass the --resolver that they were made with")
     if resolver != "none" and suffix.null_count == len(suffix):
         raise fault(file, rule, "no suffix", "Pass --resolver none")
     if resolver != "none":

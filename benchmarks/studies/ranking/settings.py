@@ -161,10 +161,10 @@ STEPS: dict[str, Sequence[Sequence[dict[str, Any]]]] = {
     ),
     "hybrid": (
         [{"epochs": 3}, {"epochs": 12}],
+        [{"trust": 2.0}, {"trust": 4.0}, {"trust": 16.0}],
         [{"dropout": 0.3}, {"dropout": 0.5}],
         [{"learning_rate": 2e-3}],
         [{"start": 1.0}],
-        [{"trust": 4.0}, {"trust": 16.0}],
     ),
 }
 

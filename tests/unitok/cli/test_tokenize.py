@@ -317,5 +317,7 @@ def test_a_retrained_tokenizer_is_aligned(
     assert "got none of them" in message
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     message = refused("ids", "align", fitted, table, catalogue, "--out", elsewhere)
-    assert "pip install 'unitok-kernels[align]'" in message
+    assert "ids align needs scipy, which isn't installed: pip install 'unitok-kernels[align]'" in message
+    message = refused("tokenize", fitted, catalogue, "--resolver", "least_cost", "--out", tmp_path / "ids.csv")
+    assert "--resolver least_cost needs scipy" in message
     assert not elsewhere.exists()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from dataclasses import replace
+from itertools import combinations, permutations
 
 import numpy as np
 import pytest
@@ -89,6 +91,54 @@ def test_reassign_is_the_rule_item_by_item(rows: int, seed: int, monkeypatch: py
     assert all(row[-1] == 0 for row in got.values() if crowd[(*row[:-3], row[-2])] <= 4)
 
 
+def cost(ids: SemanticIds, assigned: SemanticIds) -> Tensor:
+    """The squared distance of each row's last residual to the last codeword that it was given."""
+    chosen = ids.last_codebooks[ids.experts[:, 0], assigned.codes[:, -1]]
+    return (ids.last_residual.double() - chosen.double()).square().sum(1)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_least_cost_is_the_least_of_all_ways(seed: int) -> None:
+    ids, keys = make_ids(45, seed), torch.randperm(45, generator=torch.Generator().manual_seed(seed)).tolist()
+    known = 15
+    first = ids[:known].assign(keys[:known], "least_cost")
+    whole = ids.assign(keys, "least_cost", AssignedIds(keys[:known], first))
+    assert whole[:known].equals(first)
+    spent, family = cost(ids, whole), ids.tokens()[:, [0, 2]]
+    crowded = 0
+    for each in family.unique(dim=0):
+        rows = (family == each).all(1).nonzero()[:, 0]
+        old, new = rows[rows < known], rows[rows >= known]
+        taken = set(first.codes[old, 1].tolist())
+        if not len(new) or len({*taken, *ids.codes[new, 1].tolist()}) == len(taken) + len(new):  # no collision
+            assert torch.equal(whole.codes[new], ids.codes[new])
+            continue
+        crowded += 1
+        free = [code for code in range(4) if code not in taken]
+        every = (ids.last_residual[new, None].double() - ids.last_codebooks[each[1], free].double()).square().sum(2)
+        placed = min(len(new), len(free))
+        ways = [
+            float(every[list(which), list(chosen)].sum())
+            for which in combinations(range(len(new)), placed)
+            for chosen in permutations(range(len(free)), placed)
+        ]
+        moved = torch.tensor([code in free for code in whole.codes[new, 1].tolist()]) & (whole.suffix[new] == 0)
+        if placed == len(new):
+            assert moved.all()
+            assert float(spent[new].sum()) == pytest.approx(min(ways))
+        else:  # the rest share a code and have a suffix
+            assert (whole.suffix[new] > 0).any()
+            assert float(spent[new].sum()) <= float(cost(ids, ids)[new].sum()) + min(ways) + 1e-9
+    assert crowded > 3
+
+
+def test_least_cost_spends_no_more_than_one_item_after_the_other() -> None:
+    ids = make_ids(50, 3, codebook_size=16)
+    exact, greedy = (cost(ids, ids.assign(range(50), how)).sum() for how in ("least_cost", "reassign"))
+    assert exact < greedy
+    assert ids.assign(range(50), "least_cost").suffix.sum() == 0
+
+
 def test_reassign_falls_back_to_a_suffix_when_the_family_is_full() -> None:
     codes, experts = torch.zeros(6, 1, dtype=torch.int64), torch.zeros(6, 1, dtype=torch.int64)
     books = torch.tensor([[[0.0], [1.0], [1.0], [5.0]]])
@@ -114,19 +164,23 @@ def test_reassign_falls_back_to_a_suffix_when_the_family_is_full() -> None:
     assert np.array_equal(later.pack()[2:], roomy.pack())
 
 
-def test_reassign_needs_finite_residuals_of_what_it_moves() -> None:
+@pytest.mark.parametrize("resolver", ["reassign", "least_cost"])
+def test_finite_residuals_of_what_is_moved_are_needed(resolver: str, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = make_ids(60, 0)
     with pytest.raises(ValueError, match="last_residual and last_codebooks must be kept"):
-        replace(ids, last_residual=None).assign(range(60), "reassign")
+        replace(ids, last_residual=None).assign(range(60), resolver)
     with pytest.raises(ValueError, match="last_residual must be finite"):
-        replace(ids, last_residual=torch.full_like(ids.last_residual, torch.nan)).assign(range(60), "reassign")
+        replace(ids, last_residual=torch.full_like(ids.last_residual, torch.nan)).assign(range(60), resolver)
+    monkeypatch.setitem(sys.modules, "scipy.optimize", None)
+    with pytest.raises(ImportError, match=r"needs scipy, which isn't installed: pip install 'unitok-kernels\[align\]'"):
+        ids.assign(range(60), "least_cost")
 
 
 @settings(max_examples=40, deadline=None)
 @given(
     rows=st.integers(0, 60),
     seed=st.integers(0, 2**16),
-    resolver=st.sampled_from(["suffix", "reassign"]),
+    resolver=st.sampled_from(["suffix", "reassign", "least_cost"]),
     words=st.booleans(),
 )
 def test_ids_do_not_depend_on_the_order_of_rows(rows: int, seed: int, resolver: str, words: bool) -> None:
@@ -144,7 +198,7 @@ def test_ids_do_not_depend_on_the_order_of_rows(rows: int, seed: int, resolver: 
     rows=st.integers(0, 60),
     seed=st.integers(0, 2**16),
     cuts=st.tuples(st.integers(0, 60), st.integers(0, 60)),
-    resolver=st.sampled_from(["suffix", "reassign"]),
+    resolver=st.sampled_from(["suffix", "reassign", "least_cost"]),
 )
 def test_adding_items_changes_no_old_id(rows: int, seed: int, cuts: tuple[int, int], resolver: str) -> None:
     ids, g = make_ids(rows, seed), torch.Generator().manual_seed(seed)
@@ -163,7 +217,7 @@ def test_adding_items_changes_no_old_id(rows: int, seed: int, cuts: tuple[int, i
 
 def test_newcomers_alone_respect_items_that_are_not_among_the_rows() -> None:
     ids, keys = make_ids(80, 8), list(range(80))
-    for resolver in ("suffix", "reassign"):
+    for resolver in ("suffix", "reassign", "least_cost"):
         old = ids[:50].assign(keys[:50], resolver)
         alone = ids[50:].assign(keys[50:], resolver, AssignedIds(keys[:50], old))
         together = ids.assign(keys, resolver, AssignedIds(keys[:50], old))
@@ -188,7 +242,7 @@ def test_a_reassigned_item_keeps_its_id_when_the_holder_of_its_first_choice_is_g
     assert again.equals(old[moved])
 
 
-@pytest.mark.parametrize("resolver", ["suffix", "reassign"])
+@pytest.mark.parametrize("resolver", ["suffix", "reassign", "least_cost"])
 def test_an_existing_item_whose_id_changed_is_refused(resolver: str) -> None:
     ids = make_ids(10, 9)
     existing = AssignedIds(range(10), ids.assign(range(10), resolver))
@@ -201,14 +255,14 @@ def test_an_existing_item_whose_id_changed_is_refused(resolver: str) -> None:
         replace(ids, codes=changed, slot_codes=slots).assign(range(10), resolver, existing)
 
 
-@pytest.mark.parametrize("resolver", ["suffix", "reassign"])
+@pytest.mark.parametrize("resolver", ["suffix", "reassign", "least_cost"])
 def test_existing_items_whose_codes_changed_keep_their_ids_or_get_new_ones(resolver: str) -> None:
     ids, keys, later = make_ids(60, 9), list(range(60)), make_ids(60, 10)
     old = ids[:40].assign(keys[:40], resolver)
     before, existing = by_key(keys[:40], old), AssignedIds(keys[:40], old)
     moved, known = later.changed_rows(keys, existing, resolver).unbind(1)
     assert torch.equal(moved, known)
-    columns = [0, 2] if resolver == "reassign" else [0, 1, 2]  # a reassigned item's last code says nothing
+    columns = [0, 1, 2] if resolver == "suffix" else [0, 2]  # a reassigned item's last code says nothing
     differs = (ids.tokens()[:40, columns] != later.tokens()[:40, columns]).any(dim=1)
     assert moved.tolist() == differs.nonzero()[:, 0].tolist()
     assert 0 < len(moved) < 40
@@ -218,7 +272,7 @@ def test_existing_items_whose_codes_changed_keep_their_ids_or_get_new_ones(resol
     for key in keys[:40]:
         if key in moved:
             assert renewed[key] not in before.values()  # the old IDs stay taken
-            assert resolver == "reassign" or renewed[key][:3] == tuple(later.tokens()[key].tolist())
+            assert resolver != "suffix" or renewed[key][:3] == tuple(later.tokens()[key].tolist())
         else:
             assert renewed[key] == before[key]
     for assigned in (kept, renewed):
@@ -239,7 +293,7 @@ def test_existing_ids_that_do_not_fit_are_refused() -> None:
         ids.assign(range(10), existing=AssignedIds([1, 2], ids[:1].assign([1])))
 
 
-@pytest.mark.parametrize("resolver", ["suffix", "reassign"])
+@pytest.mark.parametrize("resolver", ["suffix", "reassign", "least_cost"])
 def test_ids_of_fewer_experts_still_count_as_existing(resolver: str) -> None:
     ids, keys = make_ids(90, 9), list(range(90))
     before = ids[:50].assign(keys[:50], resolver)

@@ -127,7 +127,7 @@ def test_rows_that_could_not_be_encoded_are_named(use) -> None:
 
 def test_unknown_names_list_the_options() -> None:
     ids = make_ids(2, 0)
-    with pytest.raises(ValueError, match="resolver must be one of suffix, reassign, none, got 'best'"):
+    with pytest.raises(ValueError, match="resolver must be one of suffix, reassign, least_cost, none, got 'best'"):
         ids.assign([1, 2], "best")
     with pytest.raises(ValueError, match="layout must be one of top1, top1_shared, all_slots, got 'top2'"):
         ids.tokens("top2")

@@ -98,7 +98,7 @@ def test_a_stop_between_table_and_note_leaves_no_note(tmp_path: Path, monkeypatc
 def test_resolvers_are_told_without_a_note(tmp_path: Path, ending: str) -> None:
     for made, wanted, said in (
         ("none", "suffix", r"IDs must be resolved by suffix, got no suffix\. Pass --resolver none\.$"),
-        ("suffix", "none", r"IDs must be resolved by none, got a suffix\. Pass --resolver suffix or reassign"),
+        ("suffix", "none", r"IDs must be resolved by none, got a suffix\. Pass the --resolver"),
     ):
         a_table(resolver=made).write(tmp_path / "noted.csv", OWN, made)
         table = IdTable.read(tmp_path / "noted.csv").table.replace_schema_metadata(None)

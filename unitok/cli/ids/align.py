@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from unitok.cli.files import check_takes_tokenizer
-from unitok.cli.inputs import check_fits, counted, say_routed, sources_of
+from unitok.cli.inputs import check_fits, check_scipy, counted, say_routed, sources_of
 from unitok.cli.options import Items, Json, TokenizerFolder, output
 from unitok.cli.terminal import Refusal, console, print_json
 from unitok.cli.tokenizer.tokenize import tokenize_parts
@@ -37,8 +36,7 @@ def align(
         unitok tokenize runs/aligned catalogue --out newer.parquet
         unitok ids diff ids.parquet newer.parquet
     """
-    if importlib.util.find_spec("scipy") is None:
-        raise Refusal("ids align needs scipy, which isn't installed: pip install 'unitok-kernels[align]'")
+    check_scipy("ids align")
     from unitok import Tokenizer
     from unitok.data import read_catalogue
     from unitok.ids.table import IdTable, item_keys

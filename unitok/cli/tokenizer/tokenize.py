@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from unitok.cli.files import check_writable
-from unitok.cli.inputs import check_fits, counted, read_table, say_routed, sources_of
+from unitok.cli.inputs import check_fits, check_scipy, counted, read_table, say_routed, sources_of
 from unitok.cli.options import Force, Items, Json, TokenizerFolder, choice, output
 from unitok.cli.terminal import Refusal, StepBar, console, print_json, say
 from unitok.cli.tokenizer.fit_session import recalled, say_views
@@ -45,9 +45,10 @@ def tokenize(
     resolver: Annotated[
         str,
         choice(
-            "How items that share an ID are told apart. suffix: an extra number. reassign: another last code, or the "
-            "extra number if all are taken. none: not at all.",
-            *("suffix", "reassign", "none"),
+            "How items that share an ID are told apart. suffix: an extra number. reassign: the nearest last code that "
+            "is free, item by item, or the extra number if all are taken. least_cost: so for all at once, at the least "
+            "sum of squared distances; needs scipy. none: not at all.",
+            *("suffix", "reassign", "least_cost", "none"),
         ),
     ] = "suffix",
     existing: Annotated[
@@ -92,6 +93,8 @@ def tokenize(
     from unitok.ids.table_files import check_format
 
     began = time.perf_counter()
+    if resolver == "least_cost":
+        check_scipy("--resolver least_cost")
     if not out.is_dir():
         check_format("--out", out)
     check_writable(out, force=force)
