@@ -14,7 +14,7 @@ from typing_extensions import Self
 from unitok.recommender import saving
 from unitok.recommender.backbones import check_device, evaluating
 from unitok.recommender.beam import CatalogueTrie, Excluded
-from unitok.recommender.histories import Histories, as_histories, checked_rows, excluded_items
+from unitok.recommender.histories import Histories, Queries, as_histories, checked_rows, excluded_items
 from unitok.recommender.token_table import TokenTable, check_table
 from unitok.storage.saved import RECOMMENDER, WrongFolderError, free_to_save
 from unitok_kernels import checks
@@ -75,8 +75,7 @@ class SequenceRecommender(ABC):
             return
         taken = KINDS.get(kind, cls)
         if (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
-            rule = "kind must be a name of its own"
-            raise ValueError(f"{cls.__name__}: {rule}, got {kind!r} of {taken.__name__}. Choose another.")
+            fail(cls.__name__, "kind", "a name of its own", f"{kind!r} of {taken.__name__}", "Choose another.")
         cls.kind = kind
         KINDS[kind] = cls
 
@@ -95,8 +94,7 @@ class SequenceRecommender(ABC):
         typed(what, "about", about, (dict, type(None)), "a dict or None")
         checks.whole(what, history=history, beam=beam)
         for name, value in (("history", history), ("beam", beam)):
-            if value < 1:
-                raise ValueError(f"{what}: {name} must be at least 1, got {value}. Take 20.")
+            checks.at_least(what, name, value, 1, "Take 20.")
         self.model, self.table, self.history, self.beam, self.about = model, table, history, beam, about or {}
         self._rows = None if rows is None else checked_rows(what, rows, torch.arange(len(table)))
         self._placed = None
@@ -214,8 +212,7 @@ class SequenceRecommender(ABC):
         histories = as_histories("rank", "histories", histories, len(self.table), most).cpu()
         items, lengths = self._left_aligned(histories)
         checks.whole("rank", k=k)
-        if k < 1:
-            raise ValueError(f"rank: k must be at least 1, got {k}. Use 10, a common value.")
+        checks.at_least("rank", "k", k, 1, "Use 10, a common value.")
         excluded = None
         if exclude_seen or banned is not None:
             none = torch.zeros(len(self.table), dtype=torch.bool)
@@ -314,6 +311,9 @@ class SequenceRecommender(ABC):
         Returns:
             - log p(item), the mean over all targets, in nats.
         """
+
+    def finish(self, queries: Queries, *, exclude_seen: bool = True) -> None:  # noqa: B027, most have nothing to do
+        """Choose what is chosen on validation, once the weights are learnt; `fit` ends with it."""
 
     @staticmethod
     @abstractmethod

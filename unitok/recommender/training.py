@@ -228,6 +228,7 @@ class _Run:
             on_epoch(self.history[-1])
         self.model.load_state_dict(self.best_weights)
         self.model.eval()
+        self._judged.finish(self.queries, exclude_seen=self.exclude_seen)
         return self.history
 
     def _batches(self) -> list[Tensor]:
@@ -274,9 +275,7 @@ class _Run:
         return value
 
     def _end_epoch(self, seconds: float) -> None:
-        judged = copy.copy(self.recommender)  # on the same weights
-        judged.beam = self.config.validation_beam
-        score = float(evaluate(judged, self.queries, exclude_seen=self.exclude_seen).values("ndcg", 10).mean())
+        score = float(evaluate(self._judged, self.queries, exclude_seen=self.exclude_seen).values("ndcg", 10).mean())
         best = max((record["ndcg"] for record in self.history), default=-1.0)
         record = {"epoch": self.epoch, "loss": self.sum / self.step, "ndcg": score, "seconds": round(seconds, 3)}
         self.history.append(record)
@@ -287,6 +286,13 @@ class _Run:
                     write_model(partial, self.model)
         self.epoch, self.step, self.sum = self.epoch + 1, 0, 0.0
         self._checkpoint()
+
+    @property
+    def _judged(self) -> SequenceRecommender:
+        """The recommender, on the same weights, as it is judged on validation."""
+        judged = copy.copy(self.recommender)
+        judged.beam = self.config.validation_beam
+        return judged
 
     def _stops(self) -> bool:
         scores = [record["ndcg"] for record in self.history]

@@ -304,7 +304,7 @@ def made(
         "tokens": table.width,
         "distinct": len(table.names.unique()),
         "history": history,
-        "validation": max(epoch["ndcg"] for epoch in history),
+        "validation": float(evaluate(recommender, split.validation).values().mean()),
     }
     if isinstance(recommender, HybridRecommender):
         memory = recommender.model.memory

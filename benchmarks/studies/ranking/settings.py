@@ -137,7 +137,7 @@ class HybridSetting(Setting):
     batch_size: int = 512
     start: float = 0.5
     epochs: int = 6
-    trust: float = 8.0
+    trust: float = 2.0
 
     fixed: ClassVar[dict[str, Any]] = {"patience": 4}
 
@@ -161,7 +161,7 @@ STEPS: dict[str, Sequence[Sequence[dict[str, Any]]]] = {
     ),
     "hybrid": (
         [{"epochs": 3}, {"epochs": 12}],
-        [{"trust": 2.0}, {"trust": 4.0}, {"trust": 16.0}],
+        [{"trust": 4.0}],
         [{"dropout": 0.3}, {"dropout": 0.5}],
         [{"learning_rate": 2e-3}],
         [{"start": 1.0}],

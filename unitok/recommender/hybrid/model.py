@@ -20,10 +20,11 @@ _DECAY = 0.5  # of a history's item with its distance from the end, in what the 
 class HybridModel(RQTransformer):
     """Scores items by their vectors, beside writing their tokens.
 
-    score(i) = a s . v_i + w(s) log(1 + m_i / .01) + c(s) max(0, cos(e_i, h))^2 + r [i is in the history];
+    score(i) = b_1 a s . v_i + w(s) log(1 + m_i / .01) + b_2 c(s) cos(e_i, h) + r [i is in the history];
     v_i = sum of the embeddings of item i's tokens + an embedding of its own; m is what `TransitionMemory` recalls; e_i
     is the item's content minus the mean of all, and h that of the history, each item counting half as much as the one
-    after it; w and c are softplus of linear functions of the state s; a and r are learned.
+    after it; w and c are softplus of linear functions of the state s; a and r are learned; b is 1 until `fit` chooses
+    it on validation.
 
     Args:
         trunk: a decoder of transformers without a head, which takes `inputs_embeds`.
@@ -35,6 +36,7 @@ class HybridModel(RQTransformer):
     met: Tensor  # (N,) bool, which items users met in training: only those are learnt to be told from others
     content: Tensor  # (N, C) float32, centred, each of length 1
     centre: Tensor  # (C,) float32
+    balance: Tensor  # (2,) float32, b
 
     def __init__(self, trunk: Any, columns: int, memory: TransitionMemory, content: Tensor) -> None:
         super().__init__(trunk, memory.num_items, columns)
@@ -43,6 +45,7 @@ class HybridModel(RQTransformer):
         content = content.detach().float()
         self.register_buffer("centre", content.mean(0))
         self.register_buffer("content", F.normalize(content - self.centre, dim=1))
+        self.register_buffer("balance", torch.ones(2))
         self.trust = nn.Linear(self.items.weight.shape[1], 2)  # in the memory, and in the content
         nn.init.zeros_(self.trust.weight)
         nn.init.zeros_(self.trust.bias)
@@ -74,11 +77,11 @@ class HybridModel(RQTransformer):
         Returns:
             (P, I).
         """
-        asked = self.sharpness.exp() * states
+        asked = self.balance[0] * self.sharpness.exp() * states
         fit = asked @ vectors.T if vectors.ndim == 2 else (vectors @ asked[:, :, None])[:, :, 0]
         trust = F.softplus(self.trust(states))
         fit = torch.addcmul(fit, trust[:, :1], torch.log1p(recalled / _RARE))
-        return torch.addcmul(fit, trust[:, 1:], likeness.clamp(min=0).square()) + self.repeat * met
+        return torch.addcmul(fit, self.balance[1] * trust[:, 1:], likeness) + self.repeat * met
 
     @classmethod
     def _around(cls, trunk: Any, columns: int, rest: dict[str, Tensor]) -> Self:
@@ -93,6 +96,7 @@ class HybridModel(RQTransformer):
             raise ValueError(f"{HEAD} holds content that is no finite float32")
         if rest["met"].dtype != torch.bool:
             raise ValueError(f"{HEAD} doesn't hold which items were met")
+        rest.setdefault("balance", torch.ones(2))  # which was first there a little later than the rest
         return cls(trunk, columns, memory, content)
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -16,13 +16,15 @@ from typing_extensions import Self
 from unitok.ids.semantic_ids import SemanticIds
 from unitok.recommender.backbones import check_creation, fitted, rq_config
 from unitok.recommender.beam import Excluded, check_spans, order_key
+from unitok.recommender.evaluation.item_level import evaluate
 from unitok.recommender.evaluation.splits import Split
-from unitok.recommender.histories import Histories
+from unitok.recommender.histories import Histories, Queries
+from unitok.recommender.hybrid.calibration import climb
 from unitok.recommender.hybrid.growth import grown
 from unitok.recommender.hybrid.memory import TransitionMemory
 from unitok.recommender.hybrid.model import HybridModel
 from unitok.recommender.hybrid.sampling import draw
-from unitok.recommender.hybrid.start import principal, summands
+from unitok.recommender.hybrid.start import checked_content, log_lift, principal, summands
 from unitok.recommender.rq_transformer import RQRecommender
 from unitok.recommender.saving import Saved
 from unitok.recommender.token_table import TokenTable
@@ -69,7 +71,7 @@ class HybridRecommender(RQRecommender, kind="hybrid"):
     trie_weight: float = 1.0  # of writing the tokens, in the loss
     sampled_items: int = 2048  # that a step of training tells its targets from, where there are more
     start_length: float = 0.5  # mean length of the items' vectors at the start
-    start_trust: float = 8.0  # c(s) at the start; learnt as slowly as other weights are, it stays near that
+    start_trust: float = 2.0  # c(s) at the start; learnt as slowly as other weights are, it stays near that
     _kept: tuple[tuple[Any, ...], Tensor] | None = None  # what items are found by, and what that was made of
 
     def __init__(
@@ -133,7 +135,7 @@ class HybridRecommender(RQRecommender, kind="hybrid"):
         with torch.no_grad():
             if len(known.items):
                 model.met = torch.bincount(known.items, minlength=len(table)) > 0
-            model.repeat.fill_(_log_lift(known, len(table), history))
+            model.repeat.fill_(log_lift(known, len(table), history))
             model.trust.bias[1] = math.log(math.expm1(cls.start_trust))
             if content.shape[1]:
                 weight = model.trunk.get_input_embeddings().weight
@@ -259,6 +261,20 @@ class HybridRecommender(RQRecommender, kind="hybrid"):
         scores = model.score(states[there], profiles @ model.content[among].T, recalled, met, vectors)
         return F.cross_entropy(scores + correction, column[wanted], reduction="sum")
 
+    def finish(self, queries: Queries, *, exclude_seen: bool = True) -> None:
+        """Choose how much what was learnt and the content count beside the memory, by NDCG@10 on queries.
+
+        Args:
+            queries: such as those of validation; nothing may have been learnt from their targets.
+            exclude_seen: leave out the items of each history, as `rank` does.
+        """
+
+        def reached(factors: Sequence[float]) -> float:
+            self.model.balance.copy_(torch.tensor(factors))
+            return float(evaluate(self, queries, exclude_seen=exclude_seen).values("ndcg", 10).mean())
+
+        self.model.balance.copy_(torch.tensor(climb(reached, 2)))
+
     @property
     def _searches(self) -> bool:
         """Whether there are too many items to score all."""
@@ -342,21 +358,6 @@ class HybridRecommender(RQRecommender, kind="hybrid"):
         return {**super().__getstate__(), "_kept": None}
 
 
-def checked_content(what: str, content: object, num_items: int) -> Tensor:
-    """Take the items' embeddings, (N, C) floating point and finite, as float32 on the CPU."""
-    if isinstance(content, np.ndarray):
-        content = torch.from_numpy(np.array(content))  # a copy, since a catalogue's is read-only
-    checks.tensors(what, content=content)
-    assert isinstance(content, Tensor)
-    if content.ndim != 2 or len(content) != num_items or not content.is_floating_point():
-        got = f"{content.dtype} of shape {tuple(content.shape)}"
-        fail(what, "content", f"({num_items}, C) floating point", got, "Pass one row per item.")
-    found = content.detach().cpu().float()
-    if not bool(found.isfinite().all()):
-        fail(what, "content", "finite in float32", "NaN or infinity", "Embed those items again.")
-    return found
-
-
 def _training(histories: object, num_items: int) -> Histories:
     """What may be learnt from: of whole histories, all but the targets."""
     if histories is None:
@@ -385,12 +386,3 @@ def _marked(scores: Tensor, row: Tensor, item: Tensor) -> Tensor:
     marks = torch.zeros_like(scores)
     marks[row, item] = 1.0
     return marks
-
-
-def _log_lift(histories: Histories, num_items: int, history: int) -> float:
-    """The logarithm of how much more often users came back to an item of their history than chance would have it."""
-    users = torch.arange(len(histories)).repeat_interleave(histories.lengths)
-    earlier = torch.arange(len(users)) - histories.offsets[users]
-    again = len(users) - len((users * num_items + histories.items).unique())
-    chance = float(earlier.clamp(max=history).sum()) / num_items
-    return math.log((again + 0.5) / (chance + 0.5))

@@ -1,13 +1,35 @@
-"""Where the tokens' embeddings begin: an item's tokens add up to what the item is like."""
+"""Where a model begins: an item's tokens add up to what it is like, and users come back as often as they did."""
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from unitok.recommender.histories import Histories
+from unitok_kernels import checks
+from unitok_kernels.rules import fail
+
 _RIDGE = 0.1  # items that a token must stand for, so to say, before its embedding is believed
 _STEPS = 200  # of conjugate gradients; some 50 are enough for IDs of 5 tokens
+
+
+def checked_content(what: str, content: object, num_items: int) -> Tensor:
+    """Take the items' embeddings, (N, C) floating point and finite, as float32 on the CPU."""
+    if isinstance(content, np.ndarray):
+        content = torch.from_numpy(np.array(content))  # a copy, since a catalogue's is read-only
+    checks.tensors(what, content=content)
+    assert isinstance(content, Tensor)
+    if content.ndim != 2 or len(content) != num_items or not content.is_floating_point():
+        got = f"{content.dtype} of shape {tuple(content.shape)}"
+        fail(what, "content", f"({num_items}, C) floating point", got, "Pass one row per item.")
+    found = content.detach().cpu().float()
+    if not bool(found.isfinite().all()):
+        fail(what, "content", "finite in float32", "NaN or infinity", "Embed those items again.")
+    return found
 
 
 def principal(content: Tensor, width: int) -> Tensor:
@@ -63,3 +85,12 @@ def summands(tokens: Tensor, vocab_size: int, wanted: Tensor) -> Tensor:
             break
         step = left + size / before.clamp(min=1e-300) * step
     return found.float()
+
+
+def log_lift(histories: Histories, num_items: int, history: int) -> float:
+    """The logarithm of how much more often users came back to an item of their history than chance would have it."""
+    users = torch.arange(len(histories)).repeat_interleave(histories.lengths)
+    earlier = torch.arange(len(users)) - histories.offsets[users]
+    again = len(users) - len((users * num_items + histories.items).unique())
+    chance = float(earlier.clamp(max=history).sum()) / num_items
+    return math.log((again + 0.5) / (chance + 0.5))

@@ -55,11 +55,12 @@ def by_hand(found: HybridRecommender, history: list[int]) -> list[float]:
     content = F.normalize(content - content.mean(0), dim=1)
     profile = F.normalize(sum(0.5**back * content[item] for back, item in enumerate(reversed(history))), dim=0)  # type: ignore[arg-type]
     trust = F.softplus(model.trust(state)).tolist()
-    embeddings, scores = model.trunk.get_input_embeddings().weight, []
+    embeddings, scores, balance = model.trunk.get_input_embeddings().weight, [], model.balance.tolist()
     for item in range(ITEMS):
         vector = model.items.weight[item] + sum(embeddings[token] for token in found.table.tokens[item])
-        score = math.exp(model.sharpness) * float(state @ vector) + trust[0] * math.log1p(recalled[item] / 0.01)
-        likeness = max(0.0, float(profile @ content[item])) ** 2
+        score = balance[0] * math.exp(model.sharpness) * float(state @ vector)
+        score += trust[0] * math.log1p(recalled[item] / 0.01)
+        likeness = balance[1] * float(profile @ content[item])
         scores.append(score + trust[1] * likeness + float(model.repeat) * (item in history))
     return scores
 
@@ -67,6 +68,7 @@ def by_hand(found: HybridRecommender, history: list[int]) -> list[float]:
 @pytest.mark.parametrize("suffix", [True, False])
 def test_it_ranks_by_the_formula_also_items_of_equal_tokens(suffix: bool) -> None:
     found = hybrid(suffix=suffix)
+    found.model.balance.copy_(torch.tensor([0.25, 3.0]))
     for history in ([3, 80, 3, 41], histories(HISTORY)[0].tolist(), [7]):
         expected = torch.tensor(by_hand(found, history)).argsort(descending=True).tolist()
         assert found.rank([history], ITEMS, exclude_seen=False)[0].tolist() == expected
