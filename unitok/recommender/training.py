@@ -122,6 +122,9 @@ def fit(
 ) -> list[dict[str, Any]]:
     """Train a recommender on the training part of a split; it ends with the weights of the best epoch.
 
+    Last, a `HybridRecommender` chooses on validation how much its parts count, by ranking the validation users some 10
+    to 20 times.
+
     Batches and dropout depend only on the seed and the step. So a run that is killed at any step and resumed ends with
     exactly the same weights (on the same machine and number of threads).
 
@@ -212,6 +215,7 @@ class _Run:
 
     def train(self, progress: Progress, on_epoch: Callable[[dict[str, Any]], None]) -> list[dict[str, Any]]:
         self._resume()
+        told = None
         while self.epoch < self.config.epochs and not self._stops():
             batches = self._batches()
             began = saved = time.perf_counter()
@@ -219,8 +223,8 @@ class _Run:
             for step in range(self.step, len(batches)):
                 self.sum += self._learn(batches[step], step, len(batches))
                 self.step = step + 1
-                done = self.epoch * len(batches) + self.step
-                progress(done, self.config.epochs * len(batches), f"loss {self.sum / self.step:.4f}")
+                told = self.epoch * len(batches) + self.step, self.config.epochs * len(batches)
+                progress(*told, f"loss {self.sum / self.step:.4f}")
                 if time.perf_counter() - saved > self.config.checkpoint_seconds:
                     saved = time.perf_counter()
                     self._checkpoint()
@@ -228,6 +232,8 @@ class _Run:
             on_epoch(self.history[-1])
         self.model.load_state_dict(self.best_weights)
         self.model.eval()
+        if told is not None:
+            progress(*told, "ranking validation")
         self._judged.finish(self.queries, exclude_seen=self.exclude_seen)
         return self.history
 

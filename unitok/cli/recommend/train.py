@@ -146,6 +146,7 @@ def train(
     _check_output(out, force)
 
     from unitok.data import read_catalogue
+    from unitok.recommender import HybridRecommender
     from unitok.recommender.saving import check_tokenizer
     from unitok.storage.lock import only_writer
 
@@ -178,14 +179,20 @@ def train(
         recommender.about = {"model": model, "domains": sizes, "split": made.how, "epochs": records}
         recommender.save_pretrained(out, force=True, tokenizer=tokenizer)
         _remove_checkpoint(out)
+    balance = recommender.model.balance.tolist() if isinstance(recommender, HybridRecommender) else None
     if as_json:
-        print_json({"out": str(out), "seconds": round(seconds, 3), "best": best, "epochs": records})
+        summary = {"out": str(out), "seconds": round(seconds, 3), "best": best, "epochs": records, "balance": balance}
+        print_json(summary)
         return
+    chosen = ""
+    if balance is not None:
+        share, content = (f"{factor:.2g}" for factor in balance)
+        chosen = f"Chosen on validation: the model counts {share} times and content {content} times, its memory once.\n"
     learnt_from = counted(int((made.training.lengths > 0).sum()), "user")
     console().print(
         f"Trained on {learnt_from} and {counted(sum(sizes.values()), 'item')} in {seconds:.0f} s; "
         f"best epoch: {best['epoch'] + 1}, with a validation NDCG@10 of {best['ndcg']:.4f}.\n"
-        f"Next: unitok recommend evaluate {out} {data}",
+        f"{chosen}Next: unitok recommend evaluate {out} {data}",
         markup=False,
         soft_wrap=True,
     )
