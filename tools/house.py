@@ -35,7 +35,7 @@ LAYERS = (
     ("unitok.training",),
     ("unitok.evaluation",),
     ("unitok.tokenizer", "unitok.serving"),
-    ("unitok.recommender",),
+    ("unitok.recommender", "unitok.sharded"),
     ("unitok.cli", "unitok.__main__"),
 )
 # Who may take names from a front door. All others import from where the name is, so that a reader sees it.

@@ -23,7 +23,7 @@ from unitok.config import PRESETS
 from unitok.ids.lookup import AssignedTexts
 from unitok.ids.text import read_tokens, token_text
 from unitok.numerics import check_latents, embeddings, softmax, top_experts, vectors
-from unitok.storage.layout import checked_config, fingerprint_of
+from unitok.storage.layout import Fingerprint, checked_config, fingerprint_of
 from unitok.storage.pair import read_pair
 from unitok.storage.saved import NOT_WHOLE, TOKENIZER, not_whole
 from unitok_kernels import rules
@@ -87,7 +87,7 @@ def load(directory: str | Path, *, threads: int | None = None, ids: str | Path |
     except NOT_WHOLE as error:
         raise not_whole("load", TOKENIZER, folder, error) from error
     if ids is not None:
-        tokenizer.assigned = AssignedTexts.read(ids, fingerprint_of(tokenizer.config, state))
+        tokenizer.assigned = AssignedTexts.read(ids, tokenizer.fingerprint())
     return tokenizer
 
 
@@ -184,6 +184,14 @@ class ServingTokenizer:
         if found.slot_codes is not None:
             found.slot_codes[:, 0] = codes
         return found._replace(codes=codes)
+
+    def fingerprint(self) -> Fingerprint:
+        """Identify the tokenizer by digests of its weights, as `Tokenizer.fingerprint` does.
+
+        Returns:
+            dict: see `Tokenizer.fingerprint`.
+        """
+        return fingerprint_of(self.config, self._state)
 
     def decode(self, ids: ItemIds | Sequence[str]) -> Floats:
         """Rebuild item embeddings from IDs, as `Tokenizer.decode` does, up to the rounding of sums.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -13,7 +13,7 @@ from typing_extensions import Self
 
 from unitok.recommender import saving
 from unitok.recommender.backbones import check_device, evaluating
-from unitok.recommender.beam import CatalogueTrie, Excluded
+from unitok.recommender.beam import CatalogueTrie, Excluded, Step
 from unitok.recommender.histories import Histories, Queries, as_histories, checked_rows, excluded_items
 from unitok.recommender.token_table import TokenTable, check_table
 from unitok.storage.saved import RECOMMENDER, WrongFolderError, free_to_save
@@ -22,10 +22,6 @@ from unitok_kernels.rules import fail, flag, typed
 
 _BEAMS_AT_ONCE = {"cpu": 2**11}  # queries x beams per batch of `rank`: fits a processor's cache
 _LOGITS_AT_ONCE = 2**26  # queries x beams x vocabulary per batch: 256 MiB
-
-# (tokens (B, W), where in the cache their ancestors and they are (B, W, depth), mask (B, 1, W, cached) to add)
-# -> logits (B, W, V) of what follows each
-Step = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class Spans(NamedTuple):
@@ -97,7 +93,6 @@ class SequenceRecommender(ABC):
             checks.at_least(what, name, value, 1, "Take 20.")
         self.model, self.table, self.history, self.beam, self.about = model, table, history, beam, about or {}
         self._rows = None if rows is None else checked_rows(what, rows, torch.arange(len(table)))
-        self._placed = None
 
     @property
     def rows(self) -> Tensor | None:
@@ -313,7 +308,12 @@ class SequenceRecommender(ABC):
         """
 
     def finish(self, queries: Queries, *, exclude_seen: bool = True) -> None:  # noqa: B027, most have nothing to do
-        """Choose what is chosen on validation, once the weights are learnt; `fit` ends with it."""
+        """Choose what is chosen on validation, once the weights are learnt; `fit` ends with it.
+
+        Args:
+            queries: those of validation.
+            exclude_seen: leave out the items of each history, as `rank` does.
+        """
 
     @staticmethod
     @abstractmethod

@@ -6,6 +6,7 @@ of all items sum to 1, and a step with only one child costs nothing, neither in 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import NamedTuple
@@ -18,6 +19,10 @@ from torch.nn import functional as F
 from unitok.ids.trie import PrefixTrie
 from unitok_kernels import checks
 from unitok_kernels.rules import fail
+
+# (tokens (B, W), where in the cache their ancestors and they are (B, W, depth), mask (B, 1, W, cached) to add)
+# -> logits (B, W, V) of what follows each
+Step = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 _LOW = (1 << 32) - 1
 _NONE = torch.iinfo(torch.int64).min

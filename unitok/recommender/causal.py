@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unitok.recommender.backbones import check_creation, check_embeddings, fitted, gpt2_config, positions
-from unitok.recommender.base import SequenceRecommender, Step
-from unitok.recommender.beam import Excluded, check_spans, order_key
+from unitok.recommender.base import SequenceRecommender
+from unitok.recommender.beam import Excluded, Step, check_spans, order_key
 from unitok.recommender.saving import Saved, model_of
 from unitok.recommender.token_table import TokenTable
 

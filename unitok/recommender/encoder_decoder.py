@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unitok.recommender.backbones import check_creation, check_embeddings
-from unitok.recommender.base import SequenceRecommender, Spans, Step
-from unitok.recommender.beam import check_spans
+from unitok.recommender.base import SequenceRecommender, Spans
+from unitok.recommender.beam import Step, check_spans
 from unitok.recommender.histories import Histories
 from unitok.recommender.saving import Saved, model_of
 from unitok.recommender.token_table import TokenTable

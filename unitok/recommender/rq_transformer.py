@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from typing_extensions import Self
 
 from unitok.recommender.backbones import check_creation, fitted, rq_config
-from unitok.recommender.base import SequenceRecommender, Step
-from unitok.recommender.beam import check_spans
+from unitok.recommender.base import SequenceRecommender
+from unitok.recommender.beam import Step, check_spans
 from unitok.recommender.saving import HEAD, Saved, model_of
 from unitok.recommender.token_table import TokenTable
 from unitok.storage.tensors import write_tensors

@@ -9,6 +9,8 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -321,3 +323,30 @@ def test_a_retrained_tokenizer_is_aligned(
     message = refused("tokenize", fitted, catalogue, "--resolver", "least_cost", "--out", tmp_path / "ids.csv")
     assert "--resolver least_cost needs scipy" in message
     assert not elsewhere.exists()
+
+
+def test_a_folder_of_shards_gets_a_folder_of_tables(catalogue: Path, fitted: Path, table: Path, tmp_path: Path) -> None:
+    part, shards, out = read_domain(catalogue / "beauty"), tmp_path / "beauty", tmp_path / "ids"
+    shards.mkdir()
+    rows = pa.array(np.asarray(part.embeddings).tolist(), pa.list_(pa.float32()))
+    names = [f"item {number}" for number in range(len(rows))]
+    for number, start in enumerate((0, 25)):
+        few = pa.table({"source_id": names[start:], "embedding": rows[start:]}).slice(0, 25 if start == 0 else None)
+        pq.write_table(few, shards / f"{number}.parquet")
+    shown = unitok("tokenize", fitted, shards, "--out", out)
+    assert "60 items of 2 shards" in shown.stdout
+    written = pa.concat_tables([pq.read_table(out / f"{number}.parquet") for number in range(2)])
+    codes = ["c0", "c1", "c2", "expert"]
+    wanted = pq.read_table(table)
+    wanted = wanted.filter(pc.equal(wanted["domain"], "beauty"))
+    assert written.select(codes).to_pydict() == wanted.select(codes).to_pydict()
+    assert "a table is there already" in refused("tokenize", fitted, shards, "--out", out)
+    found = json.loads(unitok("tokenize", fitted, shards, "--out", out, "--force", "--json").stdout)
+    assert (found["items"], found["shards"], found["domain"]) == (60, 2, "beauty")
+    message = refused("tokenize", fitted, shards, "--out", tmp_path / "more", "--resolver", "reassign")
+    assert "--resolver: of shards it must be suffix, got reassign" in message
+    assert "must know it, got 'garden'" in refused(
+        "tokenize", fitted, shards, "--out", tmp_path / "more", "--domain", "garden"
+    )
+    assert "must be a folder, got a file" in refused("tokenize", fitted, shards, "--out", table)
+    assert not (tmp_path / "more").exists()

@@ -24,6 +24,7 @@ GIVEN = {
     ("data/embedded.py", "append"),
     ("evaluation/figure.py", "draw_report"),
     ("recommender/rq_transformer.py", "save_pretrained"),
+    ("cli/ids/align.py", "align"),
     ("cli/tokenizer/add_domain.py", "add_domain"),  # these save by Tokenizer and SequenceRecommender
     ("cli/tokenizer/fit_session.py", "fit_and_save"),
     ("cli/recommend/train.py", "train"),

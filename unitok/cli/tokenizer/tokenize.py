@@ -14,6 +14,7 @@ from unitok.cli.inputs import check_fits, check_scipy, counted, read_table, say_
 from unitok.cli.options import Force, Items, Json, TokenizerFolder, choice, output
 from unitok.cli.terminal import Refusal, StepBar, console, print_json, say
 from unitok.cli.tokenizer.fit_session import recalled, say_views
+from unitok.cli.tokenizer.shards import is_shards, tokenize_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,7 +35,7 @@ _MOST_KEPT, _MOST_KEPT_SHARE = 10, 0.2
 def tokenize(
     tokenizer: TokenizerFolder,
     data: Items,
-    out: Annotated[Path, output("FILE", "The file to write: .parquet, .csv or .jsonl.")],
+    out: Annotated[Path, output("FILE", "The file to write: .parquet, .csv or .jsonl. For shards: a folder.")],
     domain: Annotated[
         str | None,
         typer.Option(
@@ -80,6 +81,11 @@ def tokenize(
     chooses. With --existing, items that the catalogue has no more keep their rows, so that their IDs stay taken, with a
     negative item_id if the number is another's now.
 
+    Catalogues that are larger than memory are folders of shards: Parquet files with the columns source_id and
+    embedding, lists of floats of 16, 32 or 64 bits. One table per shard is written into the folder --out, with suffixes
+    that tell apart the items of all shards; items are numbered through all of them, in the order of the files' names.
+    The same command resumes an interrupted run at the first shard that is missing, and --force begins anew.
+
     A tokenizer that was fitted with --behaviour uses the vectors that it keeps, and says of how many items. Others,
     such as new items, get IDs of their embeddings alone.
 
@@ -88,11 +94,16 @@ def tokenize(
         unitok tokenize runs/first catalogue --out ids.parquet
         unitok tokenize runs/first catalogue --domain beauty --out beauty.parquet
         unitok tokenize runs/first newer --existing ids.parquet --out newer.parquet
+        unitok tokenize runs/first shards --domain beauty --out ids
     """
     from unitok import Tokenizer
     from unitok.ids.table_files import check_format
 
     began = time.perf_counter()
+    if is_shards(data):
+        others = {"resolver": (resolver, "suffix"), "existing": (existing, None), "changed": (changed, "fail")}
+        tokenize_folder(tokenizer, data, out, domain, force=force, as_json=as_json, **others)
+        return
     if resolver == "least_cost":
         check_scipy("--resolver least_cost")
     if not out.is_dir():

@@ -267,6 +267,9 @@ class HybridRecommender(RQRecommender, kind="hybrid"):
         Args:
             queries: such as those of validation; nothing may have been learnt from their targets.
             exclude_seen: leave out the items of each history, as `rank` does.
+
+        Raises:
+            ValueError: no queries, or of items that there aren't.
         """
 
         def reached(factors: Sequence[float]) -> float:
