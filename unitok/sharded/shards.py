@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from unitok.data.files import fault
-from unitok.storage.whole import is_hidden
 
 SOURCE_ID, EMBEDDING = "source_id", "embedding"
 _RULE = f"shards must have the columns {SOURCE_ID}, of texts or integers, and {EMBEDDING}, of lists of floats"
 _STEP = "Write them with pyarrow or polars"
+_BUFFER = 2**20  # bytes
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Shards:
         """Find the shards of a folder, and check that each has the columns; no rows are read.
 
         Args:
-            folder: its files named *.parquet are the shards; other files and folders are left alone.
+            folder: its files named *.parquet are the shards; hidden ones, other files and folders are left alone.
 
         Returns:
             The shards.
@@ -47,10 +47,15 @@ class Shards:
         Raises:
             CatalogueError: there are none, or one can't be read or has other columns.
         """
-        files = tuple(sorted(file for file in folder.glob("*.parquet") if file.is_file() and not is_hidden(file)))
+        files = tuple(sorted(file for file in folder.glob("[!.]*.parquet") if not file.is_dir()))
         if not files:
             raise fault(folder, "the folder must hold Parquet files", "none", _STEP)
-        return cls(files, tuple(_checked(file) for file in files))
+        found = [_checked(file) for file in files]
+        kinds = {kind: file for file, (rows, kind) in zip(files, found, strict=True) if rows}
+        if len(kinds) > 1:
+            file = next(reversed(kinds.values()))
+            raise fault(file, f"{SOURCE_ID} must be of one kind in all shards", "texts and integers", "Take texts")
+        return cls(files, tuple(rows for rows, _ in found))
 
     def blocks(self, place: int, rows: int) -> Iterator[NDArray[Any]]:
         """Read the embeddings of a shard.
@@ -67,12 +72,14 @@ class Shards:
         """
         file, done = self.files[place], 0
         with _reading(file):
-            for batch in pq.ParquetFile(file).iter_batches(rows, columns=[EMBEDDING]):
+            # Else pyarrow reads all of the column ahead.
+            opened = pq.ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER)
+            for batch in opened.iter_batches(rows, columns=[EMBEDDING]):
                 yield _matrix(file, batch.column(0), done)
                 done += batch.num_rows
 
     def names(self, place: int) -> pa.Array:
-        """Read the items' names of a shard, as texts.
+        """Read the items' names of a shard: texts, or integers where they are that.
 
         Raises:
             CatalogueError: the shard can't be read, or an item has no name.
@@ -83,7 +90,7 @@ class Shards:
         if found.null_count:
             row = pc.index(pc.is_null(found), True).as_py()
             raise fault(file, f"{SOURCE_ID} must name every item", f"none in row {row}", "Give each item a name")
-        return found.cast(pa.string())
+        return found.cast(pa.int64() if pa.types.is_integer(found.type) else pa.string())
 
 
 @contextmanager
@@ -95,8 +102,8 @@ def _reading(file: Path) -> Iterator[None]:
         raise fault(file, _RULE, " ".join(str(error).split()), _STEP) from error
 
 
-def _checked(file: Path) -> int:
-    """Check a shard's columns, and return its number of rows."""
+def _checked(file: Path) -> tuple[int, bool]:
+    """Check a shard's columns, and return its number of rows and whether names are integers."""
     with _reading(file):
         described = pq.read_metadata(file)
         schema = described.schema.to_arrow_schema()
@@ -105,7 +112,7 @@ def _checked(file: Path) -> int:
             raise fault(file, _RULE, f"no {name}", _STEP)
         if described.num_rows and not fits(kind := schema.field(name).type):  # no rows may have any type
             raise fault(file, _RULE, f"{name} of {kind}", _STEP)
-    return int(described.num_rows)
+    return int(described.num_rows), bool(pa.types.is_integer(schema.field(SOURCE_ID).type))
 
 
 def _is_name(kind: pa.DataType) -> bool:

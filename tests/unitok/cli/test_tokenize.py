@@ -313,6 +313,10 @@ def test_a_retrained_tokenizer_is_aligned(
     assert [share["expert"], *share["prefixes"]] == pytest.approx(found["after"])
     assert "a tokenizer is there already" in refused("ids", "align", newer, table, catalogue, "--out", out)
     rows, elsewhere = pq.read_table(table), tmp_path / "elsewhere"
+    few = rows.take([0, 7])  # which don't tell how many codes there are
+    pq.write_table(few.replace_schema_metadata(None), tmp_path / "few.parquet")
+    result = unitok("ids", "align", fitted, tmp_path / "few.parquet", catalogue, "--out", tmp_path / "two", "--json")
+    assert json.loads(result.stdout)["before"] == [1.0] * 4
     other = rows.set_column(0, "domain", [[f"another {name}" for name in rows["domain"].to_pylist()]])
     pq.write_table(other.replace_schema_metadata(None), tmp_path / "other.parquet")
     message = refused("ids", "align", fitted, tmp_path / "other.parquet", catalogue, "--out", elsewhere)
@@ -349,4 +353,8 @@ def test_a_folder_of_shards_gets_a_folder_of_tables(catalogue: Path, fitted: Pat
         "tokenize", fitted, shards, "--out", tmp_path / "more", "--domain", "garden"
     )
     assert "must be a folder, got a file" in refused("tokenize", fitted, shards, "--out", table)
+    assert "must be another folder" in refused("tokenize", fitted, shards, "--out", shards, "--force")
+    (tmp_path / "empty").mkdir()
+    message = refused("tokenize", fitted, tmp_path / "empty", "--out", tmp_path / "more")
+    assert "must be a catalogue, a domain's folder, or a folder of Parquet shards" in message
     assert not (tmp_path / "more").exists()

@@ -47,6 +47,8 @@ def align(
         known, parts = Tokenizer.from_pretrained(tokenizer), read_catalogue(data)
         check_fits(known, data, parts)
         table = IdTable.read(ids).renumbered(sources_of(parts))
+        size = max(table.codebook_size, known.config.codebook_size)  # the table doesn't tell codes that no item has
+        table = IdTable(table.table, size, table.num_experts)
         say_routed(known, parts)
         row_of = {key: row for row, key in enumerate(table.keys)}
         keys = [key for name, part in parts.items() for key in item_keys([name] * len(part.keys), part.keys.tolist())]

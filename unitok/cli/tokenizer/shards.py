@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,15 @@ from unitok.cli.terminal import Refusal, StepBar, console, print_json, say
 
 
 def is_shards(data: Path) -> bool:
-    """Tell whether a folder holds Parquet files and no domain."""
+    """Tell whether a folder holds Parquet files and no domain; refuse one that holds neither."""
     from unitok.data import find_domains
 
-    return data.is_dir() and any(data.glob("*.parquet")) and not find_domains(data)
+    if not data.is_dir() or find_domains(data):
+        return False
+    if not any(data.glob("[!.]*.parquet")):
+        rule = "must be a catalogue, a domain's folder, or a folder of Parquet shards"
+        raise Refusal(f"{data}: {rule}, got a folder without either. Check the path.")
+    return True
 
 
 def tokenize_folder(
@@ -32,20 +37,14 @@ def tokenize_folder(
     if out.exists() and not out.is_dir():
         raise Refusal(f"{out}: of shards the output must be a folder, got a file. Name a folder.")
     began, shards, known = time.perf_counter(), Shards.of(data), serving.load(tokenizer)
-    if force:
-        shutil.rmtree(out / UNFINISHED, ignore_errors=True)
-        for file in shards.files:
-            (out / file.name).unlink(missing_ok=True)
-    elif (out / UNFINISHED).exists():
-        say(f"going on with what is in {out}")
-    name = data.resolve().name if domain is None else domain
+    name = Path(os.path.abspath(data)).name if domain is None else domain  # a link keeps its own name
     if domain is not None and domain not in known.domains:
         step = f"It knows {', '.join(known.domains)}; leave --domain out to let the router decide."
         raise Refusal(f"--domain: the tokenizer must know it, got {domain!r}. {step}")
     if name not in known.domains:
         say(f"not among the tokenizer's domains, so left to its router: {name}")
-    with StepBar("tokenizing", "items") as bar:
-        found = tokenize_shards(known, shards, out, domain=name, progress=bar)
+    with StepBar("tokenizing", "items", out / UNFINISHED) as bar:
+        found = tokenize_shards(known, shards, out, domain=name, force=force, progress=bar)
     summary = {"out": str(out), "shards": len(shards.files), "domain": name, **found}
     if as_json:
         print_json({**summary, "seconds": round(time.perf_counter() - began, 3)})

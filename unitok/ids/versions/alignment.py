@@ -36,7 +36,8 @@ def align_ids(ids: SemanticIds, earlier: SemanticIds, num_experts: int, routable
     Numbers mean nothing: a retrained tokenizer may have the clusters of the one before it under others. First the
     experts are matched one to one, so that most items stay with theirs; then, within each expert, the codes of level
     after level, so that most items whose prefix is right so far keep it for one more code. Each matching is the best
-    one, an assignment problem; all levels at once would be a harder problem. What the IDs mean stays as it is.
+    one, an assignment problem; all levels at once would be a harder problem. Where nothing else decides, a number stays
+    as it is. What the IDs mean doesn't change.
 
     Args:
         ids: N IDs, as the tokenizer gives them now.
@@ -99,10 +100,10 @@ def _matched_codes(now: NDArray[np.int64], had: NDArray[np.int64], size: int) ->
 def _matching(
     now: NDArray[np.int64], had: NDArray[np.int64], size: int, first: NDArray[np.bool_] | None = None
 ) -> NDArray[np.int64]:
-    """Match `size` numbers with as many, so that most items of `first` agree, and then most of all."""
+    """Match `size` numbers with as many, so that most items of `first` agree, then most of all, then most numbers."""
     from scipy.optimize import linear_sum_assignment
 
-    agree = np.zeros((size, size))
+    agree = np.eye(size) / (size + 1)
     np.add.at(agree, (now, had), 1.0)
     if first is not None:
         agree /= len(now) + 1

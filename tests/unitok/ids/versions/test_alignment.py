@@ -68,6 +68,17 @@ def test_an_expert_more_or_fewer_than_before_takes_a_number_that_is_left() -> No
     assert sorted(back.experts.tolist()) == [0, 1, 2]
 
 
+def test_numbers_that_nothing_speaks_against_stay() -> None:
+    ids, earlier = made(60, 8), made(60, 9)
+    once = align_ids(ids, earlier, EXPERTS + ADDED, EXPERTS)
+    codes = once.codes[ids.experts, torch.arange(LEVELS), ids.codes]
+    aligned = replace(ids, codes=codes, experts=once.experts[ids.experts])
+    again = align_ids(aligned, earlier, EXPERTS + ADDED, EXPERTS)
+    assert again.before == again.after == once.after
+    assert torch.equal(again.experts, torch.arange(EXPERTS + ADDED))
+    assert torch.equal(again.codes, torch.arange(SIZE).expand_as(again.codes))
+
+
 def test_other_items_are_refused(refuses: Callable[..., object]) -> None:
     ids = made(20, 7)
     with refuses("align", "earlier", TypeError):
