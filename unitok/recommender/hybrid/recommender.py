@@ -42,7 +42,8 @@ class HybridRecommender(RQRecommender, kind="hybrid"):
     The score of an item adds up how its vector fits the state of a transformer that has read the history; how often it
     came after the history's items in training; how much its content is like theirs; and whether it is among them. An
     item's vector is the sum of its tokens' embeddings, which start so that the sum tells the item's content, and an
-    embedding of its own, which starts at 0. The formula is in `HybridModel`.
+    embedding of its own, which starts at 0. The formula is in `HybridModel`. How much what was learnt and the content
+    count beside the memory is chosen on validation at the end of `fit`.
 
     Up to `exact_items` items, 262,144 unless it is set otherwise (which is not saved), all are scored. Of more, `beam`
     are found by a beam search over their tokens and as many by what came after the history's items; those are scored.
