@@ -31,6 +31,7 @@ Device = Annotated[str, typer.Option(metavar="NAME", help="Where the model runs:
 Threads = Annotated[
     int | None, typer.Option(min=1, max=MOST_THREADS, metavar="N", help="CPU threads.", show_default="torch's choice")
 ]
+_NARROWEST = 25  # the column of the names of values, on a terminal of 80 columns
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing file.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, for scripts.")]
 
@@ -52,7 +53,10 @@ def force_folder(what: str) -> Any:
 
 def choice(help_text: str, *names: str) -> Any:
     """Declare an option that takes one of a few names; any other is a usage error."""
-    return typer.Option(metavar="|".join(names), callback=one_of(*names), help=help_text)
+    shown = "|".join(names)
+    if len(shown) > _NARROWEST:  # a place where it may be broken
+        shown = f"{'|'.join(names[: len(names) // 2])}| {'|'.join(names[len(names) // 2 :])}"
+    return typer.Option(metavar=shown, callback=one_of(*names), help=help_text)
 
 
 def one_of(*names: str) -> Callable[[str], str]:

@@ -13,10 +13,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+import typer
 
 import unitok_kernels
 from tests.unitok.cli.runs import DOMAINS, TINY, refused, unitok
 from unitok import SemanticIds, Tokenizer, __version__
+from unitok.cli.app import app
 from unitok.data import EmbeddingInfo, read_domain, write_domain
 from unitok.ids.collisions import RESOLVERS
 from unitok.tokenizer import ADD_MODES
@@ -51,9 +53,11 @@ def test_it_runs_as_a_module_and_tells_its_version() -> None:
 
 
 def test_options_name_what_the_library_takes(fitted: Path, catalogue: Path, tmp_path: Path) -> None:
-    for command, names in (("tokenize", RESOLVERS), ("add-domain", ADD_MODES)):
+    for command, option, names in (("tokenize", "resolver", RESOLVERS), ("add-domain", "mode", ADD_MODES)):
+        shown = {each.name: each.metavar for each in typer.main.get_command(app).commands[command].params}[option]
+        assert shown.replace(" ", "") == "|".join(names)
         help_text = unitok(command, "--help").stdout
-        assert "|".join(names) in help_text
+        assert all(part in help_text for part in shown.split())  # no name is broken
     out = ("--out", tmp_path / "x")
     for args in (
         ("tokenize", fitted, catalogue, *out, "--resolver", "none at all"),
