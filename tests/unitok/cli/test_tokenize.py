@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+import unitok as unitok_package
 from tests.unitok.cli.runs import TINY, refused, unitok
 from unitok import Tokenizer
 from unitok.data import read_domain, write_domain
 from unitok.ids.collisions import CHANGED
 from unitok.ids.table import IdTable
+from unitok_kernels import backends
 
 
 @pytest.fixture
@@ -329,6 +332,7 @@ def test_a_retrained_tokenizer_is_aligned(
     assert not elsewhere.exists()
 
 
+@pytest.mark.skipif(not backends.available()["cpu"], reason="the native module is not built")
 def test_a_folder_of_shards_gets_a_folder_of_tables(catalogue: Path, fitted: Path, table: Path, tmp_path: Path) -> None:
     part, shards, out = read_domain(catalogue / "beauty"), tmp_path / "beauty", tmp_path / "ids"
     shards.mkdir()
@@ -358,3 +362,15 @@ def test_a_folder_of_shards_gets_a_folder_of_tables(catalogue: Path, fitted: Pat
     message = refused("tokenize", fitted, tmp_path / "empty", "--out", tmp_path / "more")
     assert "must be a catalogue, a domain's folder, or a folder of Parquet shards" in message
     assert not (tmp_path / "more").exists()
+
+
+def test_shards_need_the_native_module_and_say_so(
+    fitted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "0.parquet").touch()
+    for name in ("unitok.serving", "unitok.sharded.tokenizing"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.delattr(unitok_package, "serving", raising=False)
+    monkeypatch.setitem(sys.modules, "unitok_kernels.numpy", None)
+    message = refused("tokenize", fitted, tmp_path, "--out", tmp_path / "out")
+    assert "shards are tokenized by the native module alone" in message

@@ -27,9 +27,12 @@ def tokenize_folder(
     tokenizer: Path, data: Path, out: Path, domain: str | None, *, force: bool, as_json: bool, **others: Any
 ) -> None:
     """Tokenize shard by shard; `others` are options of `tokenize` and what they must be here."""
-    from unitok import serving
+    try:
+        from unitok import serving
+        from unitok.sharded.tokenizing import UNFINISHED, tokenize_shards
+    except ImportError as error:  # the native module isn't built
+        raise Refusal(f"shards are tokenized by the native module alone: {error}") from error
     from unitok.sharded.shards import Shards
-    from unitok.sharded.tokenizing import UNFINISHED, tokenize_shards
 
     for name, (given, only) in others.items():
         if given != only:
