@@ -148,6 +148,7 @@ def _encode(
     if not names.exists():
         _keep(names, hashed(shards.names(place)))
     if not codes.exists():
+        progress(before, sum(shards.rows), "encoding")
         done, parts = 0, [np.zeros((0, tokenizer.config.num_levels + 1), np.uint8)]
         for block in _tokens(tokenizer, shards, place, domain, rows_at_once):
             parts.append(

@@ -343,6 +343,7 @@ def test_a_folder_of_shards_gets_a_folder_of_tables(catalogue: Path, fitted: Pat
         pq.write_table(few, shards / f"{number}.parquet")
     shown = unitok("tokenize", fitted, shards, "--out", out)
     assert "60 items of 2 shards" in shown.stdout
+    assert "resuming" not in shown.stderr
     written = pa.concat_tables([pq.read_table(out / f"{number}.parquet") for number in range(2)])
     codes = ["c0", "c1", "c2", "expert"]
     wanted = pq.read_table(table)

@@ -89,6 +89,7 @@ def test_ids_and_suffixes_are_those_of_one_table(parts: int, folder: Path, whole
     numbers = [number for table in tables for number in table.table["item_id"].to_pylist()]
     assert numbers == list(range(ROWS))
     assert not (out / UNFINISHED).exists()
+    assert steps[0] == (0, ROWS, "encoding")
     assert steps[-1] == (ROWS, ROWS, "writing")
     assert [done for done, _, what in steps if what == "encoding"][-1] == ROWS
 
