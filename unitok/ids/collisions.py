@@ -247,8 +247,9 @@ def _at_least_cost(table: Tensor, num_known: int, new_keys: Sequence[Key], ids: 
         raise ImportError(f"assign: resolver 'least_cost' needs scipy, which isn't installed: {step}") from error
     last = ids.codes.shape[1] - 1
     families, codes = _families(table), table[:, last].numpy().copy()
-    counts = torch.bincount(row_groups(table))[row_groups(table)].numpy()
-    crowded = np.unique(families[num_known:][counts[num_known:] > 1])
+    groups = row_groups(table)
+    shared = (torch.bincount(groups)[groups] > 1).numpy()
+    crowded = np.unique(families[num_known:][shared[num_known:]])
     place = np.argsort(families, kind="stable")
     first, end = (np.searchsorted(families[place], crowded, side) for side in ("left", "right"))
     for start, stop in zip(first, end, strict=True):

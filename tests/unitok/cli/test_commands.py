@@ -13,15 +13,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-import typer
 
 import unitok_kernels
 from tests.unitok.cli.runs import DOMAINS, TINY, refused, unitok
 from unitok import SemanticIds, Tokenizer, __version__
-from unitok.cli.app import app
 from unitok.data import EmbeddingInfo, read_domain, write_domain
 from unitok.ids.collisions import RESOLVERS
-from unitok.tokenizer import ADD_MODES
 from unitok.training.trainer import HISTORY
 from unitok_kernels import backends
 from unitok_kernels.backends.records import cuda as cuda_record
@@ -50,27 +47,6 @@ def test_help_shows_each_example_on_a_line_of_its_own() -> None:
 def test_it_runs_as_a_module_and_tells_its_version() -> None:
     found = subprocess.run([sys.executable, "-m", "unitok", "--version"], check=True, capture_output=True, text=True)
     assert found.stdout == f"unitok {__version__}\n"
-
-
-def test_options_name_what_the_library_takes(fitted: Path, catalogue: Path, tmp_path: Path) -> None:
-    for command, option, names in (("tokenize", "resolver", RESOLVERS), ("add-domain", "mode", ADD_MODES)):
-        shown = {each.name: each.metavar for each in typer.main.get_command(app).commands[command].params}[option]
-        assert shown.replace(" ", "") == "|".join(names)
-        help_text = unitok(command, "--help").stdout
-        assert all(part in help_text for part in shown.split())  # no name is broken
-    out = ("--out", tmp_path / "x")
-    for args in (
-        ("tokenize", fitted, catalogue, *out, "--resolver", "none at all"),
-        ("fit", catalogue, *out, "--preset", "best"),
-        ("fit", catalogue, *out, "--epochs", 0),
-        ("fit", catalogue, *out, "--num-experts", 2, "--top-k", 3),
-        ("fit", catalogue, *out, "--embedding-model", "alone"),
-        ("fit", catalogue),
-        ("decode", fitted, "<a_0><b_0><c_0><d_0>"),
-        ("fti",),
-    ):
-        assert not unitok(*args, code=2).stdout
-    assert not (tmp_path / "x").exists()
 
 
 def test_fit_leaves_a_tokenizer_and_says_where(home: Path, catalogue: Path) -> None:

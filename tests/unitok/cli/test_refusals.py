@@ -12,9 +12,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import typer
 
 from tests.unitok.cli.runs import TINY, refused, unitok
 from unitok import Tokenizer
+from unitok.cli.app import app
+from unitok.ids.collisions import RESOLVERS
+from unitok.tokenizer import ADD_MODES
 from unitok.training.trainer import HISTORY
 
 
@@ -206,3 +210,24 @@ def test_a_bug_or_debugging_keeps_the_traceback(fitted: Path, monkeypatch: pytes
     monkeypatch.setattr("unitok_kernels.residual_encode", lambda *_: [][0])
     with pytest.raises(IndexError):
         unitok("doctor")
+
+
+def test_options_name_what_the_library_takes(fitted: Path, catalogue: Path, tmp_path: Path) -> None:
+    for command, option, names in (("tokenize", "resolver", RESOLVERS), ("add-domain", "mode", ADD_MODES)):
+        shown = {each.name: each.metavar for each in typer.main.get_command(app).commands[command].params}[option]
+        assert shown.replace(" ", "") == "|".join(names)
+        help_text = unitok(command, "--help").stdout
+        assert all(part in help_text for part in shown.split())  # no name is broken
+    out = ("--out", tmp_path / "x")
+    for args in (
+        ("tokenize", fitted, catalogue, *out, "--resolver", "none at all"),
+        ("fit", catalogue, *out, "--preset", "best"),
+        ("fit", catalogue, *out, "--epochs", 0),
+        ("fit", catalogue, *out, "--num-experts", 2, "--top-k", 3),
+        ("fit", catalogue, *out, "--embedding-model", "alone"),
+        ("fit", catalogue),
+        ("decode", fitted, "<a_0><b_0><c_0><d_0>"),
+        ("fti",),
+    ):
+        assert not unitok(*args, code=2).stdout
+    assert not (tmp_path / "x").exists()
