@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -333,7 +334,9 @@ def test_a_retrained_tokenizer_is_aligned(
 
 
 @pytest.mark.skipif(not backends.available()["cpu"], reason="the native module is not built")
-def test_a_folder_of_shards_gets_a_folder_of_tables(catalogue: Path, fitted: Path, table: Path, tmp_path: Path) -> None:
+def test_a_folder_of_shards_gets_a_folder_of_tables(
+    catalogue: Path, fitted: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     part, shards, out = read_domain(catalogue / "beauty"), tmp_path / "beauty", tmp_path / "ids"
     shards.mkdir()
     rows = pa.array(np.asarray(part.embeddings).tolist(), pa.list_(pa.float32()))
@@ -343,13 +346,27 @@ def test_a_folder_of_shards_gets_a_folder_of_tables(catalogue: Path, fitted: Pat
         pq.write_table(few, shards / f"{number}.parquet")
     shown = unitok("tokenize", fitted, shards, "--out", out)
     assert "60 items of 2 shards" in shown.stdout
-    assert "resuming" not in shown.stderr
+    assert "going on" not in shown.stderr
     written = pa.concat_tables([pq.read_table(out / f"{number}.parquet") for number in range(2)])
     codes = ["c0", "c1", "c2", "expert"]
     wanted = pq.read_table(table)
     wanted = wanted.filter(pc.equal(wanted["domain"], "beauty"))
     assert written.select(codes).to_pydict() == wanted.select(codes).to_pydict()
     assert "a table is there already" in refused("tokenize", fitted, shards, "--out", out)
+    server = importlib.import_module("unitok.serving").ServingTokenizer
+    tokenized, calls = server.tokenize, iter(range(2))
+
+    def stopped(*args: Any) -> Any:
+        if next(calls):
+            raise KeyboardInterrupt
+        return tokenized(*args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(server, "tokenize", stopped)
+        assert "interrupted" in unitok("tokenize", fitted, shards, "--out", tmp_path / "later", code=130).stderr
+    assert "going on at item 25 of 60" in unitok("tokenize", fitted, shards, "--out", tmp_path / "later").stderr
+    tables = [pq.read_table(folder / "1.parquet") for folder in (out, tmp_path / "later")]
+    assert tables[0].equals(tables[1])
     found = json.loads(unitok("tokenize", fitted, shards, "--out", out, "--force", "--json").stdout)
     assert (found["items"], found["shards"], found["domain"]) == (60, 2, "beauty")
     message = refused("tokenize", fitted, shards, "--out", tmp_path / "more", "--resolver", "reassign")

@@ -29,7 +29,7 @@ def tokenize_folder(
     """Tokenize shard by shard; `others` are options of `tokenize` and what they must be here."""
     try:
         from unitok import serving
-        from unitok.sharded.tokenizing import UNFINISHED, tokenize_shards
+        from unitok.sharded.tokenizing import tokenize_shards
     except ImportError as error:  # the native module isn't built
         raise Refusal(f"shards are tokenized by the native module alone: {error}") from error
     from unitok.sharded.shards import Shards
@@ -46,8 +46,15 @@ def tokenize_folder(
         raise Refusal(f"--domain: the tokenizer must know it, got {domain!r}. {step}")
     if name not in known.domains:
         say(f"not among the tokenizer's domains, so left to its router: {name}")
-    with StepBar("tokenizing", "items", out / UNFINISHED) as bar:
-        found = tokenize_shards(known, shards, out, domain=name, force=force, progress=bar)
+    with StepBar("tokenizing", "items") as bar:
+        first = iter([True])
+
+        def progress(done: int, total: int, what: str) -> None:
+            if next(first, False) and done:
+                bar.say(f"going on at item {done:,} of {total:,}")
+            bar(done, total, what)
+
+        found = tokenize_shards(known, shards, out, domain=name, force=force, progress=progress)
     summary = {"out": str(out), "shards": len(shards.files), "domain": name, **found}
     if as_json:
         print_json({**summary, "seconds": round(time.perf_counter() - began, 3)})
